@@ -1,0 +1,3 @@
+//! Text -> spanned tree -> checked model; every mistake collected.
+
+pub mod model;

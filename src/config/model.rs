@@ -1,0 +1,408 @@
+//! The checked configuration: complete, defaults applied, names resolved to indices.
+//!
+//! Only [`super::load`] builds it, so an invalid configuration cannot be constructed. Values that
+//! a later feature brings are absent here: the checker refuses their keys as "not supported yet".
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use regex::bytes::Regex;
+
+use crate::util::units::{ByteSize, Percent};
+
+/// Index of an upstream in [`Config::upstreams`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpstreamId(pub usize);
+
+/// Index of a listener in [`Config::listeners`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub usize);
+
+/// Index of a route in [`Config::routes`], in the order of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteId(pub usize);
+
+/// One accepted configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub process: Process,
+    pub log: Log,
+    pub access_log: Option<AccessLog>,
+    /// `None` when `admin.address = "off"`.
+    pub admin: Option<Admin>,
+    pub listeners: Vec<Listener>,
+    pub upstreams: Vec<Arc<Upstream>>,
+    pub routes: Vec<Arc<Route>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Process {
+    /// `None` is "auto": one per core that this process may use.
+    pub workers: Option<usize>,
+    pub drain_timeout: Duration,
+    pub shutdown_delay: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// An `EnvFilter` directive: "info", "debug", "evenkeel=debug,hyper=warn".
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccessLog {
+    pub target: LogTarget,
+    pub format: AccessLogFormat,
+    pub sample: Percent,
+    pub buffer: ByteSize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    Combined,
+    Json,
+    Ecs,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    pub address: AdminAddress,
+    /// Empty string in the file means none.
+    pub token: Option<Secret>,
+    pub hosts: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// A value that is never shown: `Debug` prints `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub address: SocketAddr,
+    pub trusted_proxies: Vec<IpNet>,
+    pub underscore_headers: UnderscoreHeaders,
+    pub via: bool,
+    pub backlog: u32,
+    pub limits: ListenerLimits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnderscoreHeaders {
+    Remove,
+    Allow,
+    Reject,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerLimits {
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub max_header_bytes: usize,
+    pub max_headers: usize,
+    /// 0 is unlimited.
+    pub max_requests_per_connection: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    pub name: Arc<str>,
+    pub balance: Balance,
+    /// Zero is off.
+    pub slow_start: Duration,
+    /// In flight per server, over all workers; a server's own value is in [`Server`].
+    pub max_requests: u32,
+    /// `None`: `queue = "off"`.
+    pub queue: Option<Queue>,
+    /// `None` is "off": never panic.
+    pub panic_threshold: Option<Percent>,
+    pub servers: Vec<Server>,
+    pub health: Option<Health>,
+    pub breaker: Breaker,
+    pub retry: Retry,
+    pub timeout: Timeouts,
+    pub connections: Connections,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Balance {
+    Random,
+    RoundRobin,
+    SmoothWeighted,
+    LeastRequests,
+    PeakEwma,
+    Hash(HashKey),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashKey {
+    ClientIp,
+    Path,
+    /// Lower case.
+    Header(String),
+    Cookie(String),
+    Query(String),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Queue {
+    pub size: usize,
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    pub address: ServerAddress,
+    /// 0..=1000.
+    pub weight: u32,
+    pub max_requests: u32,
+    pub backup: bool,
+    pub drain: bool,
+}
+
+/// Where a server is, as written: the key of its live state within its upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ServerAddress {
+    Ip(SocketAddr),
+    /// A name to resolve, lower case, and its port.
+    Name(Arc<str>, u16),
+    Unix(Arc<std::path::Path>),
+}
+
+impl std::fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ServerAddress::Ip(address) => write!(f, "{address}"),
+            ServerAddress::Name(name, port) => write!(f, "{name}:{port}"),
+            ServerAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    pub probe: HealthProbe,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub rise: u32,
+    pub fall: u32,
+    /// 0 is the server's own.
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum HealthProbe {
+    Tcp,
+    Http {
+        path: String,
+        method: String,
+        headers: Vec<(String, String)>,
+        /// Empty: the server's address.
+        host: String,
+        status: Vec<StatusRange>,
+        /// Empty: anything.
+        body: String,
+    },
+}
+
+/// Inclusive, 100..=999.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl StatusRange {
+    pub fn contains(self, status: u16) -> bool {
+        (self.first..=self.last).contains(&status)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Breaker {
+    pub mode: BreakerMode,
+    /// 0: `"off"`.
+    pub consecutive_failures: u32,
+    /// `None`: `"off"`.
+    pub failure_ratio: Option<Percent>,
+    pub min_requests: u32,
+    pub window: Duration,
+    pub slow: Option<Slow>,
+    pub open: Duration,
+    pub max_open: Duration,
+    pub probes: u32,
+    pub max_ejected: Percent,
+    pub failure_status: Vec<StatusRange>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerMode {
+    On,
+    Watch,
+    Off,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slow {
+    pub threshold: Duration,
+    pub ratio: Percent,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    pub attempts: u32,
+    pub on: RetryOn,
+    /// Upper case, as sent.
+    pub methods: Vec<String>,
+    pub budget: RetryBudget,
+    pub max_replay_body: ByteSize,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RetryOn {
+    pub connect: bool,
+    pub reset: bool,
+    pub timeout: bool,
+    pub bad_response: bool,
+    pub status: Vec<StatusRange>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryBudget {
+    pub ratio: Percent,
+    pub min_per_second: u32,
+    pub window: Duration,
+}
+
+/// `None` is `"off"`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timeouts {
+    pub connect: Option<Duration>,
+    pub first_byte: Option<Duration>,
+    pub idle: Option<Duration>,
+    pub tunnel: Option<Duration>,
+    pub total: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Connections {
+    pub max_idle: usize,
+    /// `None` is `"off"`.
+    pub max_connections: Option<usize>,
+    pub idle_timeout: Option<Duration>,
+    pub max_lifetime: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub name: Arc<str>,
+    /// `file:line` of its `[[route]]`, for messages.
+    pub origin: String,
+    /// Empty: all.
+    pub listeners: Vec<ListenerId>,
+    pub host: Option<HostPattern>,
+    pub path: PathMatch,
+    pub when: Vec<Condition>,
+    pub priority: i64,
+    pub upstream: UpstreamId,
+    /// Lower case tokens.
+    pub upgrades: Vec<String>,
+    pub forward: Forward,
+    pub max_body: Option<ByteSize>,
+    /// The upstream's, with the route's overrides already applied.
+    pub timeout: Timeouts,
+    /// The upstream's, with the route's overrides already applied. The budget is the upstream's.
+    pub retry: Retry,
+    pub fallback: Option<Fallback>,
+}
+
+/// Lower case, without port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    Exact(String),
+    /// `*.example.org` is kept as `example.org`.
+    Wildcard(String),
+}
+
+#[derive(Debug, Clone)]
+pub enum PathMatch {
+    /// In normal form (section 4 of the contract).
+    Exact(String),
+    /// In normal form, without trailing slash; empty is `/`.
+    Prefix(String),
+    Regex(PathRegex),
+}
+
+/// A fully anchored regex and the literal prefix that ranks it.
+#[derive(Debug, Clone)]
+pub struct PathRegex {
+    pub source: String,
+    /// As compiled: `^(?:source)$`.
+    pub regex: Regex,
+    /// The part before the first metacharacter cut back to the last `/`, without trailing slash.
+    pub literal_prefix: String,
+}
+
+/// One key of `when`; all must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// One of these methods, upper case.
+    Method(Vec<String>),
+    /// Name in lower case.
+    Header(String, Expected),
+    Query(String, Expected),
+    Cookie(String, Expected),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// `"*"`.
+    Present,
+    Value(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forward {
+    Normalized,
+    Raw,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fallback {
+    pub status: u16,
+    pub body: String,
+    pub upstream: Option<UpstreamId>,
+}
+
+/// What `config show` needs beside the model: every value with where it came from.
+pub type Origins = BTreeMap<String, String>;

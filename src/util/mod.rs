@@ -1,0 +1,7 @@
+//! Small pure pieces that everything may use: units, timers, random numbers, averages, windows.
+//!
+//! Nothing here knows a module of ours. What needs time takes it as an argument or reads tokio's
+//! clock, so that tests can pause it.
+
+pub mod timer;
+pub mod units;

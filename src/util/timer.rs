@@ -1,0 +1,1 @@
+//! Deadlines without a timer per request (DESIGN.md section 7).

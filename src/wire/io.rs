@@ -1,0 +1,1 @@
+//! One socket type over TCP and unix.

@@ -1,0 +1,85 @@
+//! Bytes <-> message: `h1` is our own, both sides; `h2` comes later behind the same seam.
+//!
+//! The server side of a protocol hands each request to a [`Handler`]; the client side offers
+//! three verbs: is it still usable, send this head and body, give me the response head and body.
+
+pub mod h1;
+pub mod io;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::config::model::UnderscoreHeaders;
+use crate::message::{Body, Downstream, RequestHead, ResponseHead};
+
+/// One request as it comes off a wire.
+pub struct Request {
+    pub head: RequestHead,
+    pub downstream: Rc<dyn Downstream>,
+}
+
+/// One final answer as it goes on a wire. Interim answers go through [`Downstream`].
+#[derive(Debug)]
+pub struct Response {
+    pub head: ResponseHead,
+    pub body: Body,
+    /// Close the downstream connection after this answer, whatever the client asked.
+    pub close: bool,
+}
+
+/// What the wire may take in for the next request; asked anew for each, so that a reload counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// First byte (or accept) to the end of the head.
+    pub header_timeout: Duration,
+    /// Between requests.
+    pub idle_timeout: Duration,
+    pub max_header_bytes: usize,
+    pub max_headers: usize,
+    /// 0 is unlimited.
+    pub max_requests: u64,
+    pub underscore_headers: UnderscoreHeaders,
+}
+
+/// Why the wire refuses a request head before anybody else sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalReason {
+    BadRequest,
+    UriTooLong,
+    HeaderTooLarge,
+    /// The head did not come in time; a byte of it had come.
+    RequestTimeout,
+    NotImplemented,
+    VersionNotSupported,
+    ExpectationFailed,
+}
+
+/// A head that the wire refuses, with what could be read of it.
+pub struct Refusal {
+    pub reason: RefusalReason,
+    /// One sentence for the body and the log: "two Content-Length fields".
+    pub detail: &'static str,
+    /// The start line's parts as far as they could be read.
+    pub method: Option<String>,
+    pub target: Option<String>,
+    /// Status line and field names could be read: `Accept` and `User-Agent` come from here.
+    pub head: Option<RequestHead>,
+}
+
+/// Everything above the wire, as one downstream connection sees it.
+pub trait Handler {
+    /// For the next request on this connection.
+    fn limits(&self) -> Limits;
+
+    /// Answers one request. Cancelled by drop when the connection breaks.
+    fn handle(&self, request: Request) -> impl Future<Output = Response>;
+
+    /// Answers, counts and logs a head that the wire refuses. The connection closes after it.
+    fn refuse(&self, refusal: Refusal) -> Response;
+
+    /// The connection timed out before a byte of a request had come: closed silently, counted.
+    fn idle_timeout(&self) {}
+
+    /// True once the connection should end after its current answer (drain, listener changed).
+    fn closing(&self) -> bool;
+}
