@@ -52,9 +52,12 @@ pub trait BodyStream {
     /// The next frame. `Pending` registers the task's waker with whatever can move it on.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>>;
 
-    /// The consumer could not take more since the last frame (its peer does not read), or can
-    /// again: keeps the idle clock honest. Default: nothing.
-    fn stalled(&mut self, _stalled: bool) {}
+    /// For the consumer, while its own peer does not take the last frame: ready with the error
+    /// that ends the exchange when its time is over (idle or total). `progressed` says that bytes
+    /// moved since the last call, which restarts the idle clock. Default: never.
+    fn poll_expired(&mut self, _cx: &mut Context<'_>, _progressed: bool) -> Poll<BodyError> {
+        Poll::Pending
+    }
 }
 
 /// The client's side of one exchange: its request body, and the way to it before the answer.
@@ -91,6 +94,9 @@ pub trait Tunnel {
 
     /// Writes some of `bytes` to the server.
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, BodyError>>;
+
+    /// For the downstream's wire, whenever it waits: ready when the tunnel's idle time is over.
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<BodyError>;
 
     /// Passes on the client's FIN.
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>>;
