@@ -1,6 +1,31 @@
-//! (being written)
+//! The live state of upstreams: which servers take requests now, and what each is carrying.
+//!
+//! A request only reads one immutable [`ServerSet`], claims a [`Lease`] on one of its servers and
+//! reports what came of it. Everything that needs a clock or an order of servers is done by one
+//! task ([`control`]) that builds the next set aside and swaps it in.
 
 pub mod connector;
+pub mod control;
 pub mod health;
+pub mod lease;
+pub mod pick;
 pub mod pool;
+pub mod queue;
+pub mod registry;
 pub mod resolve;
+pub mod server;
+pub mod server_set;
+#[expect(
+    clippy::module_inception,
+    reason = "the file is named for the type that it defines"
+)]
+pub mod upstream;
+pub mod view;
+
+pub use lease::{FailureKind, Lease};
+pub use pick::{Carry, Pick, Refused};
+pub use queue::Waiter;
+pub use registry::{Override, OverrideError, Registry};
+pub use server::{Server, ServerId};
+pub use server_set::ServerSet;
+pub use upstream::Upstream;

@@ -1,0 +1,1 @@
+//! The one task that moves live state: breakers, slow start, verdicts, panic and orders.

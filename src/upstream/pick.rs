@@ -1,0 +1,68 @@
+//! One pick: from a set of servers to a claimed lease, or the reason why not.
+
+use std::sync::Arc;
+
+use crate::upstream::pool::ServerConnections;
+use crate::upstream::server::ServerId;
+
+/// Which servers the connections of one worker can carry a request to (`max-connections`).
+///
+/// A seam: the pools of a worker implement it, tests and `explain` take [`AnyConnection`].
+pub trait Carry {
+    /// This worker has an idle connection to the server or may open one.
+    fn can_carry(&self, server: &Arc<ServerConnections>) -> bool;
+}
+
+/// No limit on connections.
+pub struct AnyConnection;
+
+impl Carry for AnyConnection {
+    fn can_carry(&self, _server: &Arc<ServerConnections>) -> bool {
+        true
+    }
+}
+
+impl<C: crate::upstream::pool::Pooled + 'static> Carry for crate::upstream::pool::Pools<C> {
+    fn can_carry(&self, server: &Arc<ServerConnections>) -> bool {
+        crate::upstream::pool::Pools::can_carry(self, server)
+    }
+}
+
+/// What a request brings to a pick.
+pub struct Pick<'a> {
+    /// Servers that this request was already sent to. Empty: a first attempt, which draws from the
+    /// order; a retry never draws.
+    pub tried: &'a [ServerId],
+    /// Of the request's hash key, when the upstream balances by `hash`.
+    pub hash: Option<u64>,
+    pub carry: &'a dyn Carry,
+    pub random: &'a mut fastrand::Rng,
+}
+
+/// Why no server takes the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Those in rotation are full: a first attempt stands in the queue ([`super::Upstream::enqueue`]).
+    Full,
+    /// The queue is full, or off.
+    Overloaded { retry_after: u64 },
+    /// The queue's time passed.
+    QueueTimeout { retry_after: u64 },
+    /// Only open breakers stand in the way.
+    CircuitOpen { retry_after: u64 },
+    /// No server at all is in rotation.
+    NoServer { retry_after: u64 },
+}
+
+impl Refused {
+    /// For `Retry-After`: whole seconds to the next probe or check, rounded up, at least 1.
+    pub fn retry_after(self) -> u64 {
+        match self {
+            Refused::Full => 1,
+            Refused::Overloaded { retry_after }
+            | Refused::QueueTimeout { retry_after }
+            | Refused::CircuitOpen { retry_after }
+            | Refused::NoServer { retry_after } => retry_after,
+        }
+    }
+}
