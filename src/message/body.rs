@@ -58,6 +58,19 @@ pub trait BodyStream {
     fn poll_expired(&mut self, _cx: &mut Context<'_>, _progressed: bool) -> Poll<BodyError> {
         Poll::Pending
     }
+
+    /// True when the next frame is `End` and comes without I/O, so that the consumer may wait for
+    /// it and send the last bytes together with the body's end. A hint: `false` is always right.
+    fn at_end(&self) -> bool {
+        false
+    }
+
+    /// For the consumer, while its own peer does not take the last frame, and after `End`: moves
+    /// the request body on. `Ready` when nothing is left to move; an error breaks the exchange
+    /// off. Called next to [`BodyStream::poll_expired`].
+    fn poll_pump(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// The client's side of one exchange: its request body, and the way to it before the answer.

@@ -11,11 +11,16 @@
 //! - [`Data`]: a piece of a body, a view into a scratch buffer of the worker.
 
 pub mod body;
+pub mod data;
 pub mod fields;
 pub mod head;
+pub mod known;
 pub mod scratch;
 
 pub use body::{Abort, Body, BodyError, BodyStream, Downstream, Frame, Length, Tunnel};
-pub use fields::{Fields, Known};
+pub(crate) use data::ChunkPosition;
+pub use data::Data;
+pub use fields::Fields;
 pub use head::{Method, RequestHead, ResponseHead, Version};
-pub use scratch::{Data, Scratch};
+pub use known::{Known, KnownSet};
+pub use scratch::Scratch;

@@ -7,6 +7,7 @@ pub mod h1;
 pub mod io;
 
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::config::model::UnderscoreHeaders;
@@ -82,4 +83,14 @@ pub trait Handler {
 
     /// True once the connection should end after its current answer (drain, listener changed).
     fn closing(&self) -> bool;
+
+    /// Ready once `closing` is true; registers the waker otherwise. Called while no request is
+    /// under way, so that a drain ends idle connections at once.
+    fn poll_closing(&self, _cx: &mut Context<'_>) -> Poll<()> {
+        if self.closing() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
 }
