@@ -4,6 +4,8 @@
 //! reports what came of it. Everything that needs a clock or an order of servers is done by one
 //! task ([`control`]) that builds the next set aside and swaps it in.
 
+pub mod breaker;
+pub mod budget;
 pub mod connector;
 pub mod control;
 pub mod health;
@@ -15,6 +17,7 @@ pub mod registry;
 pub mod resolve;
 pub mod server;
 pub mod server_set;
+pub mod slow_start;
 #[expect(
     clippy::module_inception,
     reason = "the file is named for the type that it defines"

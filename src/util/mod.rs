@@ -3,5 +3,8 @@
 //! Nothing here knows a module of ours. What needs time takes it as an argument or reads tokio's
 //! clock, so that tests can pause it.
 
+pub mod ewma;
+pub mod random;
 pub mod timer;
 pub mod units;
+pub mod window;
