@@ -1,5 +1,11 @@
 //! From a server's address to a connected socket, within one deadline.
+//!
+//! A name with several addresses is tried address by address, from the one in use on, as long as
+//! they refuse or cannot be reached; the one that answers is in use from then on. An address that
+//! does not answer at all takes the deadline, and the next connect begins with another.
 
+use std::io::{Error, ErrorKind};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::{TcpStream, UnixStream};
@@ -13,6 +19,17 @@ pub struct Target {
     pub address: ServerAddress,
     /// Of an IP address or a name; not used for `unix:`.
     pub addresses: Arc<Addresses>,
+}
+
+impl Target {
+    /// Of `address`; a name is pending until [`super::resolve::spawn`] answers it.
+    pub fn new(address: ServerAddress) -> Self {
+        let addresses = match &address {
+            ServerAddress::Ip(ip) => Addresses::fixed(*ip),
+            ServerAddress::Name(..) | ServerAddress::Unix(_) => Addresses::pending(),
+        };
+        Target { address, addresses }
+    }
 }
 
 /// A connected socket.
@@ -31,12 +48,12 @@ pub enum ConnectError {
     #[error("connecting timed out")]
     Timeout,
     #[error("unreachable")]
-    Unreachable(#[source] std::io::Error),
+    Unreachable(#[source] Error),
     /// The name has no address.
     #[error("does not resolve: {0}")]
     Resolve(Arc<str>),
     #[error("cannot connect")]
-    Other(#[source] std::io::Error),
+    Other(#[source] Error),
 }
 
 impl ConnectError {
@@ -52,11 +69,180 @@ impl ConnectError {
     }
 }
 
-/// Connects to `target`, giving up when `deadline` is ready. Small writes go out at once
+impl From<Error> for ConnectError {
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::ConnectionRefused => ConnectError::Refused,
+            ErrorKind::TimedOut => ConnectError::Timeout,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                ConnectError::Unreachable(error)
+            }
+            _ => ConnectError::Other(error),
+        }
+    }
+}
+
+/// Connects to `target`, giving up when `deadline` is ready. `port` overrides the target's own
+/// where it has one (checks may have a port of their own). Small writes go out at once
 /// (`TCP_NODELAY`).
 pub async fn connect(
-    _target: &Target,
-    _deadline: impl Future<Output = ()>,
+    target: &Target,
+    port: Option<u16>,
+    deadline: impl Future<Output = ()>,
 ) -> Result<Stream, ConnectError> {
-    todo!()
+    tokio::select! {
+        biased;
+        dialled = dial(target, port) => dialled,
+        () = deadline => {
+            if let Some(next) = target.addresses.list().get(1) {
+                target.addresses.prefer(*next);
+            }
+            Err(ConnectError::Timeout)
+        }
+    }
+}
+
+async fn dial(target: &Target, port: Option<u16>) -> Result<Stream, ConnectError> {
+    if let ServerAddress::Unix(path) = &target.address {
+        return Ok(Stream::Unix(UnixStream::connect(path).await?));
+    }
+    target
+        .addresses
+        .ready()
+        .await
+        .map_err(ConnectError::Resolve)?;
+    let addresses = target.addresses.list();
+    let mut failure = ConnectError::Resolve("no address".into());
+    for (index, address) in addresses.iter().enumerate() {
+        match dial_tcp(*address, port).await {
+            Ok(stream) => {
+                if index > 0 {
+                    target.addresses.prefer(*address);
+                }
+                return Ok(Stream::Tcp(stream));
+            }
+            // The first address's failure is the one to tell: it is the one in use.
+            Err(error) if index == 0 => failure = error.into(),
+            Err(_) => {}
+        }
+    }
+    Err(failure)
+}
+
+async fn dial_tcp(mut address: SocketAddr, port: Option<u16>) -> Result<TcpStream, Error> {
+    if let Some(port) = port {
+        address.set_port(port);
+    }
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use tokio::net::{TcpListener, UnixListener};
+
+    use super::*;
+
+    async fn listening() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("binds");
+        let address = listener.local_addr().expect("has an address");
+        (listener, address)
+    }
+
+    async fn nobody() -> SocketAddr {
+        listening().await.1
+    }
+
+    fn named(addresses: &[SocketAddr]) -> Target {
+        let target = Target::new(ServerAddress::Name("app".into(), 80));
+        target.addresses.publish(addresses);
+        target
+    }
+
+    #[tokio::test]
+    async fn tcp_and_unix_servers_are_connected_to() {
+        let (_listener, address) = listening().await;
+        let target = Target::new(ServerAddress::Ip(address));
+        let stream = connect(&target, None, pending()).await.expect("connects");
+        assert!(matches!(&stream, Stream::Tcp(tcp) if tcp.nodelay().expect("is a socket")));
+
+        let directory = tempfile::tempdir().expect("can be made");
+        let path = directory.path().join("server.sock");
+        let _listener = UnixListener::bind(&path).expect("binds");
+        let target = Target::new(ServerAddress::Unix(path.into()));
+        let stream = connect(&target, None, pending()).await.expect("connects");
+        assert!(matches!(stream, Stream::Unix(_)));
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_apart() {
+        let refused = Target::new(ServerAddress::Ip(nobody().await));
+        let error = connect(&refused, None, pending())
+            .await
+            .expect_err("nobody listens");
+        assert_eq!(error.label(), "refused");
+
+        let unresolved = Target::new(ServerAddress::Name("app".into(), 80));
+        unresolved.addresses.fail("no such name".into());
+        let error = connect(&unresolved, None, pending())
+            .await
+            .expect_err("has no address");
+        assert_eq!(error.to_string(), "does not resolve: no such name");
+
+        let pending_name = Target::new(ServerAddress::Name("app".into(), 80));
+        let error = connect(&pending_name, None, ready(()))
+            .await
+            .expect_err("is not resolved");
+        assert_eq!(error.label(), "timeout");
+
+        let missing = Target::new(ServerAddress::Unix(
+            std::path::Path::new("/nonexistent").into(),
+        ));
+        let error = connect(&missing, None, pending())
+            .await
+            .expect_err("is not there");
+        assert_eq!(error.label(), "error");
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_tried_when_one_refuses_and_stays_in_use() {
+        let (_listener, open) = listening().await;
+        let target = named(&[
+            nobody().await,
+            SocketAddr::from((Ipv6Addr::LOCALHOST, 1)),
+            open,
+        ]);
+        connect(&target, None, pending())
+            .await
+            .expect("the third answers");
+        assert_eq!(target.addresses.preferred(), Some(open));
+    }
+
+    #[tokio::test]
+    async fn a_connect_that_times_out_leaves_the_next_address_to_the_next_one() {
+        let (_first, first) = listening().await;
+        let (_second, second) = listening().await;
+        let target = named(&[first, second]);
+        // Even a loopback connect is told by the reactor, which has not run at the first poll.
+        let error = connect(&target, None, ready(()))
+            .await
+            .expect_err("no time is given");
+        assert!(matches!(error, ConnectError::Timeout), "not {error}");
+        assert_eq!(target.addresses.preferred(), Some(second));
+    }
+
+    #[tokio::test]
+    async fn an_own_port_overrides_the_targets() {
+        let (_listener, open) = listening().await;
+        let target = Target::new(ServerAddress::Ip(nobody().await));
+        connect(&target, Some(open.port()), pending())
+            .await
+            .expect("its own port listens");
+    }
 }
