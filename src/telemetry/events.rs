@@ -1,0 +1,102 @@
+//! Things that happen once: each function logs and counts.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+
+use super::{BreakerReading, Metrics, ServerMetrics};
+
+/// The first configuration is in use.
+pub fn started(metrics: &Metrics, generation: u64, workers: usize) {
+    metrics.started(generation);
+    tracing::info!(
+        generation,
+        workers,
+        version = env!("CARGO_PKG_VERSION"),
+        "started"
+    );
+}
+
+pub fn listening(listener: &str, address: SocketAddr) {
+    tracing::info!(listener, %address, "listening");
+}
+
+/// A new configuration is in use; `changes` is its difference to the last one, in words, with the
+/// overrides that stay in force.
+pub fn reload_accepted(metrics: &Metrics, generation: u64, trigger: &str, changes: &dyn Display) {
+    metrics.reload_accepted(generation);
+    tracing::info!(generation, trigger, %changes, "reloaded");
+}
+
+/// The file was refused and changes nothing; `mistakes` in one line.
+pub fn reload_rejected(metrics: &Metrics, trigger: &str, mistakes: &dyn Display) {
+    metrics.reload_rejected();
+    tracing::error!(trigger, %mistakes, "reload rejected, the configuration in use stays");
+}
+
+/// The active checks changed their verdict.
+pub fn health(upstream: &str, server: &str, healthy: bool, cause: &dyn Display) {
+    if healthy {
+        tracing::info!(upstream, server, "server is healthy");
+    } else {
+        tracing::warn!(upstream, server, %cause, "server is unhealthy");
+    }
+}
+
+/// A breaker moved to `to`.
+pub fn breaker(
+    upstream: &str,
+    server: &str,
+    metrics: &ServerMetrics,
+    to: BreakerReading,
+    cause: &dyn Display,
+) {
+    metrics.breaker_moved(to);
+    match to {
+        BreakerReading::Open => tracing::warn!(upstream, server, %cause, "breaker opened"),
+        BreakerReading::HalfOpen => tracing::info!(upstream, server, "breaker half-open"),
+        BreakerReading::Closed => tracing::info!(upstream, server, "breaker closed"),
+    }
+}
+
+/// A breaker in `watch` mode would have opened, or one found no place under `max-ejected`.
+pub fn breaker_held(upstream: &str, server: &str, why: &'static str) {
+    tracing::warn!(upstream, server, why, "breaker would open, but does not");
+}
+
+/// Verdicts of active checks are ignored from now on, or honoured again.
+pub fn panic(upstream: &str, on: bool) {
+    if on {
+        tracing::warn!(
+            upstream,
+            "too few servers are healthy: health checks are ignored"
+        );
+    } else {
+        tracing::info!(
+            upstream,
+            "enough servers are healthy: health checks count again"
+        );
+    }
+}
+
+/// An operator changed a server by the admin API, or took the change back.
+pub fn overridden(upstream: &str, server: &str, weight: Option<u32>, drain: Option<bool>) {
+    if weight.is_none() && drain.is_none() {
+        tracing::info!(upstream, server, "override removed");
+    } else {
+        tracing::info!(upstream, server, weight, drain, "override set");
+    }
+}
+
+/// A graceful stop begins.
+pub fn draining(signal: &str) {
+    tracing::info!(signal, "draining");
+}
+
+/// The process ends; `aborted` requests did not get to their end.
+pub fn stopped(aborted: u64) {
+    if aborted == 0 {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!(aborted, "stopped with requests under way");
+    }
+}
