@@ -1,2 +1,5 @@
 //! (being written)
 pub mod demo;
+pub mod check;
+pub mod config_show;
+pub mod schema;

@@ -1,0 +1,26 @@
+//! `evenkeel config show`: the configuration with the origin of every value.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Prints the configuration after includes, with the origin of every value and secrets masked.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file
+    #[arg(
+        short,
+        long,
+        env = "EVENKEEL_CONFIG",
+        default_value = "/etc/evenkeel/evenkeel.toml"
+    )]
+    pub config: PathBuf,
+    /// Add the defaults that apply
+    #[arg(long)]
+    pub effective: bool,
+}
+
+/// 0, or 1 when the file is not valid.
+pub fn run(args: Args) -> ExitCode {
+    let _ = args;
+    todo!()
+}
