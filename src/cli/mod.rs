@@ -1,5 +1,5 @@
 //! (being written)
-pub mod demo;
 pub mod check;
 pub mod config_show;
+pub mod demo;
 pub mod schema;

@@ -13,7 +13,10 @@ pub enum Outcome {
     /// Index into the route's `when` of the first condition that does not hold.
     Condition(usize),
     /// It matches, but `by` wins because of `rank`.
-    Outranked { by: RouteId, rank: Rank },
+    Outranked {
+        by: RouteId,
+        rank: Rank,
+    },
 }
 
 /// What decides between two routes that both match, most important first.

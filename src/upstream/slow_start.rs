@@ -23,7 +23,9 @@ pub fn until_next_step(elapsed: Duration, whole: Duration) -> Option<Duration> {
     // Rounded up, so that the step has been reached when this time is over.
     let at = (whole.as_nanos() * u128::from(now)).div_ceil(10);
     let left = at.saturating_sub(elapsed.as_nanos());
-    Some(Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX)))
+    Some(Duration::from_nanos(
+        u64::try_from(left).unwrap_or(u64::MAX),
+    ))
 }
 
 #[cfg(test)]

@@ -31,7 +31,10 @@ pub struct PeakEwma {
 
 impl PeakEwma {
     pub fn new() -> Self {
-        PeakEwma { seconds: AtomicU64::new(0), stamp: AtomicU64::new(0) }
+        PeakEwma {
+            seconds: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
+        }
     }
 
     /// Adds a sample that ended at `now_ms` (any monotonic clock, the same for all calls).
@@ -42,15 +45,17 @@ impl PeakEwma {
             0 => 0.0,
             stamp => decay(now_ms.saturating_sub(stamp - 1)),
         };
-        let _ = self.seconds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bits| {
-            let average = f64::from_bits(bits);
-            let next = if sample >= average {
-                sample
-            } else {
-                average * kept + sample * (1.0 - kept)
-            };
-            Some(next.to_bits())
-        });
+        let _ = self
+            .seconds
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bits| {
+                let average = f64::from_bits(bits);
+                let next = if sample >= average {
+                    sample
+                } else {
+                    average * kept + sample * (1.0 - kept)
+                };
+                Some(next.to_bits())
+            });
     }
 
     /// Adds a failed attempt: a fast error counts as slow.
