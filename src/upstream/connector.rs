@@ -12,6 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::model::ServerAddress;
 use crate::upstream::resolve::Addresses;
+use crate::wire::io::Socket;
 
 /// What to connect to.
 #[derive(Debug, Clone)]
@@ -30,13 +31,6 @@ impl Target {
         };
         Target { address, addresses }
     }
-}
-
-/// A connected socket.
-#[derive(Debug)]
-pub enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
 }
 
 /// Why there is no connection.
@@ -89,7 +83,7 @@ pub async fn connect(
     target: &Target,
     port: Option<u16>,
     deadline: impl Future<Output = ()>,
-) -> Result<Stream, ConnectError> {
+) -> Result<Socket, ConnectError> {
     tokio::select! {
         biased;
         dialled = dial(target, port) => dialled,
@@ -102,9 +96,9 @@ pub async fn connect(
     }
 }
 
-async fn dial(target: &Target, port: Option<u16>) -> Result<Stream, ConnectError> {
+async fn dial(target: &Target, port: Option<u16>) -> Result<Socket, ConnectError> {
     if let ServerAddress::Unix(path) = &target.address {
-        return Ok(Stream::Unix(UnixStream::connect(path).await?));
+        return Ok(Socket::Unix(UnixStream::connect(path).await?));
     }
     target
         .addresses
@@ -119,7 +113,7 @@ async fn dial(target: &Target, port: Option<u16>) -> Result<Stream, ConnectError
                 if index > 0 {
                     target.addresses.prefer(*address);
                 }
-                return Ok(Stream::Tcp(stream));
+                return Ok(Socket::Tcp(stream));
             }
             // The first address's failure is the one to tell: it is the one in use.
             Err(error) if index == 0 => failure = error.into(),
@@ -170,14 +164,14 @@ mod tests {
         let (_listener, address) = listening().await;
         let target = Target::new(ServerAddress::Ip(address));
         let stream = connect(&target, None, pending()).await.expect("connects");
-        assert!(matches!(&stream, Stream::Tcp(tcp) if tcp.nodelay().expect("is a socket")));
+        assert!(matches!(&stream, Socket::Tcp(tcp) if tcp.nodelay().expect("is a socket")));
 
         let directory = tempfile::tempdir().expect("can be made");
         let path = directory.path().join("server.sock");
         let _listener = UnixListener::bind(&path).expect("binds");
         let target = Target::new(ServerAddress::Unix(path.into()));
         let stream = connect(&target, None, pending()).await.expect("connects");
-        assert!(matches!(stream, Stream::Unix(_)));
+        assert!(matches!(stream, Socket::Unix(_)));
     }
 
     #[tokio::test]

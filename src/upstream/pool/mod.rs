@@ -1,84 +1,257 @@
 //! Idle connections to servers: one set per worker, one count over all workers.
+//!
+//! A worker keeps its own idle connections, newest on top, so that a request takes the one least
+//! likely to be stale without a lock or a system call; a sweep closes those that have been idle
+//! too long, have lived too long, or on which the server sent something or went away.
+//!
+//! `max-connections` counts over all workers, idle ones included. A worker at the cap that keeps
+//! none of its own has another one close one ([`Pools::want`]) while the request waits in the
+//! upstream's queue; whoever makes room calls the queue ([`ServerConnections::on_room`]).
+//!
+//! A [`Claim`] lives as long as its connection, from before the dial: it is what the cap counts,
+//! and the only way back into the pool.
 
-pub mod shared;
+mod hub;
+mod kept;
+mod shared;
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use shared::ServerConnections;
+use foldhash::HashMap;
+use tokio::time::Instant;
 
-/// What the pool needs to know of a connection; `wire::h1::client::Connection` is the real one.
+use crate::upstream::pool::hub::Mailbox;
+use crate::upstream::pool::kept::{Idle, Kept, Ticket};
+use crate::wire::h1::client::Connection;
+
+pub use hub::Hub;
+pub use shared::{HandOn, ServerConnections};
+
+/// How often idle connections are looked at: well under the second that is kept between our end
+/// of an idle connection and the server's.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// What the pool needs to know of a connection.
 pub trait Pooled {
-    /// No bytes, FIN or error are waiting: a request may be sent. No system call.
+    /// Neither bytes, nor FIN, nor an error are waiting: a request may be sent. No system call.
     fn is_usable(&mut self) -> bool;
 
     /// The server's `Keep-Alive: timeout=`.
     fn keep_alive_hint(&self) -> Option<Duration>;
 }
 
-/// The mailboxes of all workers: one per process.
-#[derive(Debug, Default)]
-pub struct Hub {}
+impl Pooled for Connection {
+    fn is_usable(&mut self) -> bool {
+        Connection::is_usable(self)
+    }
 
-impl Hub {
-    pub fn new() -> Arc<Self> {
-        Arc::new(Hub {})
+    fn keep_alive_hint(&self) -> Option<Duration> {
+        Connection::keep_alive_hint(self)
     }
 }
 
-/// The connection pools of one worker, by server.
+/// The connection pools of one worker, by server. Not `Send`; shared by `Rc`.
 pub struct Pools<C> {
-    _connection: std::marker::PhantomData<C>,
+    hub: Arc<Hub>,
+    mailbox: Arc<Mailbox>,
+    kept: RefCell<HashMap<u64, Kept<C>>>,
+    /// As of the last sweep: a coarse clock that costs nothing to read.
+    now: Cell<Instant>,
 }
 
 /// The claim on one connection of a server, from before its dial to its end. Dropping it says
-/// that the connection is closed.
+/// that the connection is closed: drop the connection first.
+#[must_use = "dropping a claim gives up the connection"]
 pub struct Claim<C> {
-    _pools: Rc<Pools<C>>,
+    ticket: Ticket,
+    pools: Rc<Pools<C>>,
 }
 
 /// What [`Pools::acquire`] found.
 pub enum Acquired<C> {
-    /// A kept connection.
+    /// A kept connection: it may turn out stale.
     Kept(C, Claim<C>),
-    /// None kept: dial one under this claim.
+    /// None kept: open one under this claim.
     Dial(Claim<C>),
     /// At `max-connections`. Another worker has been asked to close an idle one where there is
-    /// one; [`ServerConnections::on_room`] follows.
+    /// one; the queue hears of it.
     Full,
 }
 
 impl<C: Pooled + 'static> Pools<C> {
     /// Of one worker.
-    pub fn new(_hub: &Arc<Hub>) -> Rc<Self> {
-        todo!()
+    pub fn new(hub: &Arc<Hub>) -> Rc<Self> {
+        hub.join();
+        Rc::new(Pools {
+            hub: hub.clone(),
+            mailbox: Arc::default(),
+            kept: RefCell::default(),
+            now: Cell::new(Instant::now()),
+        })
     }
 
-    /// Sweeps and serves other workers' wishes; the worker runs it next to its connections.
+    /// Sweeps, and closes what other workers want closed; the worker runs it next to its
+    /// connections, for its life.
     pub async fn run(self: Rc<Self>) {
-        todo!()
+        let mut next_sweep = Instant::now() + SWEEP;
+        loop {
+            tokio::select! {
+                () = self.mailbox.woken() => self.answer_wishes(),
+                () = tokio::time::sleep_until(next_sweep) => {
+                    next_sweep = Instant::now() + SWEEP;
+                }
+            }
+            self.sweep();
+        }
     }
 
     /// This worker has an idle connection to the server or may open one.
-    pub fn can_carry(&self, _server: &Arc<ServerConnections>) -> bool {
-        todo!()
+    pub fn can_carry(&self, server: &Arc<ServerConnections>) -> bool {
+        server.has_room()
+            || self
+                .kept
+                .borrow()
+                .get(&server.id())
+                .is_some_and(|kept| !kept.is_empty())
     }
 
     /// The newest usable kept connection, or leave to open one.
-    pub fn acquire(self: &Rc<Self>, _server: &Arc<ServerConnections>) -> Acquired<C> {
-        todo!()
+    pub fn acquire(self: &Rc<Self>, server: &Arc<ServerConnections>) -> Acquired<C> {
+        let mut ended = Vec::new();
+        let found = match self.kept.borrow_mut().get_mut(&server.id()) {
+            Some(kept) => kept.take(&mut ended),
+            None => None,
+        };
+        // Ends them with nothing borrowed: it may call the queue.
+        drop(ended);
+        match found {
+            Some(Idle {
+                connection, ticket, ..
+            }) => Acquired::Kept(
+                connection,
+                Claim {
+                    ticket,
+                    pools: self.clone(),
+                },
+            ),
+            None => self.acquire_new(server),
+        }
     }
 
-    /// Leave to open a connection whatever is kept: to send a stale one's request again.
-    pub fn acquire_new(self: &Rc<Self>, _server: &Arc<ServerConnections>) -> Acquired<C> {
-        todo!()
+    /// Leave to open a connection, whatever is kept: to send again what a stale one lost.
+    pub fn acquire_new(self: &Rc<Self>, server: &Arc<ServerConnections>) -> Acquired<C> {
+        match Ticket::new(server, self.now.get()) {
+            Some(ticket) => Acquired::Dial(Claim {
+                ticket,
+                pools: self.clone(),
+            }),
+            None => {
+                server.want();
+                Acquired::Full
+            }
+        }
+    }
+
+    /// A request waits for a connection to a server that [`Pools::can_carry`] refused: asks
+    /// another worker to close an idle one. Call it after entering the queue, then look at
+    /// [`Pools::can_carry`] once more: room made in between is then seen by one side or the other.
+    pub fn want(&self, server: &ServerConnections) {
+        server.want();
+    }
+
+    /// Closes all idle connections: the worker is stopping.
+    pub fn close_idle(&self) {
+        let kept = std::mem::take(&mut *self.kept.borrow_mut());
+        drop(kept);
+    }
+
+    fn check_in(&self, connection: C, ticket: Ticket) {
+        let Some(expires) = ticket.keep_until(connection.keep_alive_hint(), self.now.get()) else {
+            drop(connection);
+            return;
+        };
+        let mut all = self.kept.borrow_mut();
+        let kept = all
+            .entry(ticket.server().id())
+            .or_insert_with(|| Kept::new(ticket.server(), &self.mailbox));
+        let share = kept.server.share(self.hub.workers());
+        let excess = kept.push(
+            Idle {
+                connection,
+                expires,
+                ticket,
+            },
+            share,
+        );
+        let wanted = kept.server.is_wanted().then(|| kept.server.clone());
+        drop(all);
+        drop(excess);
+        if let Some(server) = wanted {
+            server.tell_room();
+        }
+    }
+
+    /// Ends what is over, and forgets servers that nobody else knows any more.
+    fn sweep(&self) {
+        let now = Instant::now();
+        self.now.set(now);
+        let mut ended = Vec::new();
+        let mut forgotten = Vec::new();
+        self.kept.borrow_mut().retain(|_, kept| {
+            if kept.is_orphaned() {
+                forgotten.push(std::mem::take(&mut kept.idle));
+                return false;
+            }
+            kept.expire(now, &mut ended);
+            true
+        });
+    }
+
+    /// Closes one idle connection for each wish, and more while requests wait for them.
+    fn answer_wishes(&self) {
+        let asked: Vec<Arc<ServerConnections>> = self
+            .kept
+            .borrow()
+            .values()
+            .filter(|kept| kept.shard.take_asked())
+            .map(|kept| kept.server.clone())
+            .collect();
+        for server in asked {
+            while let Some(idle) = self.oldest(&server) {
+                if !idle.close() {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn oldest(&self, server: &ServerConnections) -> Option<Idle<C>> {
+        self.kept.borrow_mut().get_mut(&server.id())?.oldest()
+    }
+}
+
+impl<C> Drop for Pools<C> {
+    fn drop(&mut self) {
+        self.hub.leave();
     }
 }
 
 impl<C: Pooled + 'static> Claim<C> {
     /// The connection served its exchange and may serve another.
-    pub fn check_in(self, _connection: C) {
-        todo!()
+    pub fn check_in(self, connection: C) {
+        self.pools.check_in(connection, self.ticket);
     }
 }
+
+impl<C> Claim<C> {
+    /// The server that the connection belongs to.
+    pub fn server(&self) -> &Arc<ServerConnections> {
+        self.ticket.server()
+    }
+}
+
+#[cfg(test)]
+mod tests;

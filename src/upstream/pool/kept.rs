@@ -1,0 +1,180 @@
+//! The idle connections of one worker to one server.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::upstream::pool::Pooled;
+use crate::upstream::pool::hub::Mailbox;
+use crate::upstream::pool::shared::{ServerConnections, Shard};
+
+/// The server closes an idle connection this much after we do: a request that we send on it in
+/// our last moment still arrives in time.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// One place among the connections to a server; released when dropped.
+pub(super) struct Ticket {
+    server: Arc<ServerConnections>,
+    epoch: u64,
+    opened: Instant,
+    /// Released by hand, its answer looked at.
+    released: bool,
+}
+
+impl Ticket {
+    /// `None` at `max-connections`.
+    pub(super) fn new(server: &Arc<ServerConnections>, now: Instant) -> Option<Self> {
+        server.claim().then(|| Ticket {
+            server: server.clone(),
+            epoch: server.epoch(),
+            opened: now,
+            released: false,
+        })
+    }
+
+    pub(super) fn server(&self) -> &Arc<ServerConnections> {
+        &self.server
+    }
+
+    /// Until when the connection may be kept from now on; `None`: not at all. `Some(None)`: for
+    /// as long as it works.
+    pub(super) fn keep_until(
+        &self,
+        hint: Option<Duration>,
+        now: Instant,
+    ) -> Option<Option<Instant>> {
+        if self.epoch != self.server.epoch() {
+            return None;
+        }
+        let hint = hint.map(|hint| hint.saturating_sub(MARGIN));
+        let idle = [self.server.idle_timeout(), hint]
+            .into_iter()
+            .flatten()
+            .min();
+        let idle = idle.and_then(|idle| now.checked_add(idle));
+        let lifetime = self.server.max_lifetime();
+        let end = lifetime.and_then(|lifetime| self.opened.checked_add(lifetime));
+        let expires = [idle, end].into_iter().flatten().min();
+        match expires {
+            Some(expires) if expires <= now => None,
+            expires => Some(expires),
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.released {
+            self.server.release();
+        }
+    }
+}
+
+/// A connection between two exchanges. The order of fields matters: closed, then released.
+pub(super) struct Idle<C> {
+    pub(super) connection: C,
+    pub(super) expires: Option<Instant>,
+    pub(super) ticket: Ticket,
+}
+
+impl<C> Idle<C> {
+    /// Closes it for another worker. True while requests still wait for one.
+    pub(super) fn close(self) -> bool {
+        let Idle {
+            connection,
+            mut ticket,
+            ..
+        } = self;
+        drop(connection);
+        ticket.released = true;
+        ticket.server.release()
+    }
+}
+
+pub(super) struct Kept<C> {
+    pub(super) server: Arc<ServerConnections>,
+    pub(super) shard: Arc<Shard>,
+    /// Newest last.
+    pub(super) idle: VecDeque<Idle<C>>,
+}
+
+impl<C: Pooled> Kept<C> {
+    pub(super) fn take(&mut self, ended: &mut Vec<Idle<C>>) -> Option<Idle<C>> {
+        let epoch = self.server.epoch();
+        let mut found = None;
+        while let Some(mut idle) = self.idle.pop_back() {
+            if idle.ticket.epoch == epoch && idle.connection.is_usable() {
+                found = Some(idle);
+                break;
+            }
+            ended.push(idle);
+        }
+        self.count();
+        found
+    }
+
+    /// Ends those whose time is over, that are no longer wanted, or that the server ended.
+    pub(super) fn expire(&mut self, now: Instant, ended: &mut Vec<Idle<C>>) {
+        let epoch = self.server.epoch();
+        let mut index = 0;
+        while let Some(idle) = self.idle.get_mut(index) {
+            let over = idle.expires.is_some_and(|expires| expires <= now);
+            if !over && idle.ticket.epoch == epoch && idle.connection.is_usable() {
+                index += 1;
+            } else {
+                ended.extend(self.idle.remove(index));
+            }
+        }
+        self.count();
+    }
+}
+
+impl<C> Kept<C> {
+    pub(super) fn new(server: &Arc<ServerConnections>, mailbox: &Arc<Mailbox>) -> Self {
+        Kept {
+            server: server.clone(),
+            shard: server.add_shard(mailbox),
+            idle: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.idle.is_empty()
+    }
+
+    /// Keeps one more; gives the oldest back where that is more than `share`.
+    pub(super) fn push(&mut self, idle: Idle<C>, share: usize) -> Option<Idle<C>> {
+        let excess = if self.idle.len() >= share {
+            self.idle.pop_front()
+        } else {
+            None
+        };
+        self.idle.push_back(idle);
+        self.count();
+        excess
+    }
+
+    pub(super) fn oldest(&mut self) -> Option<Idle<C>> {
+        let oldest = self.idle.pop_front();
+        self.count();
+        oldest
+    }
+
+    /// The server was removed, and no request holds it any more.
+    pub(super) fn is_orphaned(&self) -> bool {
+        Arc::strong_count(&self.server) == 1 + self.idle.len()
+    }
+
+    fn count(&self) {
+        self.shard.idle.store(self.idle.len(), Ordering::SeqCst);
+    }
+}
+
+impl<C> Drop for Kept<C> {
+    fn drop(&mut self) {
+        self.server.remove_shard(&self.shard);
+    }
+}
