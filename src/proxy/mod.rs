@@ -1,6 +1,33 @@
-//! (being written)
+//! The way of a request, in the order of these files:
+//!
+//! 1. [`handle`]: opens the [`account`] (one record on every way out) and a [`transaction`].
+//! 2. [`sanitise`]: target, Host and path become one reading for everybody; then the router.
+//! 3. [`hop_by_hop`], [`client_address`], [`forwarding`]: which fields go and which come.
+//! 4. [`exchange`]: attempts until one answers; [`selection`] picks, [`attempt`] tries one server,
+//!    [`head_wait`] watches it, [`retry`] judges a failure, [`request_body`] is counted and kept
+//!    for a replay.
+//! 5. [`answer`]: the response head cleaned, the body ([`response_body`]) or [`tunnel`] wrapped.
+//! 6. [`error`]: the only place that turns a failure into a status.
 
+mod account;
+mod answer;
+mod attempt;
 pub mod client_address;
+mod context;
+mod error;
+mod exchange;
 pub mod forwarding;
+mod handle;
+mod head_wait;
 pub mod hop_by_hop;
+mod request_body;
+mod response_body;
+mod retry;
 pub mod sanitise;
+mod selection;
+mod shim;
+mod transaction;
+mod tunnel;
+
+pub use context::{ConnectionInfo, Context, ListenerRules};
+pub use handle::{handle, limits, refuse, silent_close};

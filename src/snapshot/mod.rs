@@ -1,1 +1,122 @@
-//! (being written)
+//! The immutable result of one accepted configuration, with a generation number.
+//!
+//! [`build`] makes it without visible effect; only `reload` publishes it, by one swap. Workers
+//! read it through a [`Reader`] and pin it once per request: the rules that a request sees are of
+//! exactly one snapshot. Servers and their order are live state of `upstream`, read at each pick.
+
+mod reader;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub use reader::{Pin, Reader};
+
+use crate::config::model;
+use crate::config::model::{Config, ListenerId, RouteId};
+use crate::router::Router;
+use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
+use crate::upstream::{Registry, Upstream};
+
+/// Everything a request needs, resolved.
+pub struct Snapshot {
+    /// Counts accepted configurations from 1.
+    pub generation: u64,
+    pub config: Arc<Config>,
+    pub router: Router,
+    /// By [`RouteId`].
+    pub routes: Vec<RouteState>,
+    /// By [`ListenerId`].
+    pub listeners: Vec<ListenerState>,
+    /// By [`model::UpstreamId`].
+    pub upstreams: Vec<Arc<Upstream>>,
+    listeners_by_address: HashMap<SocketAddr, ListenerId>,
+}
+
+/// A route with what it uses, resolved to handles.
+pub struct RouteState {
+    pub rules: Arc<model::Route>,
+    pub upstream: Arc<Upstream>,
+    pub fallback: Option<Arc<Upstream>>,
+    pub metrics: Arc<RouteMetrics>,
+}
+
+pub struct ListenerState {
+    pub rules: model::Listener,
+    pub metrics: Arc<ListenerMetrics>,
+}
+
+/// Builds the snapshot of `config`; an unchanged upstream is the same `Arc` as before. Nothing
+/// that is live changes before `registry.publish`.
+pub fn build(
+    config: Config,
+    generation: u64,
+    registry: &Registry,
+    metrics: &Arc<Metrics>,
+) -> Snapshot {
+    let upstreams: Vec<_> = config
+        .upstreams
+        .iter()
+        .map(|upstream| registry.prepare(upstream))
+        .collect();
+    let routes = config
+        .routes
+        .iter()
+        .map(|rules| route(rules, &upstreams, metrics))
+        .collect();
+    let listeners: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|rules| ListenerState {
+            rules: rules.clone(),
+            metrics: metrics.listener(&rules.name),
+        })
+        .collect();
+    let listeners_by_address = config
+        .listeners
+        .iter()
+        .enumerate()
+        .map(|(index, rules)| (rules.address, ListenerId(index)))
+        .collect();
+    Snapshot {
+        generation,
+        router: Router::build(&config),
+        routes,
+        listeners,
+        upstreams,
+        listeners_by_address,
+        config: Arc::new(config),
+    }
+}
+
+fn route(
+    rules: &Arc<model::Route>,
+    upstreams: &[Arc<Upstream>],
+    metrics: &Arc<Metrics>,
+) -> RouteState {
+    let fallback = rules
+        .fallback
+        .as_ref()
+        .and_then(|fallback| fallback.upstream);
+    RouteState {
+        rules: rules.clone(),
+        upstream: upstreams[rules.upstream.0].clone(),
+        fallback: fallback.map(|id| upstreams[id.0].clone()),
+        metrics: metrics.route(&rules.name),
+    }
+}
+
+impl Snapshot {
+    pub fn route(&self, id: RouteId) -> &RouteState {
+        &self.routes[id.0]
+    }
+
+    pub fn listener(&self, id: ListenerId) -> &ListenerState {
+        &self.listeners[id.0]
+    }
+
+    /// The listener configured with `address`, whatever its name is now.
+    pub fn listener_at(&self, address: SocketAddr) -> Option<ListenerId> {
+        self.listeners_by_address.get(&address).copied()
+    }
+}

@@ -1,0 +1,311 @@
+//! What is said of a request when it has ended: one access-log record and its metrics,
+//! guaranteed on every way out.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::config::model::{ListenerId, RouteId};
+use crate::message::{Body, Data, Frame, Known, Length, RequestHead};
+use crate::message::{BodyError, BodyStream};
+use crate::proxy::context::{ConnectionInfo, Context};
+use crate::proxy::forwarding::RequestId;
+use crate::proxy::request_body::RequestBody;
+use crate::proxy::shim::*;
+use crate::snapshot::Pin;
+use crate::telemetry::{Attempt, Outcome, Reason, Record};
+use crate::upstream::{Server, Upstream};
+use crate::wire::Response;
+
+/// The account of one request. Dropping it closes it: a request that ended without an answer was
+/// abandoned by its client, or a panic of ours ended it.
+pub(super) struct Account {
+    context: Rc<Context>,
+    pin: Pin,
+    listener: ListenerId,
+    pub head: RequestHead,
+    started: Instant,
+    client: IpAddr,
+    id: RequestId,
+    route: Option<RouteId>,
+    /// The last one asked.
+    upstream: Option<Arc<Upstream>>,
+    status: Option<u16>,
+    reason: Option<Reason>,
+    body: Option<Rc<RequestBody>>,
+    pub response_bytes: u64,
+    /// Bytes from the client after an upgrade.
+    pub tunnelled: u64,
+    attempts: SmallVec<[Attempt; 1]>,
+    /// When the last attempt started.
+    attempt_started: Instant,
+    closed: bool,
+}
+
+impl Account {
+    pub fn open(
+        context: &Rc<Context>,
+        connection: &ConnectionInfo,
+        pin: &Pin,
+        listener: ListenerId,
+        head: RequestHead,
+    ) -> Self {
+        pin.listener(listener).metrics.request_started();
+        let now = Instant::now();
+        Account {
+            context: context.clone(),
+            pin: pin.clone(),
+            listener,
+            head,
+            started: now,
+            client: connection.peer.ip(),
+            id: RequestId::new(),
+            route: None,
+            upstream: None,
+            status: None,
+            reason: None,
+            body: None,
+            response_bytes: 0,
+            tunnelled: 0,
+            attempts: SmallVec::new(),
+            attempt_started: now,
+            closed: false,
+        }
+    }
+
+    pub fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    pub fn routed(&mut self, route: RouteId) {
+        self.route = Some(route);
+    }
+
+    pub fn identified(&mut self, client: IpAddr, id: RequestId) {
+        self.client = client;
+        self.id = id;
+    }
+
+    pub fn has_body(&mut self, body: Rc<RequestBody>) {
+        self.body = Some(body);
+    }
+
+    pub fn attempt_starts(&mut self, upstream: &Arc<Upstream>, server: &Server, now: Instant) {
+        self.upstream = Some(upstream.clone());
+        self.attempt_started = now;
+        self.attempts.push(Attempt {
+            server: server.label().clone(),
+            outcome: Outcome::Failed(Reason::ClientClosed),
+            connect: None,
+            first_byte: None,
+            total: Duration::ZERO,
+        });
+    }
+
+    pub fn connected(&mut self, after: Duration) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.connect = Some(after);
+        }
+    }
+
+    pub fn head_came(&mut self, status: u16, after: Duration) {
+        self.status = Some(status);
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.outcome = Outcome::Status(status);
+            attempt.first_byte = Some(after);
+            attempt.total = after;
+        }
+    }
+
+    pub fn attempt_failed(&mut self, outcome: Outcome, after: Duration) {
+        self.status = None;
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.outcome = outcome;
+            attempt.total = after;
+        }
+        if let Some(upstream) = &self.upstream {
+            upstream.metrics().attempt_ended(after);
+        }
+    }
+
+    /// An answer of our own with `reason`; the account closes when its body has gone.
+    pub fn refused(mut self, reason: Reason, response: Response) -> Response {
+        self.context.metrics.rejected(reason);
+        self.reason = Some(reason);
+        self.answered_here(response)
+    }
+
+    /// An answer of our own that is no refusal.
+    pub fn answered_here(mut self, response: Response) -> Response {
+        let Response { head, body, close } = response;
+        let status = if self.reason == Some(Reason::ClientClosed) {
+            499
+        } else {
+            head.status
+        };
+        self.status = Some(status);
+        let Body::Bytes(bytes) = body else {
+            self.finish();
+            return Response { head, body, close };
+        };
+        if self.head.method.as_str() == "HEAD" || bytes.is_empty() {
+            self.finish();
+            return Response {
+                head,
+                body: Body::Bytes(bytes),
+                close,
+            };
+        }
+        let data = Some(Data::from(bytes));
+        let body = Body::Stream(Box::new(OwnBody {
+            data,
+            account: self,
+        }));
+        Response { head, body, close }
+    }
+
+    /// The answer is a fallback's, in place of one of ours.
+    pub fn fell_back(&mut self, reason: Reason) {
+        self.context.metrics.rejected(reason);
+        self.reason = Some(reason);
+    }
+
+    /// The response has gone out whole.
+    pub fn finish(&mut self) {
+        self.close();
+    }
+
+    /// The response broke off.
+    pub fn broke_off(&mut self, reason: Reason) {
+        if !self.closed {
+            self.reason = Some(reason);
+            self.context.metrics.rejected(reason);
+            self.close();
+        }
+    }
+
+    fn close(&mut self) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        let now = Instant::now();
+        self.end_attempt(now);
+        let duration = now - self.started;
+        let status = self.final_status();
+        let request_bytes = self.tunnelled + self.body.as_ref().map_or(0, |body| body.received());
+        let listener = &self.pin.listener(self.listener).metrics;
+        listener.request_ended();
+        let route = match self.route {
+            Some(route) => &self.pin.route(route).metrics,
+            None => self.context.metrics.unrouted(),
+        };
+        let bytes = (request_bytes, self.response_bytes);
+        route.completed(listener, self.head.method.label(), status, duration, bytes);
+        if self.context.access.enabled() {
+            self.log(status, request_bytes, duration);
+        }
+    }
+
+    /// An attempt that was answered lasts as long as its body.
+    fn end_attempt(&mut self, now: Instant) {
+        let Some(attempt) = self.attempts.last_mut() else {
+            return;
+        };
+        if attempt.first_byte.is_some() {
+            attempt.total = now - self.attempt_started;
+            if let Some(upstream) = &self.upstream {
+                upstream.metrics().attempt_ended(attempt.total);
+            }
+        }
+    }
+
+    /// What the client got; 499 where it went away before an answer.
+    fn final_status(&mut self) -> u16 {
+        if let Some(status) = self.status {
+            return status;
+        }
+        let reason = if std::thread::panicking() {
+            Reason::Internal
+        } else {
+            Reason::ClientClosed
+        };
+        self.reason = Some(reason);
+        self.context.metrics.rejected(reason);
+        reason.status()
+    }
+
+    fn log(&self, status: u16, request_bytes: u64, duration: Duration) {
+        let fields = &self.head.fields;
+        let listener = self.pin.listener(self.listener);
+        self.context.access.write(&Record {
+            request_id: &self.id,
+            client: self.client,
+            method: self.head.method.as_str().as_bytes(),
+            target: self.head.target(),
+            host: fields.get(Known::Host).unwrap_or_default(),
+            version: self.head.version,
+            status,
+            request_bytes,
+            response_bytes: self.response_bytes,
+            duration,
+            listener: &listener.rules.name,
+            route: self.route.map(|route| &*self.pin.route(route).rules.name),
+            upstream: self.upstream.as_ref().map(|upstream| &**upstream.name()),
+            reason: self.reason,
+            referer: fields.get(Known::Referer),
+            user_agent: fields.get(Known::UserAgent),
+            authorization: fields.get(Known::Authorization),
+            trace_id: fields.get(Known::Traceparent).and_then(trace_id),
+            attempts: &self.attempts,
+        });
+    }
+}
+
+/// The second part of a `traceparent`: `00-<32 hex digits>-<16>-<2>` (W3C Trace Context).
+fn trace_id(traceparent: &[u8]) -> Option<&[u8]> {
+    let id = traceparent.get(3..35)?;
+    let whole = traceparent[2] == b'-' && traceparent.get(35) == Some(&b'-');
+    (whole && id.iter().all(u8::is_ascii_hexdigit)).then_some(id)
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The body of an answer of our own.
+struct OwnBody {
+    data: Option<Data>,
+    account: Account,
+}
+
+impl BodyStream for OwnBody {
+    fn length(&self) -> Length {
+        Length::Exact(self.data.as_ref().map_or(0, |data| data.len() as u64))
+    }
+
+    fn at_end(&self) -> bool {
+        self.data.is_none()
+    }
+
+    fn poll_frame(
+        &mut self,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<Frame, BodyError>> {
+        std::task::Poll::Ready(Ok(match self.data.take() {
+            Some(data) => {
+                self.account.response_bytes = data.len() as u64;
+                Frame::Data(data)
+            }
+            None => {
+                self.account.finish();
+                Frame::End
+            }
+        }))
+    }
+}

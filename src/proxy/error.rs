@@ -1,0 +1,199 @@
+//! The one place that turns failures into answers: reason -> status, body, headers.
+//!
+//! Every answer that we make ourselves has a short text or JSON body (by `Accept`),
+//! `Cache-Control: no-store` and `x-evenkeel-reason`; the same reason goes to log and metrics.
+
+use bytes::Bytes;
+
+use crate::message::{Body, Known, RequestHead, ResponseHead};
+use crate::telemetry::Reason;
+use crate::wire::Response;
+
+/// A failure on its way to the client.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure {
+    pub reason: Reason,
+    /// One sentence for the body and the log; never holds bytes of the request.
+    pub detail: &'static str,
+    /// Seconds, for `Retry-After`.
+    pub retry_after: Option<u64>,
+}
+
+impl Failure {
+    pub fn new(reason: Reason) -> Self {
+        Failure {
+            reason,
+            detail: explanation(reason),
+            retry_after: None,
+        }
+    }
+
+    pub fn because(reason: Reason, detail: &'static str) -> Self {
+        Failure {
+            reason,
+            detail,
+            retry_after: None,
+        }
+    }
+
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
+
+/// The answer for `failure`; `request` as far as it was read, for its `Accept`.
+pub fn answer(failure: &Failure, request: Option<&RequestHead>) -> Response {
+    let status = failure.reason.status();
+    let mut head = ResponseHead::new(status);
+    let json = request.is_some_and(wants_json);
+    let body = if json {
+        json_body(failure, status)
+    } else {
+        text_body(failure, status)
+    };
+    let content_type: &[u8] = if json {
+        b"application/json"
+    } else {
+        b"text/plain; charset=utf-8"
+    };
+    head.fields.set(Known::ContentType, content_type);
+    head.fields.set(Known::CacheControl, b"no-store");
+    head.fields
+        .set(Known::XEvenkeelReason, failure.reason.as_str().as_bytes());
+    if let Some(seconds) = failure.retry_after {
+        head.fields.set(
+            Known::RetryAfter,
+            itoa::Buffer::new().format(seconds).as_bytes(),
+        );
+    }
+    if failure.reason == Reason::MethodNotAllowed {
+        // RFC 9110 section 15.5.6: a 405 must say what is allowed.
+        head.fields
+            .set_text("allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    }
+    Response {
+        head,
+        body: Body::Bytes(body),
+        close: closes(failure.reason),
+    }
+}
+
+/// The fixed answer of a route's `fallback`.
+pub fn fallback_answer(reason: Reason, status: u16, text: &str) -> Response {
+    let mut head = ResponseHead::new(status);
+    head.fields
+        .set(Known::ContentType, b"text/plain; charset=utf-8");
+    head.fields.set(Known::CacheControl, b"no-store");
+    head.fields
+        .set(Known::XEvenkeelReason, reason.as_str().as_bytes());
+    Response {
+        head,
+        body: Body::Bytes(Bytes::copy_from_slice(text.as_bytes())),
+        close: false,
+    }
+}
+
+/// After these the rest of the connection cannot be trusted, or is not wanted.
+fn closes(reason: Reason) -> bool {
+    match reason {
+        Reason::BadRequest
+        | Reason::UriTooLong
+        | Reason::HeaderTooLarge
+        | Reason::BodyTooLarge
+        | Reason::RequestTimeout
+        | Reason::MethodNotAllowed
+        | Reason::ExpectationFailed
+        | Reason::NotImplemented
+        | Reason::VersionNotSupported
+        | Reason::ClientClosed
+        | Reason::Internal => true,
+        Reason::NoRoute
+        | Reason::Misdirected
+        | Reason::Denied
+        | Reason::RateLimited
+        | Reason::NoServer
+        | Reason::CircuitOpen
+        | Reason::Overloaded
+        | Reason::QueueTimeout
+        | Reason::ConnectRefused
+        | Reason::ConnectTimeout
+        | Reason::TlsFailed
+        | Reason::UpstreamReset
+        | Reason::BadResponse
+        | Reason::ResponseTimeout
+        | Reason::TotalTimeout => false,
+    }
+}
+
+fn explanation(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoRoute => "no route matches this host and path",
+        Reason::BadRequest => "the request is malformed",
+        Reason::UriTooLong => "the request target is too long",
+        Reason::HeaderTooLarge => "the request head is too large",
+        Reason::BodyTooLarge => "the request body is larger than this route allows",
+        Reason::RequestTimeout => "the request did not arrive in time",
+        Reason::MethodNotAllowed => "this method is not allowed here",
+        Reason::Misdirected => "this connection is not for that host",
+        Reason::ExpectationFailed => "the expectation cannot be met",
+        Reason::NotImplemented => "this transfer coding is not implemented",
+        Reason::VersionNotSupported => "this HTTP version is not supported",
+        Reason::Denied => "access denied",
+        Reason::RateLimited => "too many requests",
+        Reason::NoServer => "no server can take the request",
+        Reason::CircuitOpen => "every server that could answer is failing; trying again soon",
+        Reason::Overloaded => "every server is busy and the queue is full",
+        Reason::QueueTimeout => "no server became free in time",
+        Reason::ConnectRefused => "the server refused the connection",
+        Reason::ConnectTimeout => "the server did not accept the connection in time",
+        Reason::TlsFailed => "the TLS handshake with the server failed",
+        Reason::UpstreamReset => "the server closed the connection before answering",
+        Reason::BadResponse => "the server's answer is malformed",
+        Reason::ResponseTimeout => "the server did not answer in time",
+        Reason::TotalTimeout => "the request took longer than it may",
+        Reason::Internal => "an internal error",
+        Reason::ClientClosed => "the client went away",
+    }
+}
+
+fn text_body(failure: &Failure, status: u16) -> Bytes {
+    format!("{status} {}: {}\n", failure.reason.as_str(), failure.detail).into()
+}
+
+fn json_body(failure: &Failure, status: u16) -> Bytes {
+    let value = serde_json::json!({
+        "status": status,
+        "reason": failure.reason.as_str(),
+        "detail": failure.detail,
+    });
+    format!("{value}\n").into()
+}
+
+/// JSON where the client names it and does not prefer plain text: the first of the two named in
+/// `Accept` (RFC 9110 section 12.5.1; a client that weighs them with `q` lists its favourite
+/// first in practice).
+fn wants_json(request: &RequestHead) -> bool {
+    let accept = request
+        .fields
+        .values(Known::Accept)
+        .flat_map(|value| value.split(|&b| b == b','));
+    for range in accept {
+        let media = range
+            .split(|&b| b == b';')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii();
+        if media.eq_ignore_ascii_case(b"application/json") || ends_with_json(media) {
+            return true;
+        }
+        if media.starts_with(b"text/") {
+            return false;
+        }
+    }
+    false
+}
+
+fn ends_with_json(media: &[u8]) -> bool {
+    media.len() >= 5 && media[media.len() - 5..].eq_ignore_ascii_case(b"+json")
+}

@@ -1,0 +1,83 @@
+//! What `wire` calls: one request, or a head that it refused.
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::task::Poll;
+
+use crate::message::{Method, RequestHead, Version};
+use crate::proxy::account::Account;
+use crate::proxy::context::{ConnectionInfo, Context};
+use crate::proxy::error::{self, Failure};
+use crate::proxy::transaction::Transaction;
+use crate::telemetry::Reason;
+use crate::wire::{Limits, Refusal, RefusalReason, Request, Response};
+
+/// Answers one request. Dropping the future abandons it: the upstream exchange is cancelled, its
+/// lease neutral, its record written.
+pub async fn handle(
+    context: &Rc<Context>,
+    connection: &Rc<ConnectionInfo>,
+    request: Request,
+) -> Response {
+    let transaction = Transaction::open(context, connection, request);
+    let mut work = Box::pin(transaction.run());
+    // A panic in one request must not end the traffic of the others on this worker.
+    std::future::poll_fn(|cx| {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+            Ok(polled) => polled,
+            Err(_) => {
+                tracing::error!("a request ended in a panic; please report it");
+                Poll::Ready(error::answer(&Failure::new(Reason::Internal), None))
+            }
+        }
+    })
+    .await
+}
+
+/// Answers, counts and logs a head that the wire refused.
+pub fn refuse(
+    context: &Rc<Context>,
+    connection: &Rc<ConnectionInfo>,
+    refusal: Refusal,
+) -> Response {
+    let reason = match refusal.reason {
+        RefusalReason::BadRequest => Reason::BadRequest,
+        RefusalReason::UriTooLong => Reason::UriTooLong,
+        RefusalReason::HeaderTooLarge => Reason::HeaderTooLarge,
+        RefusalReason::RequestTimeout => Reason::RequestTimeout,
+        RefusalReason::NotImplemented => Reason::NotImplemented,
+        RefusalReason::VersionNotSupported => Reason::VersionNotSupported,
+        RefusalReason::ExpectationFailed => Reason::ExpectationFailed,
+    };
+    let (pin, listener) = connection.listener.current(context);
+    let head = refusal.head.unwrap_or_else(|| {
+        let method = refusal.method.as_deref().unwrap_or_default();
+        let target = refusal.target.as_deref().unwrap_or_default();
+        RequestHead::new(
+            Method::from_token(method.as_bytes()),
+            Version::Http11,
+            target.as_bytes(),
+        )
+    });
+    let response = error::answer(&Failure::because(reason, refusal.detail), Some(&head));
+    Account::open(context, connection, &pin, listener, head).refused(reason, response)
+}
+
+/// A connection that ended without a byte of a request was closed in silence.
+pub fn silent_close(context: &Context) {
+    context.metrics.rejected(Reason::RequestTimeout);
+}
+
+/// What the wire may take in for the next request of this connection.
+pub fn limits(context: &Context, connection: &ConnectionInfo) -> Limits {
+    let (pin, listener) = connection.listener.current(context);
+    let rules = &pin.listener(listener).rules;
+    Limits {
+        header_timeout: rules.limits.header_timeout,
+        idle_timeout: rules.limits.idle_timeout,
+        max_header_bytes: rules.limits.max_header_bytes,
+        max_headers: rules.limits.max_headers,
+        max_requests: rules.limits.max_requests_per_connection,
+        underscore_headers: rules.underscore_headers,
+    }
+}

@@ -1,0 +1,147 @@
+//! The request body on its way upstream: counted, limited, and recorded so far as a further
+//! attempt may need it again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use crate::message::{Abort, BodyError, Data, Downstream, Fields, Frame, Length, ResponseHead};
+
+/// Pieces that a recording may have: each costs memory beside its bytes, and a body that drips in
+/// byte by byte is not worth it.
+const MAX_PIECES: usize = 1024;
+
+/// One per exchange that has a request body; requests without one use the wire's own object.
+pub struct RequestBody {
+    inner: Rc<dyn Downstream>,
+    /// Payload bytes pulled from the client.
+    counted: Cell<u64>,
+    /// `max-body`.
+    limit: u64,
+    replay: RefCell<Replay>,
+}
+
+/// What was pulled so far, while it may be sent again.
+struct Replay {
+    pieces: Vec<Data>,
+    trailers: Option<Fields>,
+    ended: bool,
+    /// Bytes that may still be recorded; `None` once more came than `max-replay-body`.
+    room: Option<usize>,
+    /// Next of `pieces` to hand out again; past the end it is the client's turn.
+    next: usize,
+}
+
+impl RequestBody {
+    /// `limit` is in payload bytes; `replay_bytes` 0 records nothing.
+    pub fn new(inner: Rc<dyn Downstream>, limit: Option<u64>, replay_bytes: u64) -> Self {
+        let room = usize::try_from(replay_bytes).unwrap_or(usize::MAX);
+        RequestBody {
+            inner,
+            counted: Cell::new(0),
+            limit: limit.unwrap_or(u64::MAX),
+            replay: RefCell::new(Replay {
+                pieces: Vec::new(),
+                trailers: None,
+                ended: false,
+                room: Some(room),
+                next: 0,
+            }),
+        }
+    }
+
+    /// Payload bytes received from the client so far.
+    pub fn received(&self) -> u64 {
+        self.counted.get()
+    }
+
+    /// True while everything pulled so far can be sent again from its first byte.
+    pub fn replayable(&self) -> bool {
+        self.replay.borrow().room.is_some()
+    }
+
+    /// The next pull starts with the first byte again. Only while [`Self::replayable`].
+    pub fn rewind(&self) {
+        self.replay.borrow_mut().next = 0;
+    }
+
+    fn pull(&self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        let frame = match self.inner.poll_frame(cx) {
+            Poll::Ready(Ok(frame)) => frame,
+            other => return other,
+        };
+        if let Frame::Data(data) = &frame {
+            let counted = self.counted.get() + data.payload() as u64;
+            self.counted.set(counted);
+            if counted > self.limit {
+                return Poll::Ready(Err(BodyError::TooLarge));
+            }
+        }
+        self.replay.borrow_mut().record(&frame);
+        Poll::Ready(Ok(frame))
+    }
+}
+
+impl Replay {
+    fn again(&mut self) -> Option<Frame> {
+        if let Some(piece) = self.pieces.get(self.next) {
+            self.next += 1;
+            return Some(Frame::Data(piece.to_kept()));
+        }
+        if !self.ended {
+            return None;
+        }
+        let first_past_data = self.next == self.pieces.len();
+        self.next = self.pieces.len() + 1;
+        match &self.trailers {
+            Some(trailers) if first_past_data => Some(Frame::Trailers(trailers.clone())),
+            _ => Some(Frame::End),
+        }
+    }
+
+    fn record(&mut self, frame: &Frame) {
+        match frame {
+            Frame::Data(data) => self.record_data(data),
+            Frame::Trailers(trailers) => self.trailers = Some(trailers.clone()),
+            Frame::End => {
+                self.ended = true;
+                self.next = self.pieces.len() + 1;
+            }
+        }
+    }
+
+    fn record_data(&mut self, data: &Data) {
+        self.room = self.room.and_then(|room| room.checked_sub(data.len()));
+        if self.pieces.len() == MAX_PIECES {
+            self.room = None;
+        }
+        if self.room.is_some() {
+            self.pieces.push(data.to_kept());
+            self.next = self.pieces.len();
+        } else {
+            self.pieces = Vec::new();
+            self.next = 0;
+        }
+    }
+}
+
+impl Downstream for RequestBody {
+    fn length(&self) -> Length {
+        self.inner.length()
+    }
+
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        if let Some(frame) = self.replay.borrow_mut().again() {
+            return Poll::Ready(Ok(frame));
+        }
+        self.pull(cx)
+    }
+
+    fn poll_interim(&self, cx: &mut Context<'_>, head: &ResponseHead) -> Poll<()> {
+        self.inner.poll_interim(cx, head)
+    }
+
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Abort> {
+        self.inner.poll_gone(cx)
+    }
+}

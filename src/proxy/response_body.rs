@@ -1,0 +1,196 @@
+//! The response body on its way to the client. It owns the exchange: pulling it also moves the
+//! request body upstream, and its end or drop ends the lease and writes the record.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::message::{BodyError, BodyStream, Frame, Length};
+use crate::proxy::account::Account;
+use crate::proxy::hop_by_hop;
+use crate::proxy::shim::*;
+use crate::telemetry::Reason;
+use crate::upstream::Lease;
+use crate::util::timer::{Deadline, SweepSlot, Timers};
+use crate::wire::h1::client::ResponseBody;
+
+/// What an answered exchange still holds.
+pub struct ExchangeBody {
+    inner: ResponseBody,
+    lease: Option<Lease>,
+    account: Account,
+    clock: IdleClock,
+    total: Option<Deadline>,
+    ended: bool,
+}
+
+/// `timeout.idle` (or `tunnel`, for streams of events): no byte in any direction. One number that
+/// the sweep reads; the clock is read when the exchange waits, not per frame.
+pub struct IdleClock {
+    limit: Option<Duration>,
+    timers: Timers,
+    slot: Option<SweepSlot>,
+    ends: Option<Instant>,
+}
+
+impl IdleClock {
+    pub fn new(limit: Option<Duration>, timers: Timers) -> Self {
+        IdleClock {
+            limit,
+            timers,
+            slot: None,
+            ends: None,
+        }
+    }
+
+    /// A byte moved.
+    pub fn restart(&mut self) {
+        self.ends = None;
+    }
+
+    /// Call when nothing else is ready.
+    pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(limit) = self.limit else {
+            return Poll::Pending;
+        };
+        if self.ends.is_none() {
+            let ends = Instant::now() + limit;
+            self.ends = Some(ends);
+            self.slot
+                .get_or_insert_with(|| self.timers.slot())
+                .set(ends);
+        }
+        match &self.slot {
+            Some(slot) => slot.poll_expired(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl ExchangeBody {
+    pub fn new(
+        inner: ResponseBody,
+        lease: Lease,
+        account: Account,
+        clock: IdleClock,
+        total: Option<Deadline>,
+    ) -> Self {
+        ExchangeBody {
+            inner,
+            lease: Some(lease),
+            account,
+            clock,
+            total,
+            ended: false,
+        }
+    }
+
+    /// Ends an exchange without a body at once, so that its connection is free before the client
+    /// has its answer. False while the request body still goes out.
+    pub fn end_now(&mut self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        matches!(self.poll_frame(&mut cx), Poll::Ready(Ok(Frame::End)))
+    }
+
+    fn failed(&mut self, error: BodyError, fault: Fault) -> BodyError {
+        self.ended = true;
+        if let Some(mut lease) = self.lease.take()
+            && fault == Fault::Upstream
+        {
+            lease.body_failed(Instant::now());
+        }
+        self.account.broke_off(reason_of(error, fault));
+        error
+    }
+
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        if self
+            .total
+            .as_mut()
+            .is_some_and(|total| total.poll_expired(cx).is_ready())
+        {
+            return Poll::Ready(BodyError::TotalTimeout);
+        }
+        self.clock.poll_expired(cx).map(|()| BodyError::IdleTimeout)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Upstream,
+    Downstream,
+}
+
+fn reason_of(error: BodyError, fault: Fault) -> Reason {
+    match (error, fault) {
+        (BodyError::TotalTimeout, _) => Reason::TotalTimeout,
+        (BodyError::TooLarge, _) => Reason::BodyTooLarge,
+        (_, Fault::Downstream) | (BodyError::Aborted, _) => Reason::ClientClosed,
+        (BodyError::Reset, Fault::Upstream) => Reason::UpstreamReset,
+        (BodyError::Framing, Fault::Upstream) => Reason::BadResponse,
+        (BodyError::IdleTimeout, Fault::Upstream) => Reason::ResponseTimeout,
+    }
+}
+
+impl BodyStream for ExchangeBody {
+    fn length(&self) -> Length {
+        self.inner.length()
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        let frame = match self.inner.poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                return match self.poll_time(cx) {
+                    Poll::Ready(error) => Poll::Ready(Err(self.failed(error, Fault::Upstream))),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
+        };
+        self.clock.restart();
+        Poll::Ready(match frame {
+            Ok(Frame::Data(data)) => {
+                self.account.response_bytes += data.payload() as u64;
+                Ok(Frame::Data(data))
+            }
+            Ok(Frame::Trailers(mut trailers)) => {
+                hop_by_hop::clean_trailers(&mut trailers);
+                Ok(Frame::Trailers(trailers))
+            }
+            Ok(Frame::End) => {
+                self.ended = true;
+                self.lease = None;
+                self.account.finish();
+                Ok(Frame::End)
+            }
+            Err(error) => {
+                let fault = if self.inner.request_failed() {
+                    Fault::Downstream
+                } else {
+                    Fault::Upstream
+                };
+                Err(self.failed(error, fault))
+            }
+        })
+    }
+
+    fn poll_expired(&mut self, cx: &mut Context<'_>, progressed: bool) -> Poll<BodyError> {
+        if progressed {
+            self.clock.restart();
+        }
+        // The request body still flows while the client does not read.
+        match self.poll_time(cx) {
+            Poll::Ready(error) => Poll::Ready(self.failed(error, Fault::Downstream)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for ExchangeBody {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.account.broke_off(Reason::ClientClosed);
+        }
+    }
+}

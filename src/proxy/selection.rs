@@ -1,0 +1,182 @@
+//! Which server an attempt goes to: a lease and a connection slot, or the reason why not.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::balance;
+use crate::config::model::{Balance, HashKey};
+use crate::message::Known;
+use crate::proxy::context::Bound;
+use crate::proxy::error::Failure;
+use crate::proxy::exchange::Journey;
+use crate::proxy::shim::cookie_value;
+use crate::proxy::shim::query_value;
+use crate::proxy::shim::*;
+use crate::proxy::transaction::Transaction;
+use crate::telemetry::Reason;
+use crate::upstream::pool::{Acquired, Claim};
+use crate::upstream::{Lease, Pick, Refused, ServerId, Upstream};
+use crate::wire::h1::client::Connection;
+
+/// A server's slot, and what to reach it by.
+pub(super) struct Selected {
+    pub lease: Lease,
+    pub via: Via,
+}
+
+pub(super) enum Via {
+    /// The connection that this client's authentication is bound to.
+    Bound(Connection, Claim<Connection>),
+    /// A kept connection.
+    Kept(Connection, Claim<Connection>),
+    /// Leave to open one.
+    Dial(Claim<Connection>),
+}
+
+impl Transaction {
+    /// For a first attempt: picks, or stands in the upstream's queue.
+    pub(super) async fn select_first(
+        &mut self,
+        upstream: &Arc<Upstream>,
+    ) -> Result<Selected, Failure> {
+        if let Some(bound) = self.take_bound(upstream) {
+            return Ok(bound);
+        }
+        let hash = self.hash_key(upstream);
+        match self.pick(upstream, hash, &[]) {
+            Ok(selected) => Ok(selected),
+            Err(Refused::Full) => self.wait_in_queue(upstream, hash).await,
+            Err(refused) => Err(failure(refused)),
+        }
+    }
+
+    /// For a further attempt: a server not tried yet that admits now. Retries never queue.
+    pub(super) fn select_other(&mut self, journey: &Journey<'_>) -> Option<Selected> {
+        let hash = self.hash_key(journey.upstream);
+        self.pick(journey.upstream, hash, &journey.tried).ok()
+    }
+
+    fn pick(
+        &self,
+        upstream: &Arc<Upstream>,
+        hash: Option<u64>,
+        tried: &[ServerId],
+    ) -> Result<Selected, Refused> {
+        let mut random = self.context.random.borrow_mut();
+        let mut pick = Pick {
+            tried,
+            hash,
+            carry: &*self.context.pools,
+            random: &mut random,
+        };
+        let lease = upstream.pick(&mut pick)?;
+        self.acquire(lease)
+    }
+
+    /// A lease claims a request slot; the connection slot is claimed here. Another worker may
+    /// have taken the last one since the pick.
+    fn acquire(&self, lease: Lease) -> Result<Selected, Refused> {
+        let via = match self.context.pools.acquire(lease.server().connections()) {
+            Acquired::Kept(connection, claim) => Via::Kept(connection, claim),
+            Acquired::Dial(claim) => Via::Dial(claim),
+            Acquired::Full => return Err(Refused::Full),
+        };
+        Ok(Selected { lease, via })
+    }
+
+    async fn wait_in_queue(
+        &mut self,
+        upstream: &Arc<Upstream>,
+        hash: Option<u64>,
+    ) -> Result<Selected, Failure> {
+        let mut waiter = upstream.enqueue().map_err(failure)?;
+        let context = self.context.clone();
+        let lease = self
+            .within(std::future::poll_fn(|cx| {
+                let mut random = context.random.borrow_mut();
+                let carry = &*context.pools;
+                let mut pick = Pick {
+                    tried: &[],
+                    hash,
+                    carry,
+                    random: &mut random,
+                };
+                waiter.poll(cx, &mut pick)
+            }))
+            .await?
+            .map_err(failure)?;
+        self.acquire(lease).map_err(failure)
+    }
+
+    /// The upstream connection that NTLM or Negotiate bound to this client, if it is still good
+    /// and leads to the upstream that the request goes to.
+    fn take_bound(&mut self, upstream: &Arc<Upstream>) -> Option<Selected> {
+        let mut slot = self.connection.bound.borrow_mut();
+        if slot.as_ref()?.upstream != *upstream.name() {
+            return None;
+        }
+        let Bound {
+            server,
+            mut connection,
+            claim,
+            ..
+        } = slot.take()?;
+        if !connection.is_usable() {
+            return None;
+        }
+        let lease = upstream.claim(&server)?;
+        Some(Selected {
+            lease,
+            via: Via::Bound(connection, claim),
+        })
+    }
+
+    /// Of `balance = "hash"`; a missing key falls back to the client's address.
+    fn hash_key(&self, upstream: &Upstream) -> Option<u64> {
+        let Balance::Hash(key) = &upstream.config().balance else {
+            return None;
+        };
+        let key = self.key_bytes(key).unwrap_or_else(|| self.client_bytes());
+        Some(balance::hash_key(&key))
+    }
+
+    fn key_bytes(&self, key: &HashKey) -> Option<Cow<'_, [u8]>> {
+        let head = &self.account.head;
+        let (path, query) = split_query(head.outgoing_target());
+        match key {
+            HashKey::ClientIp => None,
+            HashKey::Path => Some(Cow::Borrowed(path)),
+            HashKey::Header(name) => head.fields.get_text(name).map(Cow::Borrowed),
+            HashKey::Cookie(name) => head
+                .fields
+                .values(Known::Cookie)
+                .find_map(|cookies| cookie_value(cookies, name.as_bytes()))
+                .map(Cow::Borrowed),
+            HashKey::Query(name) => query_value(query?, name.as_bytes()),
+        }
+    }
+
+    fn client_bytes(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(match self.account.client() {
+            std::net::IpAddr::V4(address) => address.octets().to_vec(),
+            std::net::IpAddr::V6(address) => address.octets().to_vec(),
+        })
+    }
+}
+
+fn split_query(target: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match memchr::memchr(b'?', target) {
+        Some(at) => (&target[..at], Some(&target[at + 1..])),
+        None => (target, None),
+    }
+}
+
+fn failure(refused: Refused) -> Failure {
+    let reason = match refused {
+        Refused::Full | Refused::Overloaded { .. } => Reason::Overloaded,
+        Refused::QueueTimeout { .. } => Reason::QueueTimeout,
+        Refused::CircuitOpen { .. } => Reason::CircuitOpen,
+        Refused::NoServer { .. } => Reason::NoServer,
+    };
+    Failure::new(reason).retry_after(refused.retry_after())
+}

@@ -1,0 +1,286 @@
+//! One request from its head to its answer: sanitise, route, then attempts until one answers.
+
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+
+use crate::config::model::{Forward, ListenerId, RouteId};
+use crate::message::{Body, Downstream, Known, Length, Method, ResponseHead};
+use crate::proxy::account::Account;
+use crate::proxy::context::{ConnectionInfo, Context};
+use crate::proxy::error::Failure;
+use crate::proxy::forwarding::Arrival;
+use crate::proxy::request_body::RequestBody;
+use crate::proxy::sanitise::{Refused, Sanitised};
+use crate::proxy::{client_address, error, forwarding, hop_by_hop, sanitise};
+use crate::router::{NoTrace, Query};
+use crate::snapshot::{Pin, RouteState};
+use crate::telemetry::Reason;
+use crate::util::timer::Deadline;
+use crate::wire::{Request, Response};
+
+/// A request under way. Attempts are in `attempt`, the choice of servers in `selection`.
+pub(super) struct Transaction {
+    pub(super) context: Rc<Context>,
+    pub(super) connection: Rc<ConnectionInfo>,
+    pub(super) pin: Pin,
+    pub(super) listener: ListenerId,
+    pub(super) account: Account,
+    pub(super) downstream: Rc<dyn Downstream>,
+    /// `Some` where the request has a body.
+    pub(super) body: Option<Rc<RequestBody>>,
+    pub(super) total: Option<Deadline>,
+    pub(super) upgrade: Option<Box<str>>,
+    /// HTTP/1.0 without `Host`: each attempt sends its server's address.
+    pub(super) host_missing: bool,
+    /// An interim answer went to the client: no retry after that.
+    pub(super) interim_sent: bool,
+}
+
+impl Transaction {
+    pub(super) fn open(
+        context: &Rc<Context>,
+        connection: &Rc<ConnectionInfo>,
+        request: Request,
+    ) -> Self {
+        let (pin, listener) = connection.listener.current(context);
+        let account = Account::open(context, connection, &pin, listener, request.head);
+        Transaction {
+            context: context.clone(),
+            connection: connection.clone(),
+            pin,
+            listener,
+            account,
+            downstream: request.downstream,
+            body: None,
+            total: None,
+            upgrade: None,
+            host_missing: false,
+            interim_sent: false,
+        }
+    }
+
+    /// Answers the request, whatever happens.
+    pub(super) async fn run(mut self) -> Response {
+        let route = match self.prepare() {
+            Ok(Prepared::Route(route)) => route,
+            Ok(Prepared::Answer(response)) => return self.account.answered_here(response),
+            Err(failure) => return self.refuse(&failure),
+        };
+        match self.exchange(route).await {
+            Ok(answered) => answered.into_response(self),
+            Err(failure) => self.fail(route, failure).await,
+        }
+    }
+
+    /// Everything before the first attempt.
+    fn prepare(&mut self) -> Result<Prepared, Failure> {
+        let pin = self.pin.clone();
+        let rules = &pin.listener(self.listener).rules;
+        let head = &mut self.account.head;
+        let sanitised = sanitise::sanitise(head, rules.underscore_headers).map_err(refused)?;
+        self.host_missing = sanitised.host().is_none();
+        if sanitised.answer_here {
+            return Ok(Prepared::Answer(options_answer()));
+        }
+        let route = self.find_route(&pin, &sanitised)?;
+        let state = pin.route(route);
+        self.account.routed(route);
+        self.set_target(state, &sanitised)?;
+        self.rewrite_fields(state);
+        self.take_body(state)?;
+        self.total = state
+            .rules
+            .timeout
+            .total
+            .map(|total| self.context.timers.after(total));
+        Ok(Prepared::Route(route))
+    }
+
+    fn find_route(&self, pin: &Pin, sanitised: &Sanitised) -> Result<RouteId, Failure> {
+        let head = &self.account.head;
+        let query = Query {
+            listener: self.listener,
+            host: sanitised.host(),
+            path: sanitised.path(head),
+            query: sanitised.query(head),
+            method: &head.method,
+            fields: &head.fields,
+        };
+        pin.router
+            .find(&query, &mut NoTrace)
+            .ok_or(Failure::new(Reason::NoRoute))
+    }
+
+    fn set_target(&mut self, route: &RouteState, sanitised: &Sanitised) -> Result<(), Failure> {
+        let head = &self.account.head;
+        let target = match route.rules.forward {
+            Forward::Normalized => sanitised.target(head),
+            Forward::Raw => sanitised.raw_target(head).map_err(refused)?,
+        };
+        if target != head.target() {
+            let target = target.to_vec();
+            self.account.head.set_target(&target);
+        }
+        Ok(())
+    }
+
+    /// Hop-by-hop fields go, forwarding fields come.
+    fn rewrite_fields(&mut self, route: &RouteState) {
+        let rules = &self.pin.listener(self.listener).rules;
+        let head = &mut self.account.head;
+        let requested =
+            hop_by_hop::clean_request(&mut head.fields, head.version, &route.rules.upgrades);
+        self.upgrade = requested.upgrade;
+        let source = self.connection.peer.ip();
+        let trusted = client_address::is_trusted(source, &rules.trusted_proxies);
+        let client = if trusted {
+            client_address::client_address(source, &rules.trusted_proxies, &head.fields)
+        } else {
+            source
+        };
+        let host = head
+            .fields
+            .get(Known::Host)
+            .map(smallvec::SmallVec::<[u8; 64]>::from_slice);
+        let arrival = Arrival {
+            source,
+            trusted,
+            client,
+            scheme: "http",
+            port: self.connection.local.port(),
+            version: head.version,
+            via: rules.via,
+            host: host.as_deref(),
+        };
+        let random = &mut self.context.random.borrow_mut();
+        let id = forwarding::set_forwarding(&mut head.fields, &arrival, random);
+        self.account.identified(client, id);
+    }
+
+    /// Wraps the request body where there is one; a length over the limit is refused unread.
+    fn take_body(&mut self, route: &RouteState) -> Result<(), Failure> {
+        let length = self.downstream.length();
+        let limit = route.rules.max_body.map(|size| size.0);
+        match length {
+            Length::Exact(0) => return Ok(()),
+            Length::Exact(bytes) if limit.is_some_and(|limit| bytes > limit) => {
+                return Err(Failure::new(Reason::BodyTooLarge));
+            }
+            _ => {}
+        }
+        let replay = replay_bytes(route, &self.account.head.method, length);
+        let body = Rc::new(RequestBody::new(self.downstream.clone(), limit, replay));
+        self.downstream = body.clone();
+        self.account.has_body(body.clone());
+        self.body = Some(body);
+        Ok(())
+    }
+
+    /// True while the request body can be sent again from its first byte.
+    pub(super) fn replayable(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.replayable())
+    }
+
+    /// The next attempt sends the body from its first byte.
+    pub(super) fn rewind(&self) {
+        if let Some(body) = &self.body {
+            body.rewind();
+        }
+    }
+
+    /// Answers with `failure`, or with the route's `fallback` where it stands for that.
+    async fn fail(mut self, route: RouteId, failure: Failure) -> Response {
+        let pin = self.pin.clone();
+        let state = pin.route(route);
+        let covered = matches!(failure.reason.status(), 502..=504);
+        let Some(fallback) = state.rules.fallback.as_ref().filter(|_| covered) else {
+            return self.refuse(&failure);
+        };
+        if let Some(upstream) = &state.fallback
+            && self.replayable()
+        {
+            self.rewind();
+            if let Ok(answered) = self.once(state, upstream).await {
+                self.account.fell_back(failure.reason);
+                return answered.into_response(self);
+            }
+        }
+        let response = error::fallback_answer(failure.reason, fallback.status, &fallback.body);
+        self.account.refused(failure.reason, response)
+    }
+
+    fn refuse(self, failure: &Failure) -> Response {
+        let response = error::answer(failure, Some(&self.account.head));
+        self.account.refused(failure.reason, response)
+    }
+
+    /// Waits for `work` while the client is there and the total time runs.
+    pub(super) async fn within<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            self.poll_interrupted(cx).map(Err)
+        })
+        .await
+    }
+
+    fn poll_interrupted(&mut self, cx: &mut TaskContext<'_>) -> Poll<Failure> {
+        if self.downstream.poll_gone(cx).is_ready() {
+            return Poll::Ready(Failure::new(Reason::ClientClosed));
+        }
+        if self
+            .total
+            .as_mut()
+            .is_some_and(|total| total.poll_expired(cx).is_ready())
+        {
+            return Poll::Ready(Failure::new(Reason::TotalTimeout));
+        }
+        Poll::Pending
+    }
+}
+
+enum Prepared {
+    Route(RouteId),
+    /// Needs no server.
+    Answer(Response),
+}
+
+fn refused(refused: Refused) -> Failure {
+    match refused {
+        Refused::BadRequest(detail) => Failure::because(Reason::BadRequest, detail),
+        Refused::MethodNotAllowed => Failure::new(Reason::MethodNotAllowed),
+        Refused::ExpectationFailed => Failure::new(Reason::ExpectationFailed),
+    }
+}
+
+/// `OPTIONS` with `Max-Forwards: 0` ends here (RFC 9110 section 7.6.2).
+fn options_answer() -> Response {
+    let mut head = ResponseHead::new(200);
+    head.fields
+        .set_text("allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    Response {
+        head,
+        body: Body::Empty,
+        close: false,
+    }
+}
+
+/// How much of the body is worth recording: nothing that no further attempt could use.
+fn replay_bytes(route: &RouteState, method: &Method, length: Length) -> u64 {
+    let max = route.rules.retry.max_replay_body.0;
+    let repeated = method.is_idempotent()
+        || route
+            .rules
+            .retry
+            .methods
+            .iter()
+            .any(|allowed| allowed == method.as_str())
+        || route.fallback.is_some();
+    match length {
+        Length::Exact(bytes) if bytes > max => 0,
+        _ if repeated => max,
+        _ => 0,
+    }
+}

@@ -1,0 +1,120 @@
+//! The server's side of an upgraded connection: bytes both ways until both have ended.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use crate::message::{BodyError, Data, Scratch, Tunnel};
+use crate::proxy::account::Account;
+use crate::proxy::response_body::IdleClock;
+use crate::telemetry::Reason;
+use crate::upstream::Lease;
+use crate::upstream::pool::Claim;
+use crate::wire::h1::client::Connection;
+use crate::wire::io::Socket;
+
+/// Holds what the exchange held; the account closes when the tunnel does.
+pub(super) struct ExchangeTunnel {
+    socket: Socket,
+    /// What the server sent right after its 101.
+    received: Option<Data>,
+    account: Account,
+    clock: IdleClock,
+    /// Each side's FIN, passed on.
+    ended: (bool, bool),
+    _lease: Lease,
+    _claim: Claim<Connection>,
+}
+
+impl ExchangeTunnel {
+    pub fn new(
+        socket: Socket,
+        received: Vec<u8>,
+        lease: Lease,
+        claim: Claim<Connection>,
+        account: Account,
+        clock: IdleClock,
+    ) -> Self {
+        let received = (!received.is_empty()).then(|| Data::from(Bytes::from(received)));
+        ExchangeTunnel {
+            socket,
+            received,
+            account,
+            clock,
+            ended: (false, false),
+            _lease: lease,
+            _claim: claim,
+        }
+    }
+
+    fn failed(&mut self, reason: Reason, error: BodyError) -> BodyError {
+        self.account.broke_off(reason);
+        error
+    }
+
+    fn side_ended(&mut self) {
+        if self.ended == (true, true) {
+            self.account.finish();
+        }
+    }
+}
+
+impl Tunnel for ExchangeTunnel {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Data>, BodyError>> {
+        if let Some(data) = self.received.take() {
+            self.account.response_bytes += data.len() as u64;
+            return Poll::Ready(Ok(Some(data)));
+        }
+        let mut scratch = Scratch::take();
+        match self.socket.poll_read(cx, &mut scratch) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(0)) => {
+                self.ended.0 = true;
+                self.side_ended();
+                Poll::Ready(Ok(None))
+            }
+            Poll::Ready(Ok(length)) => {
+                self.clock.restart();
+                self.account.response_bytes += length as u64;
+                Poll::Ready(Ok(Some(Data::view(scratch, 0, length))))
+            }
+            Poll::Ready(Err(_)) => {
+                Poll::Ready(Err(self.failed(Reason::UpstreamReset, BodyError::Reset)))
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, BodyError>> {
+        match self.socket.poll_write(cx, bytes) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(written)) => {
+                self.clock.restart();
+                self.account.tunnelled += written as u64;
+                Poll::Ready(Ok(written))
+            }
+            Poll::Ready(Err(_)) => {
+                Poll::Ready(Err(self.failed(Reason::UpstreamReset, BodyError::Reset)))
+            }
+        }
+    }
+
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match self.clock.poll_expired(cx) {
+            Poll::Ready(()) => {
+                Poll::Ready(self.failed(Reason::ResponseTimeout, BodyError::IdleTimeout))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match self.socket.poll_shutdown(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(_) => {
+                self.ended.1 = true;
+                self.side_ended();
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
