@@ -1,65 +1,406 @@
-//! Deadlines without a timer per request (DESIGN.md section 7).
+//! Deadlines without a timer per request.
+//!
+//! Two kinds. A [`SweepSlot`] is one number in a table that a sweep visits every 250 ms: idle,
+//! header and body deadlines, which move with every byte and almost never pass. A [`Deadline`] is
+//! kept precisely: connect, first-byte, total and queue. Their durations are few, so the
+//! deadlines of one duration pass in the order in which they were made: one linked list per
+//! duration, and one timer of the runtime armed for the earliest head. The timer is left armed
+//! when its deadline is cancelled, so a stream of short requests arms it about once per duration,
+//! not once per request.
+//!
+//! [`Timers::run`] must be polled by a task of the same thread; nothing expires without it.
 
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use slab::Slab;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// How late a [`SweepSlot`] may be.
+pub const SWEEP: Duration = Duration::from_millis(250);
 
 /// Every deadline of one worker. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Timers {
-    _shared: Rc<()>,
+    shared: Rc<Shared>,
 }
+
+#[derive(Default)]
+struct Shared {
+    slots: RefCell<Slab<Slot>>,
+    queues: RefCell<Queues>,
+    /// For what the runtime's timer is armed; `None` while it is not.
+    armed: Cell<Option<Instant>>,
+    driver: RefCell<Option<Waker>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    deadline: Option<Instant>,
+    expired: bool,
+    waker: Option<Waker>,
+}
+
+/// One list per duration; a list that ran empty is used again for the next new duration.
+#[derive(Default)]
+struct Queues {
+    lists: Vec<List>,
+    nodes: Slab<Node>,
+}
+
+struct List {
+    duration: Duration,
+    first: usize,
+    last: usize,
+}
+
+struct Node {
+    list: usize,
+    previous: usize,
+    next: usize,
+    expires_at: Instant,
+    /// Taken out of its list by the driver.
+    expired: bool,
+    waker: Option<Waker>,
+}
+
+const NONE: usize = usize::MAX;
 
 impl Timers {
     pub fn new() -> Self {
         Timers::default()
     }
 
-    /// Wakes whatever is due; one task per worker runs it.
+    /// Wakes whatever is due; one task per worker runs it, forever.
     pub async fn run(&self) {
-        todo!()
+        let start = Instant::now();
+        let mut sweep = Box::pin(sleep_until(start + SWEEP));
+        let mut precise = Box::pin(sleep_until(start));
+        poll_fn(|cx| self.poll_drive(cx, &mut sweep, &mut precise)).await
     }
 
     /// A deadline that is kept to within a sweep (250 ms), at the price of one store.
     pub fn slot(&self) -> SweepSlot {
-        todo!()
+        let key = self.shared.slots.borrow_mut().insert(Slot::default());
+        SweepSlot {
+            shared: Rc::clone(&self.shared),
+            key,
+        }
     }
 
     /// A precise deadline from now on.
-    pub fn after(&self, _duration: Duration) -> Deadline {
-        todo!()
+    pub fn after(&self, duration: Duration) -> Deadline {
+        let expires_at = Instant::now() + duration;
+        let key = self.shared.queues.borrow_mut().push(duration, expires_at);
+        if self
+            .shared
+            .armed
+            .get()
+            .is_none_or(|armed| expires_at < armed)
+        {
+            self.shared.wake_driver();
+        }
+        Deadline {
+            shared: Rc::clone(&self.shared),
+            key,
+            expires_at,
+        }
+    }
+
+    fn poll_drive(
+        &self,
+        cx: &mut Context<'_>,
+        sweep: &mut Pin<Box<Sleep>>,
+        precise: &mut Pin<Box<Sleep>>,
+    ) -> Poll<()> {
+        store_waker(&mut self.shared.driver.borrow_mut(), cx);
+        while sweep.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            self.shared.sweep(now);
+            sweep.as_mut().reset(now + SWEEP);
+        }
+        loop {
+            let earliest = self.shared.queues.borrow().earliest();
+            self.shared.armed.set(earliest);
+            let Some(earliest) = earliest else {
+                return Poll::Pending;
+            };
+            if precise.deadline() != earliest {
+                precise.as_mut().reset(earliest);
+            }
+            if precise.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.shared.expire(Instant::now());
+        }
+    }
+}
+
+impl Shared {
+    fn wake_driver(&self) {
+        if let Some(waker) = &*self.driver.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        for (_, slot) in self.slots.borrow_mut().iter_mut() {
+            if slot.deadline.is_some_and(|deadline| deadline <= now) && !slot.expired {
+                slot.expired = true;
+                if let Some(waker) = slot.waker.take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+
+    fn expire(&self, now: Instant) {
+        let mut queues = self.queues.borrow_mut();
+        for list in 0..queues.lists.len() {
+            loop {
+                let first = queues.lists[list].first;
+                if first == NONE || queues.nodes[first].expires_at > now {
+                    break;
+                }
+                queues.unlink(first);
+                queues.nodes[first].expired = true;
+                if let Some(waker) = queues.nodes[first].waker.take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
+impl Queues {
+    fn push(&mut self, duration: Duration, expires_at: Instant) -> usize {
+        let list = self.list(duration);
+        let previous = self.lists[list].last;
+        let key = self.nodes.insert(Node {
+            list,
+            previous,
+            next: NONE,
+            expires_at,
+            expired: false,
+            waker: None,
+        });
+        match previous {
+            NONE => self.lists[list].first = key,
+            previous => self.nodes[previous].next = key,
+        }
+        self.lists[list].last = key;
+        key
+    }
+
+    fn list(&mut self, duration: Duration) -> usize {
+        if let Some(list) = self.lists.iter().position(|list| list.duration == duration) {
+            return list;
+        }
+        match self.lists.iter().position(|list| list.first == NONE) {
+            Some(list) => {
+                self.lists[list].duration = duration;
+                list
+            }
+            None => {
+                self.lists.push(List {
+                    duration,
+                    first: NONE,
+                    last: NONE,
+                });
+                self.lists.len() - 1
+            }
+        }
+    }
+
+    fn unlink(&mut self, key: usize) {
+        let Node {
+            list,
+            previous,
+            next,
+            ..
+        } = self.nodes[key];
+        match previous {
+            NONE => self.lists[list].first = next,
+            previous => self.nodes[previous].next = next,
+        }
+        match next {
+            NONE => self.lists[list].last = previous,
+            next => self.nodes[next].previous = previous,
+        }
+    }
+
+    fn earliest(&self) -> Option<Instant> {
+        let first = |list: &List| self.nodes.get(list.first).map(|node| node.expires_at);
+        self.lists.iter().filter_map(first).min()
+    }
+}
+
+fn store_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *place = Some(cx.waker().clone()),
     }
 }
 
 /// One coarse deadline that can be moved at any time.
-pub struct SweepSlot {}
+pub struct SweepSlot {
+    shared: Rc<Shared>,
+    key: usize,
+}
 
 impl SweepSlot {
-    pub fn set(&self, _deadline: Instant) {
-        todo!()
+    pub fn set(&self, deadline: Instant) {
+        let slot = &mut self.shared.slots.borrow_mut()[self.key];
+        slot.deadline = Some(deadline);
+        slot.expired = false;
     }
 
     pub fn clear(&self) {
-        todo!()
+        let slot = &mut self.shared.slots.borrow_mut()[self.key];
+        slot.deadline = None;
+        slot.expired = false;
     }
 
     /// Ready once the deadline has passed; stays so until `set` or `clear`.
-    pub fn poll_expired(&self, _cx: &mut Context<'_>) -> Poll<()> {
-        todo!()
+    pub fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let slot = &mut self.shared.slots.borrow_mut()[self.key];
+        if slot.expired {
+            return Poll::Ready(());
+        }
+        store_waker(&mut slot.waker, cx);
+        Poll::Pending
+    }
+}
+
+impl Drop for SweepSlot {
+    fn drop(&mut self) {
+        self.shared.slots.borrow_mut().remove(self.key);
     }
 }
 
 /// One precise deadline. Dropping it cancels it.
-pub struct Deadline {}
+pub struct Deadline {
+    shared: Rc<Shared>,
+    key: usize,
+    expires_at: Instant,
+}
 
 impl Deadline {
-    pub fn poll_expired(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
-        todo!()
+    /// Ready once it has passed, and from then on.
+    pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let node = &mut self.shared.queues.borrow_mut().nodes[self.key];
+        if node.expired {
+            return Poll::Ready(());
+        }
+        store_waker(&mut node.waker, cx);
+        Poll::Pending
     }
 
     pub fn expires_at(&self) -> Instant {
-        todo!()
+        self.expires_at
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        let mut queues = self.shared.queues.borrow_mut();
+        if !queues.nodes[self.key].expired {
+            queues.unlink(self.key);
+        }
+        queues.nodes.remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn with_driver<F: Future<Output = ()>>(test: impl FnOnce(Timers) -> F) {
+        let timers = Timers::new();
+        let driver = timers.clone();
+        let local = LocalSet::new();
+        local.spawn_local(async move { driver.run().await });
+        local.run_until(test(timers)).await;
+    }
+
+    async fn expired(deadline: &mut Deadline) {
+        poll_fn(|cx| deadline.poll_expired(cx)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_pass_precisely_and_in_their_own_order() {
+        with_driver(|timers| async move {
+            let start = Instant::now();
+            let mut late = timers.after(3 * SECOND);
+            let mut early = timers.after(SECOND);
+            expired(&mut early).await;
+            assert!(start.elapsed() - SECOND < Duration::from_millis(5));
+            expired(&mut late).await;
+            assert!(start.elapsed() - 3 * SECOND < Duration::from_millis(5));
+            expired(&mut late).await;
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cancelled_deadlines_leave_the_others_alone() {
+        with_driver(|timers| async move {
+            let start = Instant::now();
+            let mut deadlines: Vec<_> = (0..5).map(|_| timers.after(SECOND)).collect();
+            deadlines.remove(2);
+            deadlines.remove(3);
+            deadlines.remove(0);
+            for deadline in &mut deadlines {
+                expired(deadline).await;
+            }
+            drop(deadlines);
+            let mut again = timers.after(SECOND / 2);
+            expired(&mut again).await;
+            assert!(start.elapsed() - SECOND * 3 / 2 < Duration::from_millis(5));
+            assert_eq!(timers.shared.queues.borrow().nodes.len(), 1);
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slots_expire_within_a_sweep_and_can_be_moved() {
+        with_driver(|timers| async move {
+            let start = Instant::now();
+            let (moved, cleared) = (timers.slot(), timers.slot());
+            cleared.set(start + SECOND);
+            moved.set(start + SECOND);
+            cleared.clear();
+            moved.set(start + 2 * SECOND);
+            poll_fn(|cx| moved.poll_expired(cx)).await;
+            assert!(start.elapsed() >= 2 * SECOND && start.elapsed() <= 2 * SECOND + SWEEP * 2);
+            moved.clear();
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(
+                moved.poll_expired(&mut cx).is_pending(),
+                "clearing takes the expiry back"
+            );
+            assert!(cleared.poll_expired(&mut cx).is_pending());
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_durations_reuse_lists_that_ran_empty() {
+        with_driver(|timers| async move {
+            for millis in 1..200 {
+                let mut deadline = timers.after(Duration::from_millis(millis));
+                expired(&mut deadline).await;
+            }
+            assert_eq!(timers.shared.queues.borrow().lists.len(), 1);
+        })
+        .await;
     }
 }
