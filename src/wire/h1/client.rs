@@ -1,44 +1,78 @@
-//! The client side: a connection to a server, and one exchange on it.
+//! The client side: connections to servers, and one exchange after the other on each.
+//!
+//! An exchange is driven by the downstream connection's own task: [`Exchange::poll_head`] writes
+//! the request and pulls its body while it waits for the answer, [`ResponseBody`] goes on doing
+//! so while the answer's body is pulled. A server's answer gets the same care as a client's
+//! request: what is ambiguous is [`ExchangeError::BadResponse`], and its connection is not used
+//! again.
 
-use std::rc::Rc;
-use std::task::{Context, Poll};
+mod body;
+mod exchange;
+mod upload;
+
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::{
-    BodyError, BodyStream, Data, Downstream, Frame, Length, RequestHead, ResponseHead,
-};
+use crate::message::{BodyError, ResponseHead};
 use crate::wire::io::Socket;
 
+pub use body::ResponseBody;
+pub use exchange::Exchange;
+
 /// A connection to a server between two exchanges.
+#[derive(Debug)]
 pub struct Connection {
-    _socket: Socket,
+    socket: Socket,
+    opened_at: Instant,
+    requests_served: u64,
+    keep_alive_hint: Option<Duration>,
 }
 
 impl Connection {
-    pub fn new(_socket: Socket) -> Self {
-        todo!()
+    /// On a socket that has just been connected.
+    pub fn new(socket: Socket) -> Self {
+        Connection {
+            socket,
+            opened_at: Instant::now(),
+            requests_served: 0,
+            keep_alive_hint: None,
+        }
     }
 
-    /// True if nothing has arrived on it: neither FIN nor bytes that nobody asked for. Looks at
-    /// the readiness flag; no system call.
+    /// True if nothing has arrived on it: neither FIN nor bytes that nobody asked for (those
+    /// would be read as the next answer). Looks at the readiness flag; a system call is made
+    /// only when that is up.
     pub fn is_usable(&mut self) -> bool {
-        todo!()
+        let mut cx = Context::from_waker(Waker::noop());
+        if self.socket.poll_read_ready(&mut cx).is_pending() {
+            return true;
+        }
+        // The flag may be left over from a read that filled its buffer to the brim.
+        self.socket.poll_read(&mut cx, &mut [0]).is_pending()
     }
 
     /// Exchanges that ended cleanly on it.
     pub fn requests_served(&self) -> u64 {
-        todo!()
+        self.requests_served
     }
 
     pub fn opened_at(&self) -> Instant {
-        todo!()
+        self.opened_at
     }
 
     /// The server's `Keep-Alive: timeout=`, from its last answer that had one.
     pub fn keep_alive_hint(&self) -> Option<Duration> {
-        todo!()
+        self.keep_alive_hint
+    }
+
+    /// Ready when [`Connection::is_usable`] has become false: for whoever keeps it idle.
+    pub fn poll_unusable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.socket.poll_read_ready(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(_) => self.socket.poll_read(cx, &mut [0]).map(|_| ()),
+        }
     }
 }
 
@@ -47,6 +81,7 @@ impl Connection {
 pub enum Answer {
     /// 1xx other than 101; more follows.
     Interim(ResponseHead),
+    /// Then [`Exchange::into_body`].
     Final(ResponseHead),
     /// 101 with the token that was asked for; then [`Exchange::into_tunnel`].
     Switching(ResponseHead),
@@ -70,73 +105,4 @@ pub enum ExchangeError {
     /// The client's side failed while the request went out.
     #[error("the request's body broke off")]
     RequestBody(#[source] BodyError),
-}
-
-/// One request and its answer on one connection.
-pub struct Exchange {}
-
-impl Exchange {
-    /// Nothing is written before the first [`Exchange::poll_head`]. `head` has been cleaned; the
-    /// wire decides `Content-Length`, `Transfer-Encoding`, `Connection` and `Upgrade` itself.
-    pub fn start(
-        _connection: Connection,
-        _head: &RequestHead,
-        _body: Rc<dyn Downstream>,
-        _expect_upgrade: Option<&str>,
-    ) -> Exchange {
-        todo!()
-    }
-
-    /// Moves the request out and gives the next head of the answer.
-    pub fn poll_head(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
-        todo!()
-    }
-
-    /// The whole request is in the socket.
-    pub fn request_written(&self) -> bool {
-        todo!()
-    }
-
-    /// Bytes of the request in the socket so far, framing included.
-    pub fn bytes_written(&self) -> u64 {
-        todo!()
-    }
-
-    /// Grows by one whenever a byte moved in either direction: compare two readings to know
-    /// whether anything moved in between, without reading the clock per byte.
-    pub fn progress(&self) -> u64 {
-        todo!()
-    }
-
-    /// After [`Answer::Final`]: the body. `on_end` gets the connection once both bodies ended
-    /// cleanly and it can be used again, `None` otherwise (dropped before its end included).
-    pub fn into_body(self, _on_end: Box<dyn FnOnce(Option<Connection>)>) -> ResponseBody {
-        todo!()
-    }
-
-    /// After [`Answer::Switching`]: the socket and what the server sent after its head.
-    pub fn into_tunnel(self) -> (Socket, Vec<u8>) {
-        todo!()
-    }
-}
-
-/// The body of an answer. Owns the exchange: pulling it also moves the request body.
-pub struct ResponseBody {}
-
-impl ResponseBody {
-    /// As [`Exchange::progress`].
-    pub fn progress(&self) -> u64 {
-        todo!()
-    }
-}
-
-impl BodyStream for ResponseBody {
-    fn length(&self) -> Length {
-        todo!()
-    }
-
-    fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
-        let _: Option<Data> = None;
-        todo!()
-    }
 }

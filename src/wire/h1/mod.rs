@@ -1,6 +1,14 @@
 //! HTTP/1.1 of our own: strict, one task per downstream connection, no buffer while idle.
 
+mod chunked;
 pub mod client;
+mod date;
+mod framing;
+mod head_write;
+mod inbound;
+mod outbound;
+mod parse;
+mod reader;
 pub mod server;
 
 pub use server::{Ended, serve};

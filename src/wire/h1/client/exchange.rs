@@ -1,0 +1,183 @@
+//! One request and its answer on one connection.
+
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use crate::config::model::UnderscoreHeaders;
+use crate::message::{Downstream, Known, Method, RequestHead, ResponseHead, Version};
+use crate::wire::h1::client::upload::Upload;
+use crate::wire::h1::client::{Answer, Connection, ExchangeError, ResponseBody};
+use crate::wire::h1::framing::{self, Framing, keep_alive_timeout, lists};
+use crate::wire::h1::inbound::{Fill, Inbound};
+use crate::wire::h1::parse::{self, HeadLimits};
+use crate::wire::h1::reader::BodyReader;
+use crate::wire::io::Socket;
+
+/// A server's head. Underscores are the server's own affair.
+const LIMITS: HeadLimits = HeadLimits {
+    bytes: 64 * 1024,
+    fields: 256,
+    underscores: UnderscoreHeaders::Allow,
+};
+
+/// Interim answers before the final one; a server that sends more has lost its way.
+const INTERIM: u32 = 64;
+
+/// One request and its answer on one connection. Dropping it closes the connection.
+pub struct Exchange {
+    pub(super) connection: Connection,
+    pub(super) inbound: Inbound,
+    pub(super) upload: Upload,
+    /// Of the request; decides whether the answer has a body.
+    method: Method,
+    upgrade: Option<Box<str>>,
+    interim: u32,
+    pub(super) received: u64,
+    /// Of the final answer: its framing, and whether the connection stays usable after it.
+    pub(super) answer: (Framing, bool),
+}
+
+impl Exchange {
+    /// Nothing is written before the first [`Exchange::poll_head`]. `head` has been cleaned; the
+    /// wire decides `Content-Length`, `Transfer-Encoding`, `Connection` and `Upgrade` itself.
+    pub fn start(
+        connection: Connection,
+        head: &RequestHead,
+        body: Rc<dyn Downstream>,
+        expect_upgrade: Option<&str>,
+    ) -> Exchange {
+        Exchange {
+            connection,
+            inbound: Inbound::default(),
+            upload: Upload::new(head, body, expect_upgrade),
+            method: head.method.clone(),
+            upgrade: expect_upgrade.map(Box::from),
+            interim: 0,
+            received: 0,
+            answer: (Framing::Length(0), false),
+        }
+    }
+
+    /// Moves the request out and gives the next head of the answer. Not to be called again after
+    /// a final head or an error.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
+        if let Poll::Ready(Err(error)) = self.upload.poll(&mut self.connection.socket, cx) {
+            return Poll::Ready(Err(ExchangeError::RequestBody(error)));
+        }
+        loop {
+            if !self.inbound.is_empty() {
+                let parsed = parse::response(self.inbound.bytes(), &LIMITS)
+                    .map_err(|malformed| ExchangeError::BadResponse(malformed.detail))?;
+                if let Some((head, length)) = parsed {
+                    self.inbound.consume(length);
+                    if head.is_interim() {
+                        self.inbound.park();
+                    }
+                    return Poll::Ready(self.judge(head));
+                }
+            }
+            ready!(self.poll_fill(cx))?;
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
+        let filled = ready!(self.inbound.poll_fill(&mut self.connection.socket, cx));
+        let (answered, written) = (self.received > 0, self.upload.written());
+        Poll::Ready(match filled {
+            Ok(Fill::Bytes) => {
+                self.received += 1;
+                Ok(())
+            }
+            Ok(Fill::Full) => Err(ExchangeError::BadResponse("the answer's head is too large")),
+            Ok(Fill::End) => Err(ExchangeError::Closed { answered, written }),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(ExchangeError::Closed { answered, written })
+            }
+            Err(_) => Err(ExchangeError::Reset { answered, written }),
+        })
+    }
+
+    fn judge(&mut self, head: ResponseHead) -> Result<Answer, ExchangeError> {
+        if head.status == 101 {
+            return self.judge_switch(head);
+        }
+        if head.is_interim() {
+            self.interim += 1;
+            if self.interim > INTERIM {
+                return Err(ExchangeError::BadResponse("too many interim answers"));
+            }
+            if head.status == 100 {
+                self.upload.release();
+            }
+            return Ok(Answer::Interim(head));
+        }
+        self.answer =
+            framing::of_response(&head, &self.method).map_err(ExchangeError::BadResponse)?;
+        let stays = framing::is_persistent(head.version, &head.fields);
+        self.upload.answered(stays);
+        if let Some(seconds) = keep_alive_timeout(&head.fields) {
+            self.connection.keep_alive_hint = Some(Duration::from_secs(seconds));
+        }
+        Ok(Answer::Final(head))
+    }
+
+    /// RFC 9110 section 15.2.2: only when asked for, and to what was asked for.
+    fn judge_switch(&mut self, head: ResponseHead) -> Result<Answer, ExchangeError> {
+        let Some(token) = &self.upgrade else {
+            return Err(ExchangeError::BadResponse(
+                "101 without an upgrade asked for",
+            ));
+        };
+        let same = head.fields.count(Known::Upgrade) == 1
+            && head
+                .fields
+                .get(Known::Upgrade)
+                .is_some_and(|got| got.eq_ignore_ascii_case(token.as_bytes()));
+        if !same || head.version != Version::Http11 || !self.upload.is_done() {
+            return Err(ExchangeError::BadResponse(
+                "101 does not match the upgrade asked for",
+            ));
+        }
+        if !lists(&head.fields, Known::Connection, "upgrade") {
+            return Err(ExchangeError::BadResponse(
+                "101 without Connection: upgrade",
+            ));
+        }
+        Ok(Answer::Switching(head))
+    }
+
+    /// The whole request is in the socket.
+    pub fn request_written(&self) -> bool {
+        self.upload.is_done()
+    }
+
+    /// Nothing of the request will be written any more: it is out, or the server takes no more.
+    pub fn request_over(&self) -> bool {
+        self.upload.is_over()
+    }
+
+    /// Bytes of the request in the socket so far, framing included.
+    pub fn bytes_written(&self) -> u64 {
+        self.upload.written()
+    }
+
+    /// Changes whenever a byte moved in either direction: compare two readings to know whether
+    /// anything moved in between, without reading the clock per byte.
+    pub fn progress(&self) -> u64 {
+        self.upload.written().wrapping_add(self.received)
+    }
+
+    /// After [`Answer::Final`]: the body. `on_end` gets the connection once both bodies ended
+    /// cleanly and it can be used again, `None` otherwise (dropped before its end included).
+    pub fn into_body(self, on_end: Box<dyn FnOnce(Option<Connection>)>) -> ResponseBody {
+        let reader = BodyReader::new(self.answer.0);
+        ResponseBody::new(self, reader, on_end)
+    }
+
+    /// After [`Answer::Switching`]: the socket and what the server sent after its head.
+    pub fn into_tunnel(self) -> (Socket, Vec<u8>) {
+        (self.connection.socket, self.inbound.bytes().to_vec())
+    }
+}

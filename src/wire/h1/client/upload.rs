@@ -1,0 +1,157 @@
+//! A request going out: its head, then its body as the client sends it.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Sleep, sleep};
+
+use crate::message::{BodyError, Downstream, Frame, Known, Length, RequestHead};
+use crate::wire::h1::framing::lists;
+use crate::wire::h1::head_write;
+use crate::wire::h1::outbound::Outbound;
+use crate::wire::io::Socket;
+
+/// How long a body waits for `100 Continue` from a server that may not know it (RFC 9110 section
+/// 10.1.1: not forever).
+const CONTINUE: Duration = Duration::from_secs(1);
+
+/// Body bytes that one wake-up may move before other connections get their turn.
+const BUDGET: u64 = 1024 * 1024;
+
+pub(super) struct Upload {
+    out: Outbound,
+    body: Rc<dyn Downstream>,
+    chunked: bool,
+    state: State,
+}
+
+enum State {
+    /// The client expects `100 Continue`, and so does the server hear of it: the body stays with
+    /// the client until the server asks for it.
+    Held(Pin<Box<Sleep>>),
+    Body,
+    /// Everything is in `out`.
+    Ending,
+    Done,
+    /// The server takes no more, or got no body: the connection cannot be used again.
+    Stopped,
+}
+
+impl Upload {
+    pub(super) fn new(head: &RequestHead, body: Rc<dyn Downstream>, upgrade: Option<&str>) -> Self {
+        let length = body.length();
+        let mut out = Outbound::default();
+        head_write::request(out.buffer(), head, length, upgrade);
+        let held = lists(&head.fields, Known::Expect, "100-continue");
+        let state = match length {
+            Length::Exact(0) => State::Ending,
+            _ if held => State::Held(Box::pin(sleep(CONTINUE))),
+            _ => State::Body,
+        };
+        Upload {
+            out,
+            body,
+            chunked: length == Length::Unknown,
+            state,
+        }
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.out.written()
+    }
+
+    /// The whole request is in the socket.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// Nothing will be written any more.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Done | State::Stopped)
+    }
+
+    /// The server asked for the body.
+    pub(super) fn release(&mut self) {
+        if let State::Held(_) = self.state {
+            self.state = State::Body;
+        }
+    }
+
+    /// The final answer is there: a body that was held back is not sent any more.
+    pub(super) fn answered(&mut self, server_stays: bool) {
+        if !self.is_done() && (!server_stays || matches!(self.state, State::Held(_))) {
+            self.stop();
+        }
+    }
+
+    fn stop(&mut self) {
+        self.state = State::Stopped;
+        self.out.discard();
+    }
+
+    /// Moves as much as goes. Only the client's side gives an error: a server that takes no more
+    /// may have answered already.
+    pub(super) fn poll(
+        &mut self,
+        socket: &mut Socket,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BodyError>> {
+        if self.is_over() {
+            return Poll::Ready(Ok(()));
+        }
+        let start = self.out.written();
+        loop {
+            let waits = self.gather(cx)?;
+            match self.out.poll_flush(socket, cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => {
+                    self.stop();
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(())) if matches!(self.state, State::Ending) => {
+                    self.state = State::Done;
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(())) if waits => return Poll::Pending,
+                Poll::Ready(Ok(())) => {}
+            }
+            if self.out.written() - start > BUDGET {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Pulls body frames into `out` while there is room; true if the client has no more now.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Result<bool, BodyError> {
+        if let State::Held(patience) = &mut self.state {
+            if patience.as_mut().poll(cx).is_pending() {
+                return Ok(true);
+            }
+            self.state = State::Body;
+        }
+        while matches!(self.state, State::Body) && self.out.has_room() {
+            let Poll::Ready(frame) = self.body.poll_frame(cx) else {
+                return Ok(true);
+            };
+            match frame? {
+                Frame::Data(data) => self.out.push_body(data, self.chunked),
+                Frame::Trailers(trailers) => {
+                    if self.chunked {
+                        self.out.push_last_chunk(Some(&trailers));
+                    }
+                    self.state = State::Ending;
+                }
+                Frame::End => {
+                    if self.chunked {
+                        self.out.push_last_chunk(None);
+                    }
+                    self.state = State::Ending;
+                }
+            }
+        }
+        Ok(false)
+    }
+}
