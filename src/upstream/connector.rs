@@ -11,7 +11,9 @@ use std::sync::Arc;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::model::ServerAddress;
+use crate::telemetry::{ConnectResult, ServerMetrics};
 use crate::upstream::resolve::Addresses;
+use crate::wire::h1::client::Connection;
 use crate::wire::io::Socket;
 
 /// What to connect to.
@@ -51,14 +53,14 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Label value of `evenkeel_upstream_connects_total{result}`.
-    pub fn label(&self) -> &'static str {
+    /// What `evenkeel_upstream_connects_total` counts.
+    pub fn result(&self) -> ConnectResult {
         match self {
-            ConnectError::Refused => "refused",
-            ConnectError::Timeout => "timeout",
-            ConnectError::Unreachable(_) => "unreachable",
-            ConnectError::Resolve(_) => "resolve",
-            ConnectError::Other(_) => "error",
+            ConnectError::Refused => ConnectResult::Refused,
+            ConnectError::Timeout => ConnectResult::Timeout,
+            ConnectError::Unreachable(_) | ConnectError::Resolve(_) | ConnectError::Other(_) => {
+                ConnectResult::Failed
+            }
         }
     }
 }
@@ -94,6 +96,21 @@ pub async fn connect(
             Err(ConnectError::Timeout)
         }
     }
+}
+
+/// Opens a connection for requests, and counts how that went.
+pub async fn open(
+    target: &Target,
+    metrics: &ServerMetrics,
+    deadline: impl Future<Output = ()>,
+) -> Result<Connection, ConnectError> {
+    let outcome = connect(target, None, deadline).await;
+    metrics.connected(
+        outcome
+            .as_ref()
+            .map_or_else(ConnectError::result, |_| ConnectResult::Ok),
+    );
+    outcome.map(Connection::new)
 }
 
 async fn dial(target: &Target, port: Option<u16>) -> Result<Socket, ConnectError> {
@@ -180,7 +197,7 @@ mod tests {
         let error = connect(&refused, None, pending())
             .await
             .expect_err("nobody listens");
-        assert_eq!(error.label(), "refused");
+        assert_eq!(error.result(), ConnectResult::Refused);
 
         let unresolved = Target::new(ServerAddress::Name("app".into(), 80));
         unresolved.addresses.fail("no such name".into());
@@ -193,7 +210,7 @@ mod tests {
         let error = connect(&pending_name, None, ready(()))
             .await
             .expect_err("is not resolved");
-        assert_eq!(error.label(), "timeout");
+        assert_eq!(error.result(), ConnectResult::Timeout);
 
         let missing = Target::new(ServerAddress::Unix(
             std::path::Path::new("/nonexistent").into(),
@@ -201,7 +218,7 @@ mod tests {
         let error = connect(&missing, None, pending())
             .await
             .expect_err("is not there");
-        assert_eq!(error.label(), "error");
+        assert_eq!(error.result(), ConnectResult::Failed);
     }
 
     #[tokio::test]
