@@ -32,6 +32,8 @@ pub enum Rank {
     Regex,
     /// The winner has more conditions.
     Conditions,
+    /// The winner has the higher priority; between two regexes that are equal in all else, the
+    /// order of their text decides.
     Priority,
 }
 
