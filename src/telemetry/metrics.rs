@@ -319,3 +319,203 @@ fn unix_seconds() -> u64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::telemetry::{
+        BreakerReading, CheckResult, ConnectResult, Outcome, RetryResult, ServerReading,
+        UpstreamReading, events,
+    };
+
+    /// Metrics with a sample in every family, and the handles that keep them.
+    fn full() -> (Arc<Metrics>, Vec<Box<dyn std::any::Any>>) {
+        let metrics = Metrics::new(2);
+        let listener = metrics.listener("web");
+        listener.connection_opened();
+        let route = metrics.route("users");
+        route.completed(&listener, "GET", 200, Duration::from_millis(30), (3, 512));
+        let upstream = metrics.upstream("users");
+        upstream.attempt_ended(Duration::from_millis(3));
+        upstream.retried(RetryResult::Success);
+        upstream.attach(|| {
+            Some(UpstreamReading {
+                queue_length: 2,
+                panic: true,
+            })
+        });
+        let server = metrics.server("users", "10.0.0.1:9000");
+        server.attempted(Outcome::Failed(Reason::ConnectTimeout));
+        server.connected(ConnectResult::Ok);
+        server.checked(CheckResult::Failure);
+        events::breaker(
+            "users",
+            "10.0.0.1:9000",
+            &server,
+            BreakerReading::Open,
+            &"5 failures in a row",
+        );
+        server.attach(|| {
+            Some(ServerReading {
+                in_flight: 4,
+                latency: Some(0.25),
+                connections_active: 4,
+                connections_idle: 1,
+                healthy: true,
+                weight: 3,
+                breaker: BreakerReading::Open,
+            })
+        });
+        metrics.rejected(Reason::NoRoute);
+        metrics.reload_accepted(2);
+        let handles: Vec<Box<dyn std::any::Any>> = vec![
+            Box::new(listener),
+            Box::new(route),
+            Box::new(upstream),
+            Box::new(server),
+        ];
+        (metrics, handles)
+    }
+
+    #[test]
+    fn every_family_is_scraped_with_help_and_a_fitting_name() {
+        let (metrics, _handles) = full();
+        let text = metrics.encode();
+        for family in FAMILIES {
+            assert!(
+                text.contains(&format!("# HELP {} ", family.name)),
+                "{} is missing",
+                family.name
+            );
+            assert!(
+                family.help.ends_with('.'),
+                "{} needs a sentence",
+                family.name
+            );
+            let total = family.name.ends_with("_total");
+            assert_eq!(total, family.kind == MetricType::COUNTER, "{}", family.name);
+        }
+    }
+
+    /// Debian's package `prometheus` has it; CI installs that. Elsewhere this proves nothing.
+    #[test]
+    fn promtool_finds_nothing_where_it_is_installed() {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+
+        let child = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut child) = child else { return };
+        let (metrics, _handles) = full();
+        let mut input = child.stdin.take().expect("its input is a pipe");
+        input
+            .write_all(metrics.encode().as_bytes())
+            .expect("promtool reads all of it");
+        drop(input);
+        let output = child.wait_with_output().expect("promtool ends");
+        let said = [output.stdout, output.stderr].concat();
+        assert!(
+            output.status.success() && said.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&said)
+        );
+    }
+
+    #[test]
+    fn samples_carry_their_labels_and_values() {
+        let (metrics, _handles) = full();
+        let text = metrics.encode();
+        for line in [
+            r#"evenkeel_requests_total{listener="web",route="users",method="GET",code="200"} 1"#,
+            r#"evenkeel_request_duration_seconds_bucket{route="users",le="0.025"} 0"#,
+            r#"evenkeel_request_duration_seconds_bucket{route="users",le="0.05"} 1"#,
+            r#"evenkeel_request_duration_seconds_bucket{route="users",le="+Inf"} 1"#,
+            r#"evenkeel_request_duration_seconds_sum{route="users"} 0.03"#,
+            r#"evenkeel_response_bytes_total{route="users"} 512"#,
+            r#"evenkeel_rejected_total{reason="no_route"} 1"#,
+            r#"evenkeel_connections_active{listener="web"} 1"#,
+            r#"evenkeel_upstream_requests_total{upstream="users",server="10.0.0.1:9000",code="connect_timeout"} 1"#,
+            r#"evenkeel_upstream_server_weight{upstream="users",server="10.0.0.1:9000"} 3"#,
+            r#"evenkeel_upstream_breaker_state{upstream="users",server="10.0.0.1:9000"} 2"#,
+            r#"evenkeel_upstream_breaker_transitions_total{upstream="users",server="10.0.0.1:9000",to="open"} 1"#,
+            r#"evenkeel_upstream_queue_length{upstream="users"} 2"#,
+            r#"evenkeel_upstream_panic{upstream="users"} 1"#,
+            "evenkeel_config_generation 2",
+            r#"evenkeel_config_reloads_total{result="success"} 1"#,
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "missing: {line}\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn counts_go_on_while_any_holder_is_left() {
+        let metrics = Metrics::new(1);
+        let old = metrics.upstream("users");
+        old.retried(RetryResult::Failure);
+        let new = metrics.upstream("users");
+        assert!(Arc::ptr_eq(&old, &new));
+        drop(old);
+        assert!(
+            metrics
+                .encode()
+                .contains(r#"{upstream="users",result="failure"} 1"#)
+        );
+    }
+
+    #[test]
+    fn series_are_gone_with_their_last_holder() {
+        let (metrics, handles) = full();
+        drop(handles);
+        let text = metrics.encode();
+        assert!(!text.contains("users") && !text.contains("web"), "{text}");
+    }
+
+    #[test]
+    fn series_of_a_removed_listener_are_gone_from_its_routes() {
+        let metrics = Metrics::new(1);
+        let (listener, route) = (metrics.listener("web"), metrics.route("users"));
+        route.completed(&listener, "GET", 200, Duration::ZERO, (0, 0));
+        drop(listener);
+        assert!(!metrics.encode().contains("evenkeel_requests_total{"));
+        let listener = metrics.listener("other");
+        route.completed(&listener, "GET", 200, Duration::ZERO, (0, 0));
+        let text = metrics.encode();
+        assert!(
+            text.contains(r#"evenkeel_requests_total{listener="other""#) && !text.contains("web")
+        );
+    }
+
+    #[test]
+    fn names_that_come_and_go_leave_nothing_behind() {
+        let metrics = Metrics::new(1);
+        for n in 0..10_000 {
+            metrics.upstream(&format!("upstream-{n}"));
+        }
+        assert!(metrics.families.alive().upstreams.by_name.len() <= 64);
+    }
+
+    proptest! {
+        #[test]
+        fn any_configured_name_is_one_line_with_its_quotes_closed(name in any::<String>()) {
+            let metrics = Metrics::new(1);
+            let _route = metrics.route(&name);
+            let text = metrics.encode();
+            let wanted = format!(
+                "evenkeel_request_bytes_total{{route=\"{}\"}} 0",
+                name.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"")
+            );
+            prop_assert!(name.is_empty() || text.split('\n').any(|line| line == wanted));
+        }
+    }
+}
