@@ -1,6 +1,79 @@
-//! Evenkeel: a Layer-7 reverse proxy and load balancer.
+//! Evenkeel: a Layer-7 reverse proxy and load balancer in one binary, driven by one TOML file that
+//! it reloads while running.
 //!
-//! This page is the map; the contract is in the README and the reference it links.
+//! This page is the map. Three promises decide when in doubt, in this order: the request is safe;
+//! change is safe; it costs next to nothing.
+//!
+//! # Threads
+//!
+//! *Workers*, one per core: each a `current_thread` runtime with its own accepting sockets
+//! ([`listener`]), its own connection pools ([`upstream::pool`]) and its own timers
+//! ([`util::timer`]). A request never leaves its worker; nothing on its way is `Send` or locked,
+//! and it shares only atomics of the upstream and the server that it uses. *Control*, one small
+//! runtime: signals, file watch, [`reload`], health checks, name resolution, [`admin`].
+//! *One thread* writes the access log.
+//!
+//! # One request
+//!
+//! 1. [`listener`] accepts and hands the socket to [`wire`], whose HTTP/1.1 engine is our own:
+//!    strict framing, one task per connection, no channel. It yields a [`message::RequestHead`]
+//!    and a [`message::Downstream`] (the request body, and the way to the client).
+//! 2. [`proxy::handle`] opens the account (one access-log record on every way out), pins the
+//!    [`snapshot`], sanitises the head; [`router`] finds the route.
+//! 3. Attempts: [`upstream`] picks a server by [`balance`] and claims a lease; the worker's pool
+//!    gives a connection or one is dialled; the head goes out, the response head comes back under
+//!    its deadlines.
+//! 4. The outcome is reported on the lease: breaker, latency, retry budget, metrics. A failure
+//!    asks the pure `proxy::retry`, then 3 again with the tried servers excluded.
+//! 5. The response body is pulled by the wire; pulling it also moves the request body. Its end or
+//!    drop releases the lease, returns the connection and writes the record.
+//!
+//! # One change
+//!
+//! Trigger -> [`reload`] (one at a time) -> [`config`] loads and checks, collecting every mistake
+//! -> [`snapshot::build`] on the live state that is there -> new sockets are bound and listen ->
+//! *everything that can fail is behind us* -> publish by one swap -> checks, breakers and pools of
+//! what stayed go on, what is gone drains.
+//!
+//! # Invariants, each with a test
+//!
+//! 1. A request sees exactly one snapshot of rules; servers and their order are live state, read
+//!    at each pick.
+//! 2. Nothing after publish can fail; nothing before it is visible.
+//! 3. Live state is keyed by (upstream, address).
+//! 4. A lease is counted once and released once on every path, cancellation included; an
+//!    unreported lease is neutral to the breaker.
+//! 5. A pick never allocates, never waits, never returns a sentinel.
+//! 6. Half-open admits at most `probes`, whatever the concurrency; an outcome from before a trip
+//!    changes nothing.
+//! 7. First attempts follow Nginx's sequence over all workers together, exact over every period
+//!    without a change; retries never move the counter.
+//! 8. An invalid configuration cannot be constructed.
+//! 9. All timing uses tokio's clock (tests pause it); wall time only in logs.
+//! 10. Label values come from configured names, never from requests.
+//! 11. Memory per connection and per request is bounded by configuration.
+//!
+//! # Who may use whom
+//!
+//! | module | may use |
+//! |---|---|
+//! | [`util`] | nothing |
+//! | [`message`] | util |
+//! | [`config`] | util |
+//! | [`balance`] | config util |
+//! | [`router`] | message config util |
+//! | [`telemetry`] | message config util |
+//! | [`wire`] | message telemetry config util |
+//! | [`upstream`] | balance wire message telemetry config util |
+//! | [`snapshot`] | config router upstream telemetry balance util |
+//! | [`proxy`] | snapshot router upstream balance wire message telemetry config util |
+//! | [`listener`] | proxy wire message snapshot telemetry config util |
+//! | [`worker`] | listener proxy snapshot upstream wire telemetry config util |
+//! | [`reload`] | config snapshot worker listener upstream telemetry util |
+//! | [`admin`] | reload snapshot upstream router proxy telemetry config util |
+//! | [`app`], [`cli`] | everything |
+//!
+//! A test reads the `use crate::` lines and fails on an edge that is not in this table.
 
 #![forbid(unsafe_code)]
 

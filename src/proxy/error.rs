@@ -197,3 +197,64 @@ fn wants_json(request: &RequestHead) -> bool {
 fn ends_with_json(media: &[u8]) -> bool {
     media.len() >= 5 && media[media.len() - 5..].eq_ignore_ascii_case(b"+json")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Method, Version};
+
+    fn body(response: &Response) -> String {
+        match &response.body {
+            Body::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_reason_has_its_status_header_and_a_body_that_names_it() {
+        for &reason in Reason::ALL {
+            let response = answer(&Failure::new(reason), None);
+            assert_eq!(response.head.status, reason.status(), "{reason}");
+            let fields = &response.head.fields;
+            assert_eq!(
+                fields.get(Known::XEvenkeelReason),
+                Some(reason.as_str().as_bytes())
+            );
+            assert_eq!(fields.get(Known::CacheControl), Some(&b"no-store"[..]));
+            assert!(
+                body(&response).contains(reason.as_str()),
+                "the body must name {reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn accept_chooses_between_text_and_json() {
+        let cases: [(&[u8], bool); 6] = [
+            (b"application/json", true),
+            (b"application/problem+json;q=0.9", true),
+            (b"text/plain, application/json", false),
+            (b"text/html, */*", false),
+            (b"*/*", false),
+            (b"", false),
+        ];
+        for (accept, json) in cases {
+            let mut request = RequestHead::new(Method::Get, Version::Http11, b"/");
+            request.fields.set(Known::Accept, accept);
+            let response = answer(&Failure::new(Reason::NoRoute), Some(&request));
+            let parsed = serde_json::from_str::<serde_json::Value>(&body(&response));
+            assert_eq!(
+                parsed.is_ok(),
+                json,
+                "Accept: {}",
+                String::from_utf8_lossy(accept)
+            );
+        }
+    }
+
+    #[test]
+    fn retry_after_is_in_whole_seconds() {
+        let response = answer(&Failure::new(Reason::CircuitOpen).retry_after(7), None);
+        assert_eq!(response.head.fields.get(Known::RetryAfter), Some(&b"7"[..]));
+    }
+}

@@ -145,3 +145,112 @@ impl Downstream for RequestBody {
         self.inner.poll_gone(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Gives the scripted frames, then `End` for ever.
+    struct Script(RefCell<VecDeque<Frame>>);
+
+    impl Downstream for Script {
+        fn length(&self) -> Length {
+            Length::Unknown
+        }
+
+        fn poll_frame(&self, _cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+            Poll::Ready(Ok(self.0.borrow_mut().pop_front().unwrap_or(Frame::End)))
+        }
+
+        fn poll_interim(&self, _cx: &mut Context<'_>, _head: &ResponseHead) -> Poll<()> {
+            Poll::Ready(())
+        }
+
+        fn poll_gone(&self, _cx: &mut Context<'_>) -> Poll<Abort> {
+            Poll::Pending
+        }
+    }
+
+    fn body(pieces: &[&str], limit: Option<u64>, replay: u64) -> RequestBody {
+        let frames = pieces
+            .iter()
+            .map(|piece| Frame::Data(Data::from(piece.as_bytes().to_vec())));
+        RequestBody::new(
+            Rc::new(Script(RefCell::new(frames.collect()))),
+            limit,
+            replay,
+        )
+    }
+
+    /// Pulls at most `frames` frames; gives the text and whether the end came.
+    fn pull(body: &RequestBody, frames: usize) -> Result<(String, bool), BodyError> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut text = String::new();
+        for _ in 0..frames {
+            match body.poll_frame(&mut cx) {
+                Poll::Ready(Ok(Frame::Data(data))) => text += &String::from_utf8_lossy(&data),
+                Poll::Ready(Ok(Frame::Trailers(_))) => text += "|",
+                Poll::Ready(Ok(Frame::End)) => return Ok((text, true)),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => panic!("the script is always ready"),
+            }
+        }
+        Ok((text, false))
+    }
+
+    #[test]
+    fn rewound_body_starts_with_its_first_byte_wherever_it_stood() {
+        for pulled in 0..5 {
+            let body = body(&["ab", "cd", "ef"], None, 64);
+            pull(&body, pulled).unwrap();
+            body.rewind();
+            assert_eq!(
+                pull(&body, 9),
+                Ok(("abcdef".into(), true)),
+                "after {pulled} frames"
+            );
+            body.rewind();
+            assert_eq!(pull(&body, 9), Ok(("abcdef".into(), true)), "a second time");
+            assert_eq!(body.received(), 6, "replayed bytes are not received again");
+        }
+    }
+
+    #[test]
+    fn body_longer_than_the_replay_is_still_sent_whole_but_once() {
+        let body = body(&["ab", "cd", "ef"], None, 3);
+        assert_eq!(pull(&body, 9), Ok(("abcdef".into(), true)));
+        assert!(!body.replayable());
+    }
+
+    #[test]
+    fn untouched_body_is_replayable_even_without_room() {
+        let body = body(&["ab"], None, 0);
+        assert!(body.replayable());
+        pull(&body, 1).unwrap();
+        assert!(!body.replayable());
+    }
+
+    #[test]
+    fn limit_counts_payload_as_it_comes() {
+        let over = body(&["ab", "cd"], Some(3), 64);
+        assert_eq!(pull(&over, 9), Err(BodyError::TooLarge));
+        let exact = body(&["ab", "c"], Some(3), 64);
+        assert_eq!(pull(&exact, 9), Ok(("abc".into(), true)));
+    }
+
+    #[test]
+    fn trailers_are_replayed_after_the_data() {
+        let frames = VecDeque::from([
+            Frame::Data(Data::from(b"ab".to_vec())),
+            Frame::Trailers(Fields::new()),
+            Frame::End,
+        ]);
+        let body = RequestBody::new(Rc::new(Script(RefCell::new(frames))), None, 64);
+        assert_eq!(pull(&body, 9), Ok(("ab|".into(), true)));
+        body.rewind();
+        assert_eq!(pull(&body, 9), Ok(("ab|".into(), true)));
+    }
+}
