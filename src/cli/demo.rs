@@ -1,4 +1,30 @@
 //! `evenkeel demo`: the whole thing with no other program.
+//!
+//! Three origin servers and a slow client run on a thread of their own; the proxy is the real one,
+//! started with a file like any other, so that what a first-time user sees and edits is what
+//! they will run.
+
+mod file;
+mod guide;
+mod origin;
+mod traffic;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::net::TcpListener;
+
+use crate::cli::demo::file::Written;
+use crate::cli::demo::guide::Guide;
+use crate::cli::demo::origin::Origin;
+
+/// Names of the origins and the ports that they have where these are free.
+const ORIGINS: [(&str, u16); 3] = [("apple", 9001), ("birch", 9002), ("cedar", 9003)];
+const PROXY_PORT: u16 = 8080;
+const ADMIN_PORT: u16 = 9900;
 
 /// Options of the command.
 #[derive(Debug, Clone, clap::Args)]
@@ -11,10 +37,102 @@ pub struct Options {
     pub origin: Option<String>,
     /// Where that origin listens
     #[arg(long, hide = true, requires = "origin")]
-    pub address: Option<std::net::SocketAddr>,
+    pub address: Option<SocketAddr>,
 }
 
-/// Runs until Ctrl-C. The exit code.
-pub fn run(_options: Options) -> i32 {
-    todo!()
+/// Where everything of a running demo is.
+#[derive(Debug, Clone)]
+struct Places {
+    proxy: SocketAddr,
+    admin: SocketAddr,
+    origins: Vec<(Arc<str>, SocketAddr)>,
+}
+
+/// Runs until Ctrl-C or TERM. The exit code.
+pub fn run(options: Options) -> i32 {
+    let outcome = match (options.origin, options.address) {
+        (Some(name), Some(address)) => origin::run_alone(&name, address),
+        _ => run_all(options.no_traffic),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            anstream::eprintln!("evenkeel demo: {error}");
+            3
+        }
+    }
+}
+
+fn run_all(no_traffic: bool) -> io::Result<i32> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (places, origins) = runtime.block_on(claim_places())?;
+    let written = file::write(&places)?;
+    // The proxy watches its directory: a bare name has none.
+    let config = std::path::absolute(&written.path)?;
+    let guide = Guide::new(&places, written, !no_traffic);
+    let traffic = (!no_traffic).then_some(places.proxy);
+    thread::Builder::new().name("demo".into()).spawn(move || {
+        runtime.block_on(async {
+            for (listener, origin) in origins {
+                tokio::spawn(origin::serve(listener, origin));
+            }
+            if guide.wait_and_print().await
+                && let Some(proxy) = traffic
+            {
+                tokio::spawn(traffic::run(proxy));
+            }
+            // The process ends when the proxy does.
+            std::future::pending::<()>().await;
+        });
+    })?;
+    Ok(run_proxy(config))
+}
+
+fn run_proxy(_config: PathBuf) -> i32 {
+    todo!("app::run")
+}
+
+/// Binds the origins, and finds ports for the proxy, which binds its own.
+async fn claim_places() -> io::Result<(Places, Vec<(TcpListener, Arc<Origin>)>)> {
+    let mut origins = Vec::new();
+    let mut addresses = Vec::new();
+    for (name, port) in ORIGINS {
+        let listener = bind(port).await?;
+        let origin = Origin::new(name);
+        addresses.push((origin.name().clone(), listener.local_addr()?));
+        origins.push((listener, origin));
+    }
+    // Both held until both are known, so that they differ.
+    let (proxy, admin) = (bind(PROXY_PORT).await?, bind(ADMIN_PORT).await?);
+    let places = Places {
+        proxy: proxy.local_addr()?,
+        admin: admin.local_addr()?,
+        origins: addresses,
+    };
+    Ok((places, origins))
+}
+
+/// On loopback, at this port or, where it is taken, at a free one.
+async fn bind(port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
+        }
+        bound => bound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_replaced_by_a_free_one() {
+        let first = bind(0).await.expect("binds");
+        let taken = first.local_addr().expect("has an address").port();
+        let second = bind(taken).await.expect("falls back");
+        assert_ne!(second.local_addr().expect("has an address").port(), taken);
+    }
 }
