@@ -75,9 +75,8 @@ impl Transaction {
     /// Everything before the first attempt.
     fn prepare(&mut self) -> Result<Prepared, Failure> {
         let pin = self.pin.clone();
-        let rules = &pin.listener(self.listener).rules;
         let head = &mut self.account.head;
-        let sanitised = sanitise::sanitise(head, rules.underscore_headers).map_err(refused)?;
+        let sanitised = sanitise::sanitise(head).map_err(refused)?;
         self.host_missing = sanitised.host().is_none();
         if sanitised.answer_here {
             return Ok(Prepared::Answer(options_answer()));
