@@ -1,1 +1,20 @@
-//! (being written)
+//! The operator's API and page: serialisable views, never the state itself.
+//!
+//! A plain HTTP/1.1 server of its own, by hyper, on the control runtime: no scrape and no reload
+//! runs on a worker. What it shows and does goes through [`Control`]; who may ask is decided in
+//! [`access`] before anything else looks at a request.
+
+mod access;
+mod api;
+mod body;
+mod context;
+mod page;
+mod reply;
+mod server;
+mod status;
+
+pub use context::{
+    Control, ExplainRequest, Future, LastReload, ListenerStatus, Readiness, Rejected, Reloaded,
+    RouteStatus, Settings, Status,
+};
+pub use server::{Bound, bind};
