@@ -50,10 +50,6 @@ impl Table {
         &self.members
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
     /// The member at the place of `hash`.
     pub fn home(&self, hash: u64) -> Option<usize> {
         self.places
@@ -244,7 +240,6 @@ mod tests {
 
     #[test]
     fn one_or_none() {
-        assert!(table(&[]).is_empty());
         assert_eq!(table(&[]).home(7), None);
         assert_eq!(table(&[]).after(7, |_| true), None);
         assert_eq!(table(&[(1, 9)]).home(7), Some(0));

@@ -42,9 +42,4 @@ impl Turns {
             .get(turn as usize)
             .map(|&position| position as usize)
     }
-
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.order.len()
-    }
 }

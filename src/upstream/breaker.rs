@@ -1,15 +1,66 @@
-//! The circuit breaker of one server: pure, the clock passed in as monotonic milliseconds.
+//! The circuit breaker of one server: pure, the clock passed in.
+//!
+//! Closed, it counts outcomes and trips on consecutive failures, on a failure ratio with a minimum
+//! volume, or on a ratio of slow answers. Open, nothing is admitted for a time that doubles with
+//! each trip in a row. Then the control task makes it half-open: a few probes pass, as many
+//! successes close it, any failure opens it again.
+//!
+//! - The state is one word ([`word`]), changed only by compare-and-swap, so that at most `probes`
+//!   are under way whatever the concurrency and each change happens, and is reported, once.
+//! - A trip begins a new epoch. A [`Ticket`] carries the epoch that it was admitted in; outcomes of
+//!   another epoch change nothing. The counts ([`Window`], [`run`]) are stamped with the epoch, so
+//!   that even a thread that stalls between looking and counting cannot touch a newer one.
+//! - A success is reported with the response head; when the body then fails, the same request
+//!   becomes a failure: in the window it moves from one side to the other, in the run of failures
+//!   it is as if the success had not been.
+//! - A trip needs a place under `max-ejected` ([`Places`]), claimed in one step before the word says
+//!   open.
+//! - Changes are returned as [`Transition`]s: the caller logs, counts, wakes who waits.
 
-use std::sync::atomic::AtomicU64;
+mod places;
+mod run;
+mod word;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::model::Breaker as Settings;
+use crate::config::model::{Breaker as Settings, BreakerMode};
+use crate::util::random::mix;
 use crate::util::units::Percent;
+use crate::util::window::{At, Mark, Window};
+
+pub use places::Places;
+
+use run::{Ended, Run};
+use word::{Phase, Word};
+
+/// Indices into the window.
+const TOTAL: usize = 0;
+const FAILURES: usize = 1;
+const SLOW: usize = 2;
+
+/// The open time is up to this share longer or shorter.
+const JITTER: f64 = 0.1;
 
 /// One server's breaker; shared by all workers and the control task. Settings are passed to each
-/// call, so that new ones apply to what was counted under the old.
+/// call, so that new ones apply to what was counted under the old. All times are milliseconds of
+/// one monotonic clock.
 #[derive(Debug)]
-pub struct Breaker {}
+pub struct Breaker {
+    /// [`Word`], sequentially consistent: who frees a probe and then looks at the queue, and who
+    /// enqueues and then looks for a probe, must not miss each other.
+    word: AtomicU64,
+    run: Run,
+    window: Window<3>,
+    /// When a failure or a slow answer was last counted, plus one: without one in the window a
+    /// success need not look at the ratios.
+    troubled: AtomicU64,
+    /// A trip that did not happen has been reported for this run of failures.
+    reported: AtomicBool,
+    /// Whether the server is one of those that `max-ejected` is a share of.
+    counted: AtomicBool,
+    salt: u64,
+}
 
 /// What the breaker says about its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,14 +73,29 @@ pub enum State {
 /// An admitted attempt: report its outcome with it, and [`Breaker::release`] it in any case.
 #[must_use = "a probe that is never released is lost to the breaker"]
 #[derive(Debug)]
-pub struct Ticket {}
+pub struct Ticket {
+    epoch: u32,
+    probe: bool,
+    outcome: Outcome,
+}
 
-/// A change that the caller logs and counts; any of the first four wakes the control task.
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    None,
+    /// Counted while closed.
+    Success(Mark, Ended),
+    /// Counted as a success of a probe, or not at all.
+    Uncounted,
+    Failure,
+}
+
+/// A change that the caller logs and counts. `Opened`, `Reopened` and `Closed` change who is in
+/// rotation: they wake the control task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
     /// Closed to open.
     Opened { cause: Cause, open_for: Duration },
-    /// A probe failed: half-open to open again.
+    /// A probe failed: half-open to open again, for the `trips`th time in a row.
     Reopened { trips: u32, open_for: Duration },
     /// The open time is over; only from [`Breaker::tick`].
     HalfOpened,
@@ -51,29 +117,70 @@ pub enum Cause {
 impl Breaker {
     /// `salt` is any random number: it tells this server's jitter from that of others.
     pub fn new(salt: u64) -> Self {
-        let _ = salt;
-        todo!()
+        Breaker {
+            word: AtomicU64::new(Word::new().pack()),
+            run: Run::new(),
+            window: Window::new(),
+            troubled: AtomicU64::new(0),
+            reported: AtomicBool::new(false),
+            counted: AtomicBool::new(true),
+            salt,
+        }
     }
 
+    /// Closed in every mode but "on", where nothing is refused.
     pub fn state(&self, settings: &Settings) -> State {
-        let _ = settings;
-        todo!()
+        match self.load().phase {
+            _ if settings.mode != BreakerMode::On => State::Closed,
+            Phase::Closed => State::Closed,
+            Phase::Open { .. } => State::Open,
+            Phase::HalfOpen { .. } => State::HalfOpen,
+        }
     }
 
     /// Whether [`Breaker::admit`] would give a ticket now.
     pub fn would_admit(&self, settings: &Settings) -> bool {
-        let _ = settings;
-        todo!()
+        match self.load().phase {
+            _ if settings.mode != BreakerMode::On => true,
+            Phase::Closed => true,
+            Phase::Open { .. } => false,
+            Phase::HalfOpen { probes, .. } => probes < probe_limit(settings),
+        }
     }
 
     /// Admits an attempt: always when closed, as a probe when half-open and one is free, never
     /// when open.
     pub fn admit(&self, settings: &Settings) -> Option<Ticket> {
-        let _ = settings;
-        todo!()
+        let mut word = self.load();
+        loop {
+            let ticket = |probe| Ticket {
+                epoch: word.epoch,
+                probe,
+                outcome: Outcome::None,
+            };
+            if settings.mode != BreakerMode::On {
+                return Some(ticket(false));
+            }
+            let (probes, successes) = match word.phase {
+                Phase::Closed => return Some(ticket(false)),
+                Phase::Open { .. } => return None,
+                Phase::HalfOpen { probes, successes } => (probes, successes),
+            };
+            if probes >= probe_limit(settings) {
+                return None;
+            }
+            let phase = Phase::HalfOpen {
+                probes: probes + 1,
+                successes,
+            };
+            match self.swap(word, Word { phase, ..word }) {
+                Ok(()) => return Some(ticket(true)),
+                Err(changed) => word = changed,
+            }
+        }
     }
 
-    /// The response head came after `latency` and is no failure.
+    /// The response head came `latency` after the request and is no failure.
     pub fn report_success(
         &self,
         ticket: &mut Ticket,
@@ -82,8 +189,34 @@ impl Breaker {
         settings: &Settings,
         places: &Places,
     ) -> Option<Transition> {
-        let _ = (ticket, latency, now_ms, settings, places);
-        todo!()
+        if settings.mode == BreakerMode::Off || !matches!(ticket.outcome, Outcome::None) {
+            return None;
+        }
+        ticket.outcome = Outcome::Uncounted;
+        let mut word = self.load();
+        while word.epoch == ticket.epoch {
+            let (probes, successes) = match word.phase {
+                Phase::Closed => {
+                    let slow = is_slow(latency, settings);
+                    return self.count_success(ticket, slow, now_ms, settings, places);
+                }
+                Phase::HalfOpen { probes, successes } if ticket.probe => (probes, successes),
+                Phase::HalfOpen { .. } | Phase::Open { .. } => return None,
+            };
+            let successes = successes.saturating_add(1);
+            let close = successes >= probe_limit(settings);
+            let phase = Phase::HalfOpen { probes, successes };
+            let next = if close {
+                word.closed()
+            } else {
+                Word { phase, ..word }
+            };
+            match self.swap(word, next) {
+                Ok(()) => return close.then(|| self.closed(word, places)),
+                Err(changed) => word = changed,
+            }
+        }
+        None
     }
 
     /// The attempt failed; after [`Breaker::report_success`] it turns that success into a failure.
@@ -94,60 +227,324 @@ impl Breaker {
         settings: &Settings,
         places: &Places,
     ) -> Option<Transition> {
-        let _ = (ticket, now_ms, settings, places);
-        todo!()
+        if settings.mode == BreakerMode::Off || matches!(ticket.outcome, Outcome::Failure) {
+            return None;
+        }
+        let before = std::mem::replace(&mut ticket.outcome, Outcome::Failure);
+        let mut word = self.load();
+        while word.epoch == ticket.epoch {
+            match word.phase {
+                Phase::Closed => {
+                    self.count_failure(ticket.epoch, before, now_ms, settings);
+                    return self.judge_failure(ticket.epoch, now_ms, settings, places);
+                }
+                Phase::HalfOpen { .. } if ticket.probe => {}
+                Phase::HalfOpen { .. } | Phase::Open { .. } => return None,
+            }
+            let next = word.tripped(units(now_ms), word.placed);
+            match self.swap(word, next) {
+                Ok(()) => {
+                    let open_for = self.open_for(next, settings);
+                    return Some(Transition::Reopened {
+                        trips: next.trips,
+                        open_for,
+                    });
+                }
+                Err(changed) => word = changed,
+            }
+        }
+        None
     }
 
     /// The lease ended, whatever was reported. True when this freed a probe: somebody may wait.
     pub fn release(&self, ticket: Ticket) -> bool {
-        let _ = ticket;
-        todo!()
+        let mut word = self.load();
+        while ticket.probe && word.epoch == ticket.epoch {
+            let Phase::HalfOpen { probes, successes } = word.phase else {
+                return false;
+            };
+            let phase = Phase::HalfOpen {
+                probes: probes.saturating_sub(1),
+                successes,
+            };
+            match self.swap(word, Word { phase, ..word }) {
+                Ok(()) => return true,
+                Err(changed) => word = changed,
+            }
+        }
+        false
     }
 
-    /// Does what time does (open to half-open) or a change of mode; only the control task calls it.
+    /// Does what time does (open to half-open) or a change of settings; only the control task
+    /// calls it, at [`Breaker::half_open_at`] and after a reload.
     pub fn tick(&self, now_ms: u64, settings: &Settings, places: &Places) -> Option<Transition> {
-        let _ = (now_ms, settings, places);
-        todo!()
+        let mut word = self.load();
+        loop {
+            let next = match word.phase {
+                Phase::Closed => return None,
+                _ if settings.mode != BreakerMode::On => word.closed(),
+                Phase::Open { since }
+                    if self.open_until(word, since, now_ms, settings) > now_ms =>
+                {
+                    return None;
+                }
+                Phase::Open { .. } => Word {
+                    phase: Phase::HalfOpen {
+                        probes: 0,
+                        successes: 0,
+                    },
+                    ..word
+                },
+                // `probes` was lowered meanwhile.
+                Phase::HalfOpen { successes, .. } if successes >= probe_limit(settings) => {
+                    word.closed()
+                }
+                Phase::HalfOpen { .. } => return None,
+            };
+            match self.swap(word, next) {
+                Ok(()) if next.phase == Phase::Closed => return Some(self.closed(word, places)),
+                Ok(()) => return Some(Transition::HalfOpened),
+                Err(changed) => word = changed,
+            }
+        }
     }
 
     /// When an open breaker lets probes through; `None` when it is not open.
     pub fn half_open_at(&self, settings: &Settings, now_ms: u64) -> Option<u64> {
-        let _ = (settings, now_ms);
-        todo!()
+        let word = self.load();
+        match word.phase {
+            Phase::Open { since } if settings.mode == BreakerMode::On => {
+                Some(self.open_until(word, since, now_ms, settings))
+            }
+            _ => None,
+        }
     }
 
-    /// Gives back or takes over a place after the server left or joined those that `max-ejected`
-    /// counts (`counted`); also with `false` when the server is removed.
+    /// Says whether the server is one of those that `max-ejected` is a share of (with weight,
+    /// neither draining nor backup) and gives its place back or takes one over; others trip
+    /// without a place. The control task calls it when that changes, and with `false` when the
+    /// server is removed.
     pub fn settle_place(&self, counted: bool, places: &Places) {
-        let _ = (counted, places);
-        todo!()
+        self.counted.store(counted, Ordering::SeqCst);
+        let mut word = self.load();
+        loop {
+            if word.phase == Phase::Closed || word.placed == counted {
+                return;
+            }
+            match self.swap(
+                word,
+                Word {
+                    placed: !word.placed,
+                    ..word
+                },
+            ) {
+                Ok(()) if word.placed => return places.give_back(),
+                Ok(()) => return places.take_over(),
+                Err(changed) => word = changed,
+            }
+        }
+    }
+
+    fn load(&self) -> Word {
+        Word::unpack(self.word.load(Ordering::SeqCst))
+    }
+
+    fn swap(&self, from: Word, to: Word) -> Result<(), Word> {
+        self.word
+            .compare_exchange(from.pack(), to.pack(), Ordering::SeqCst, Ordering::SeqCst)
+            .map(|_| ())
+            .map_err(Word::unpack)
+    }
+
+    fn closed(&self, before: Word, places: &Places) -> Transition {
+        if before.placed {
+            places.give_back();
+        }
+        Transition::Closed
+    }
+
+    fn count_success(
+        &self,
+        ticket: &mut Ticket,
+        slow: bool,
+        now_ms: u64,
+        settings: &Settings,
+        places: &Places,
+    ) -> Option<Transition> {
+        let at = At {
+            now_ms,
+            window: settings.window,
+            epoch: ticket.epoch,
+        };
+        let mark = self.window.add(TOTAL, at);
+        ticket.outcome = Outcome::Success(mark, self.run.success(ticket.epoch));
+        if slow {
+            self.window.add_at(SLOW, mark, at);
+            self.troubled.store(now_ms + 1, Ordering::Relaxed);
+        }
+        // A success can complete the volume that a ratio waits for. One that could not trip for
+        // want of a place is tried again at the next failure only.
+        let troubled = self.troubled.load(Ordering::Relaxed);
+        let recent = now_ms.saturating_sub(troubled) <= settings.window.as_millis() as u64;
+        if troubled == 0 || !recent || self.reported.load(Ordering::Relaxed) {
+            return None;
+        }
+        let cause = self.cause(at, settings)?;
+        self.trip(ticket.epoch, cause, now_ms, settings, places)
+    }
+
+    fn count_failure(&self, epoch: u32, before: Outcome, now_ms: u64, settings: &Settings) {
+        let at = At {
+            now_ms,
+            window: settings.window,
+            epoch,
+        };
+        let counted = match before {
+            Outcome::Success(mark, ended) => {
+                self.run.revoked(epoch, ended);
+                self.window.add_at(FAILURES, mark, at)
+            }
+            _ => {
+                self.run.failure(epoch);
+                false
+            }
+        };
+        // A success that has left the window comes back whole, as a failure of now.
+        if !counted {
+            let mark = self.window.add(TOTAL, at);
+            self.window.add_at(FAILURES, mark, at);
+        }
+        self.troubled.store(now_ms + 1, Ordering::Relaxed);
+    }
+
+    fn judge_failure(
+        &self,
+        epoch: u32,
+        now_ms: u64,
+        settings: &Settings,
+        places: &Places,
+    ) -> Option<Transition> {
+        let at = At {
+            now_ms,
+            window: settings.window,
+            epoch,
+        };
+        let Some(cause) = self.cause(at, settings) else {
+            self.reported.store(false, Ordering::Relaxed);
+            return None;
+        };
+        self.trip(epoch, cause, now_ms, settings, places)
+    }
+
+    fn cause(&self, at: At, settings: &Settings) -> Option<Cause> {
+        let run = settings.consecutive_failures.min(Run::LONGEST);
+        if run > 0 && self.run.length(at.epoch) >= run {
+            return Some(Cause::ConsecutiveFailures);
+        }
+        let [total, failures, slow] = self.window.sums(at);
+        if total < u64::from(settings.min_requests) {
+            return None;
+        }
+        if settings
+            .failure_ratio
+            .is_some_and(|ratio| reached(failures, total, ratio))
+        {
+            return Some(Cause::FailureRatio);
+        }
+        let slow_ratio = settings.slow.as_ref().map(|slow| slow.ratio);
+        if slow_ratio.is_some_and(|ratio| reached(slow, total, ratio)) {
+            return Some(Cause::SlowRatio);
+        }
+        None
+    }
+
+    fn trip(
+        &self,
+        epoch: u32,
+        cause: Cause,
+        now_ms: u64,
+        settings: &Settings,
+        places: &Places,
+    ) -> Option<Transition> {
+        let first = || !self.reported.swap(true, Ordering::Relaxed);
+        if settings.mode == BreakerMode::Watch {
+            return first().then_some(Transition::WouldOpen { cause });
+        }
+        let word = self.load();
+        if word.epoch != epoch || word.phase != Phase::Closed || word.placed {
+            return None;
+        }
+        // Closed with a place is a trip under way: of the threads that see the cause together, one
+        // claims, and the others must not take its place for somebody else's.
+        let claiming = Word {
+            placed: true,
+            ..word
+        };
+        if self.swap(word, claiming).is_err() {
+            return None;
+        }
+        let counted = self.counted.load(Ordering::SeqCst);
+        if counted && !places.claim() {
+            self.word.store(word.pack(), Ordering::SeqCst);
+            return first().then_some(Transition::Withheld { cause });
+        }
+        let next = word.tripped(units(now_ms), counted);
+        self.word.store(next.pack(), Ordering::SeqCst);
+        self.reported.store(false, Ordering::Relaxed);
+        Some(Transition::Opened {
+            cause,
+            open_for: self.open_for(next, settings),
+        })
+    }
+
+    /// `open` x 2^(trips - 1), capped, and up to a tenth more or less by a hash of salt and epoch,
+    /// so that it is the same whenever it is asked for.
+    fn open_for(&self, word: Word, settings: &Settings) -> Duration {
+        let doubled = settings
+            .open
+            .saturating_mul(1 << word.trips.saturating_sub(1).min(30));
+        let capped = doubled.min(settings.max_open);
+        let spread = mix(self.salt ^ u64::from(word.epoch)) as f64 / u64::MAX as f64;
+        capped.mul_f64(1.0 + JITTER * (2.0 * spread - 1.0))
+    }
+
+    fn open_until(&self, word: Word, since: u32, now_ms: u64, settings: &Settings) -> u64 {
+        // Signed: a worker's clock may have been read a little after the caller's.
+        let units = ((now_ms / UNIT_MS) as u32).wrapping_sub(since) as i32;
+        let since_ms = (now_ms / UNIT_MS).saturating_add_signed(-i64::from(units)) * UNIT_MS;
+        since_ms.saturating_add(self.open_for(word, settings).as_millis() as u64)
     }
 }
 
-/// The places for ejected servers of one upstream: `max-ejected` over all workers.
-#[derive(Debug)]
-pub struct Places(AtomicU64);
-
-impl Places {
-    /// How many may be ejected of `servers` (with weight, neither draining nor backup).
-    pub fn limit(servers: usize, max_ejected: Percent) -> u32 {
-        let _ = (servers, max_ejected);
-        todo!()
-    }
-
-    pub fn new(limit: u32) -> Self {
-        let _ = limit;
-        todo!()
-    }
-
-    /// After a change of servers, weights or settings.
-    pub fn set_limit(&self, limit: u32) {
-        let _ = limit;
-        todo!()
-    }
-
-    /// Ejected now.
-    pub fn taken(&self) -> u32 {
-        todo!()
+impl Ticket {
+    /// Whether it holds one of the probes of a half-open breaker.
+    pub fn is_probe(&self) -> bool {
+        self.probe
     }
 }
+
+/// The word keeps the time of a trip in units of 10 ms, rounded up so that no probe comes early.
+const UNIT_MS: u64 = 10;
+
+fn units(now_ms: u64) -> u32 {
+    now_ms.div_ceil(UNIT_MS) as u32
+}
+
+fn probe_limit(settings: &Settings) -> u16 {
+    u16::try_from(settings.probes).unwrap_or(u16::MAX).max(1)
+}
+
+fn is_slow(latency: Duration, settings: &Settings) -> bool {
+    settings
+        .slow
+        .as_ref()
+        .is_some_and(|slow| latency >= slow.threshold)
+}
+
+/// At or above; the small number because 7% of 100 is 7.000000000000001 in binary.
+fn reached(part: u64, total: u64, ratio: Percent) -> bool {
+    part > 0 && part as f64 + 1e-9 >= ratio.fraction() * total as f64
+}
+
+#[cfg(test)]
+mod tests;
