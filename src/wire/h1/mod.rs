@@ -10,5 +10,7 @@ mod outbound;
 mod parse;
 mod reader;
 pub mod server;
+#[cfg(test)]
+mod tests;
 
 pub use server::{Ended, serve};

@@ -58,6 +58,22 @@ fn request_whole(bytes: &[u8], limits: &HeadLimits) -> Parsed<RequestHead> {
     Ok(Some((head, skipped + length)))
 }
 
+/// Method and target of a head that is refused, as far as they can be read: for the log.
+pub(super) fn start_line_parts(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    let line = bytes
+        .split(|&byte| byte == b'\n')
+        .find(|line| line.len() > 1)
+        .unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let mut parts = line.splitn(3, |&byte| byte == b' ');
+    let method = parts.next().filter(|method| is_token(method));
+    let target = parts
+        .next()
+        .filter(|target| !target.is_empty() && method.is_some());
+    let text = |part: &[u8]| String::from_utf8_lossy(&part[..part.len().min(4096)]).into_owned();
+    (method.map(text), target.map(text))
+}
+
 struct StartLine {
     /// Bytes of the method.
     method: usize,

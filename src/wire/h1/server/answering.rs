@@ -1,0 +1,229 @@
+//! A final answer going out.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::message::{Body, Data, Downstream, Frame, Length, Version};
+use crate::util::timer::SweepSlot;
+use crate::wire::Response;
+use crate::wire::h1::head_write::{self, AnswerFraming, Persistence};
+use crate::wire::h1::server::Facts;
+use crate::wire::h1::server::connection::ServerConnection;
+use crate::wire::h1::server::rest::Rest;
+use crate::wire::h1::server::tunnel::TunnelPump;
+
+/// An answer of our own that its client does not read is given up after this.
+const STALL: Duration = Duration::from_secs(30);
+
+/// Body bytes that one wake-up may move before other connections get their turn.
+const BUDGET: u64 = 1024 * 1024;
+
+/// Request body bytes that are worth reading to keep a connection.
+pub(super) const DRAIN_BYTES: u64 = 64 * 1024;
+
+pub(super) struct Answering {
+    body: Body,
+    framing: AnswerFraming,
+    /// Payload still promised by `Content-Length`; `None` where none is.
+    promised: Option<u64>,
+    /// The answer to HEAD, 204, 304: no payload may follow.
+    bare: bool,
+    close: bool,
+    trailers: bool,
+    ended: bool,
+    /// `written` at the last stall.
+    stalled_at: Option<u64>,
+}
+
+/// How sending ended.
+pub(super) enum Sent {
+    Whole(Rest),
+    Tunnel(TunnelPump),
+    /// The client left, or the body broke off.
+    Broken,
+}
+
+impl Answering {
+    /// Frames the answer and puts its head on the way.
+    pub(super) fn new(response: Response, facts: Facts, connection: &ServerConnection) -> Self {
+        let Response { head, mut body, .. } = response;
+        let mut inner = connection.borrow_mut();
+        inner.begin_answer();
+        let bare = facts.is_head || matches!(head.status, 204 | 304);
+        let framing = match (&body, head.status, body.length()) {
+            (Body::Tunnel(_), _, _) => AnswerFraming::Tunnel,
+            (_, 204, _) => AnswerFraming::NoBody,
+            (Body::Bytes(bytes), _, _) if facts.is_head => {
+                AnswerFraming::Length(bytes.len() as u64)
+            }
+            _ if bare => AnswerFraming::HeadOnly,
+            (_, _, Length::Exact(length)) => AnswerFraming::Length(length),
+            (_, _, Length::Unknown) if facts.version == Version::Http10 => {
+                AnswerFraming::UntilClose
+            }
+            (_, _, Length::Unknown) => AnswerFraming::Chunked,
+        };
+        if bare && matches!(body, Body::Bytes(_)) {
+            body = Body::Empty;
+        }
+        let pumped = matches!(body, Body::Stream(_));
+        let drainable = inner
+            .reader
+            .remaining()
+            .is_some_and(|rest| rest <= DRAIN_BYTES);
+        let close = !facts.keep
+            || framing == AnswerFraming::UntilClose
+            || inner.expects
+            || inner.reader.is_broken()
+            || !(pumped || drainable);
+        let persistence = match (close, facts.version) {
+            (true, _) => Persistence::Close,
+            (false, Version::Http10) => Persistence::KeepAlive,
+            (false, _) => Persistence::Silent,
+        };
+        head_write::answer(inner.out.buffer(), &head, framing, persistence);
+        let promised = match framing {
+            AnswerFraming::Length(length) if !bare => Some(length),
+            _ => None,
+        };
+        Answering {
+            body,
+            framing,
+            promised,
+            bare,
+            close,
+            trailers: false,
+            ended: false,
+            stalled_at: None,
+        }
+    }
+
+    pub(super) fn poll(
+        &mut self,
+        connection: &ServerConnection,
+        slot: &SweepSlot,
+        cx: &mut Context<'_>,
+    ) -> Poll<Sent> {
+        let start = connection.borrow().out.written();
+        loop {
+            let Ok(waits) = self.gather(connection, cx) else {
+                return Poll::Ready(self.broken(connection));
+            };
+            let (flushed, written) = {
+                let mut inner = connection.borrow_mut();
+                (inner.poll_flush(cx), inner.out.written())
+            };
+            match flushed {
+                Poll::Ready(Err(_)) => return Poll::Ready(Sent::Broken),
+                Poll::Ready(Ok(())) if self.ended => return Poll::Ready(self.sent()),
+                Poll::Ready(Ok(())) if waits => {
+                    return connection.poll_gone(cx).map(|_| Sent::Broken);
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Pending => {
+                    return self
+                        .poll_stalled(written, slot, cx)
+                        .map(|()| self.broken(connection));
+                }
+            }
+            if written - start > BUDGET {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Pulls frames while there is room; true if the body has no more now. Errors break off.
+    fn gather(&mut self, connection: &ServerConnection, cx: &mut Context<'_>) -> Result<bool, ()> {
+        while !self.ended {
+            // The end that comes without waiting leaves together with the last bytes.
+            let last = matches!(&self.body, Body::Stream(stream) if stream.at_end());
+            if !last && !connection.borrow().out.has_room() {
+                return Ok(false);
+            }
+            match &mut self.body {
+                Body::Empty | Body::Tunnel(_) => self.ended = true,
+                Body::Bytes(bytes) => {
+                    let data = Data::from(std::mem::take(bytes));
+                    connection.borrow_mut().out.push(data);
+                    self.ended = true;
+                }
+                Body::Stream(stream) => match stream.poll_frame(cx) {
+                    Poll::Pending => return Ok(true),
+                    Poll::Ready(Err(_)) => return Err(()),
+                    Poll::Ready(Ok(frame)) => self.take(frame, connection)?,
+                },
+            }
+        }
+        Ok(false)
+    }
+
+    fn take(&mut self, frame: Frame, connection: &ServerConnection) -> Result<(), ()> {
+        let out = &mut connection.borrow_mut().out;
+        let chunked = self.framing == AnswerFraming::Chunked;
+        match frame {
+            Frame::Data(_) if self.bare => return Err(()),
+            Frame::Data(data) => {
+                if let Some(promised) = &mut self.promised {
+                    *promised = promised.checked_sub(data.payload() as u64).ok_or(())?;
+                }
+                out.push_body(data, chunked);
+            }
+            Frame::Trailers(trailers) => {
+                if chunked && !self.trailers {
+                    out.push_last_chunk(Some(&trailers));
+                }
+                self.trailers = true;
+            }
+            Frame::End => {
+                if self.promised.is_some_and(|promised| promised > 0) {
+                    return Err(());
+                }
+                if chunked && !self.trailers {
+                    out.push_last_chunk(None);
+                }
+                self.ended = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// The client does not read: the upload goes on, and somebody's patience ends. Ready when it
+    /// has.
+    fn poll_stalled(&mut self, written: u64, slot: &SweepSlot, cx: &mut Context<'_>) -> Poll<()> {
+        let progressed = self.stalled_at != Some(written);
+        self.stalled_at = Some(written);
+        if let Body::Stream(stream) = &mut self.body {
+            if stream.poll_expired(cx, progressed).is_ready() {
+                return Poll::Ready(());
+            }
+            return match stream.poll_pump(cx) {
+                Poll::Ready(Err(_)) => Poll::Ready(()),
+                _ => Poll::Pending,
+            };
+        }
+        if progressed {
+            slot.set(Instant::now() + STALL);
+        }
+        slot.poll_expired(cx)
+    }
+
+    /// A body that is cut short must look so (RFC 9112 section 8). Where only the connection's
+    /// end marks the end of the body, that takes a reset.
+    fn broken(&self, connection: &ServerConnection) -> Sent {
+        if self.framing == AnswerFraming::UntilClose {
+            connection.borrow().reset_on_close();
+        }
+        Sent::Broken
+    }
+
+    fn sent(&mut self) -> Sent {
+        match std::mem::replace(&mut self.body, Body::Empty) {
+            Body::Tunnel(tunnel) => Sent::Tunnel(TunnelPump::new(tunnel)),
+            Body::Stream(stream) => Sent::Whole(Rest::new(Some(stream), self.close)),
+            Body::Empty | Body::Bytes(_) => Sent::Whole(Rest::new(None, self.close)),
+        }
+    }
+}

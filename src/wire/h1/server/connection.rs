@@ -1,0 +1,238 @@
+//! The socket of a downstream connection, shared between its task and the request in it.
+
+use std::cell::{Ref, RefCell, RefMut};
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use crate::message::{Abort, BodyError, Downstream, Frame, Length, ResponseHead, Version};
+use crate::wire::h1::framing::Framing;
+use crate::wire::h1::head_write;
+use crate::wire::h1::inbound::{Fill, Inbound};
+use crate::wire::h1::outbound::Outbound;
+use crate::wire::h1::reader::{BodyReader, Step};
+use crate::wire::io::Socket;
+
+/// Bytes of following requests that wait for their turn.
+const EARLY_BYTES: usize = 64 * 1024;
+
+/// What the connection's task and [`Downstream`] both need. Borrowed for one system call at a
+/// time, never while a handler or a body runs: those come back here.
+pub(super) struct ServerConnection {
+    inner: RefCell<Inner>,
+}
+
+pub(super) struct Inner {
+    /// `None` once it has moved on to a later request's object.
+    pub(super) socket: Option<Socket>,
+    pub(super) inbound: Inbound,
+    pub(super) out: Outbound,
+    pub(super) reader: BodyReader,
+    version: Version,
+    /// The client waits for 100 before it sends its body.
+    pub(super) expects: bool,
+    /// We have sent 100 ourselves.
+    continued: bool,
+    /// An interim answer is on its way.
+    interim: bool,
+    /// The final answer has begun: no interim one may follow.
+    answering: bool,
+    gone: bool,
+}
+
+impl ServerConnection {
+    pub(super) fn new(socket: Socket) -> Self {
+        Self::with(Some(socket), Inbound::default())
+    }
+
+    fn with(socket: Option<Socket>, inbound: Inbound) -> Self {
+        let inner = Inner {
+            gone: socket.is_none(),
+            socket,
+            inbound,
+            out: Outbound::default(),
+            reader: BodyReader::new(Framing::Length(0)),
+            version: Version::Http11,
+            expects: false,
+            continued: false,
+            interim: false,
+            answering: false,
+        };
+        ServerConnection {
+            inner: RefCell::new(inner),
+        }
+    }
+
+    /// Takes socket and early bytes out; whoever still holds this object finds its client gone.
+    pub(super) fn move_out(&self) -> Self {
+        let dead = Self::with(None, Inbound::default()).inner.into_inner();
+        let inner = self.inner.replace(dead);
+        Self::with(inner.socket, inner.inbound)
+    }
+
+    pub(super) fn borrow(&self) -> Ref<'_, Inner> {
+        self.inner.borrow()
+    }
+
+    pub(super) fn borrow_mut(&self) -> RefMut<'_, Inner> {
+        self.inner.borrow_mut()
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.inner.borrow().gone
+    }
+
+    /// Reads once; also says how many bytes are buffered then.
+    pub(super) fn poll_fill(&self, cx: &mut Context<'_>) -> (Poll<io::Result<Fill>>, usize) {
+        let mut inner = self.inner.borrow_mut();
+        let filled = inner.poll_fill(cx);
+        (filled, inner.inbound.len())
+    }
+}
+
+impl Inner {
+    /// A request begins.
+    pub(super) fn begin(&mut self, framing: Framing, version: Version, expects: bool) {
+        self.reader = BodyReader::new(framing);
+        self.version = version;
+        self.expects = expects && version == Version::Http11 && !self.reader.is_done();
+    }
+
+    /// A head was refused: nothing behind it can be understood.
+    pub(super) fn begin_refused(&mut self) {
+        self.inbound.clear();
+        self.reader = BodyReader::new(Framing::Chunked);
+        self.reader.closed();
+    }
+
+    /// The final answer begins.
+    pub(super) fn begin_answer(&mut self) {
+        self.answering = true;
+    }
+
+    /// Request and answer have ended.
+    pub(super) fn finish(&mut self) {
+        self.out.restart();
+        self.expects = false;
+        self.continued = false;
+        self.interim = false;
+        self.answering = false;
+    }
+
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Fill>> {
+        match &mut self.socket {
+            Some(socket) => self.inbound.poll_fill(socket, cx),
+            None => Poll::Ready(Ok(Fill::End)),
+        }
+    }
+
+    /// Ready when everything is in the socket; an error means that the client is gone.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Abort>> {
+        let flushed = match &mut self.socket {
+            Some(socket) => ready!(self.out.poll_flush(socket, cx)),
+            None => return Poll::Ready(Err(Abort)),
+        };
+        Poll::Ready(flushed.map_err(|_| {
+            self.gone = true;
+            Abort
+        }))
+    }
+
+    /// Makes the coming close visible as a break.
+    pub(super) fn reset_on_close(&self) {
+        if let Some(socket) = &self.socket {
+            socket.reset_on_close();
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        if self.gone {
+            return Poll::Ready(Err(BodyError::Reset));
+        }
+        if self.expects {
+            if self.answering {
+                // The client was never told to send it.
+                return Poll::Ready(Err(BodyError::Aborted));
+            }
+            self.expects = false;
+            if self.inbound.is_empty() {
+                self.continued = true;
+                self.out
+                    .buffer()
+                    .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            }
+        }
+        if !self.answering && !self.out.is_empty() && ready!(self.poll_flush(cx)).is_err() {
+            return Poll::Ready(Err(BodyError::Reset));
+        }
+        loop {
+            match self.reader.next(&mut self.inbound) {
+                Ok(Step::Frame(frame)) => return Poll::Ready(Ok(frame)),
+                Ok(Step::More) => {}
+                Err(_) => return Poll::Ready(Err(BodyError::Framing)),
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(Fill::Bytes) => {}
+                Ok(Fill::Full) => return Poll::Ready(Err(BodyError::Framing)),
+                Ok(Fill::End) | Err(_) => {
+                    self.gone = true;
+                    self.reader.closed();
+                    return Poll::Ready(Err(BodyError::Reset));
+                }
+            }
+        }
+    }
+
+    fn poll_interim(&mut self, cx: &mut Context<'_>, head: &ResponseHead) -> Poll<()> {
+        if !self.interim {
+            let doubled = head.status == 100 && self.continued;
+            if self.version != Version::Http11 || self.answering || self.gone || doubled {
+                return Poll::Ready(());
+            }
+            if head.status == 100 {
+                self.expects = false;
+            }
+            head_write::interim(self.out.buffer(), head);
+            self.interim = true;
+        }
+        let _ = ready!(self.poll_flush(cx));
+        self.interim = false;
+        Poll::Ready(())
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Abort> {
+        loop {
+            if self.gone {
+                return Poll::Ready(Abort);
+            }
+            // A body under way is read by whoever pulls it, and its end is noticed there; a body
+            // that the client holds back for 100 is not under way.
+            let idle = self.reader.is_done() || (self.expects && self.inbound.is_empty());
+            if !idle || self.inbound.len() >= EARLY_BYTES {
+                return Poll::Pending;
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(Fill::Bytes) => {}
+                Ok(Fill::Full) => return Poll::Pending,
+                Ok(Fill::End) | Err(_) => self.gone = true,
+            }
+        }
+    }
+}
+
+impl Downstream for ServerConnection {
+    fn length(&self) -> Length {
+        self.inner.borrow().reader.length()
+    }
+
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        self.inner.borrow_mut().poll_frame(cx)
+    }
+
+    fn poll_interim(&self, cx: &mut Context<'_>, head: &ResponseHead) -> Poll<()> {
+        self.inner.borrow_mut().poll_interim(cx, head)
+    }
+
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Abort> {
+        self.inner.borrow_mut().poll_gone(cx)
+    }
+}

@@ -1,0 +1,1 @@
+//! The client side against a server of raw bytes.

@@ -1,0 +1,1 @@
+//! Both sides with a bare proxy between them.

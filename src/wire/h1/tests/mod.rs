@@ -1,0 +1,6 @@
+//! The two sides over real sockets.
+
+mod client;
+mod end_to_end;
+mod server;
+mod support;
