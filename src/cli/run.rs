@@ -1,0 +1,41 @@
+//! `evenkeel run`: in the foreground, until a signal ends it.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::app::{Options, Running, StartError};
+
+/// Run in the foreground; events go to stderr
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// 0 after a drain, 1 when the configuration is bad, 3 when an address cannot be bound.
+pub fn run(_args: Args, config: &Path) -> ExitCode {
+    let options = Options { signals: true, logging: true, ..Options::new(config) };
+    match Running::start(options) {
+        Ok(running) => {
+            running.wait();
+            ExitCode::SUCCESS
+        }
+        Err(StartError::Config(mistakes)) => {
+            anstream::eprint!("{}", mistakes.render_human(true));
+            ExitCode::from(1)
+        }
+        Err(error) => {
+            eprintln!("evenkeel: {}", chain(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
