@@ -1,1 +1,162 @@
-//! (being written)
+//! The only publisher of snapshots: trigger -> load -> check -> build -> bind -> listen -> publish.
+//!
+//! One task does one reload at a time. Everything that can fail comes before the swap, everything
+//! after it cannot: a refused file changes nothing, an accepted one is in use as a whole. What
+//! starts a reload is a file that changes ([`watch`]), a signal, or the admin API; the last two
+//! read at once, the first waits until the change is complete.
+
+mod attempt;
+mod status;
+pub mod watch;
+mod watcher;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+pub(crate) use attempt::load;
+pub use attempt::{Parts, Rejection, first};
+pub use status::{LastReload, Status};
+
+use crate::config::{Diagnostics, Diff, Loaded};
+use crate::snapshot::Snapshot;
+
+/// Answers for `${NAME}` in the configuration.
+pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// What asked for a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trigger {
+    FileChange,
+    Signal,
+    Admin,
+}
+
+impl Trigger {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Trigger::FileChange => "file-change",
+            Trigger::Signal => "signal",
+            Trigger::Admin => "admin",
+        }
+    }
+}
+
+/// What came of a reload.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The content is the one in use.
+    Unchanged { generation: u64 },
+    Accepted {
+        generation: u64,
+        changes: Diff,
+        warnings: Diagnostics,
+    },
+    /// Nothing was changed.
+    Rejected(Arc<Rejection>),
+    /// The process is ending.
+    Stopping,
+}
+
+/// The configuration in use.
+pub struct Current {
+    pub snapshot: Arc<Snapshot>,
+    /// With its warnings, and where every value came from.
+    pub loaded: Arc<Loaded>,
+}
+
+/// Asks for reloads, and tells what came of them. Cheap to clone; for control and admin.
+#[derive(Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    state: Arc<State>,
+}
+
+/// Written by the reload task (`stopping`: by whoever drains), read by everybody.
+pub(crate) struct State {
+    current: ArcSwap<Current>,
+    status: ArcSwap<Status>,
+    /// Fingerprint of what was read last, accepted or not. Read by the watcher; relaxed, because
+    /// a stale value only makes it ask for a reload that finds nothing new.
+    seen: AtomicU64,
+    /// What was read last: where the watcher looks.
+    sources: ArcSwap<crate::config::Sources>,
+    /// `sources` was replaced.
+    sources_changed: Notify,
+    stopping: AtomicBool,
+}
+
+struct Request {
+    trigger: Trigger,
+    reply: oneshot::Sender<Outcome>,
+}
+
+impl Handle {
+    /// Reads the file now and takes it over if it is valid and new.
+    pub async fn reload(&self, trigger: Trigger) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        if self
+            .requests
+            .send(Request { trigger, reply })
+            .await
+            .is_err()
+        {
+            return Outcome::Stopping;
+        }
+        outcome.await.unwrap_or(Outcome::Stopping)
+    }
+
+    pub fn current(&self) -> Arc<Current> {
+        self.state.current.load_full()
+    }
+
+    pub fn status(&self) -> Arc<Status> {
+        self.state.status.load_full()
+    }
+
+    /// Configured, bound and not draining: what `/readyz` says.
+    pub fn is_ready(&self) -> bool {
+        !self.state.stopping.load(Ordering::Acquire)
+    }
+
+    /// Fingerprint of what was read last.
+    fn seen(&self) -> u64 {
+        self.state.seen.load(Ordering::Relaxed)
+    }
+
+    /// A drain begins: not ready any more, and no reload from now on.
+    pub fn stop(&self) {
+        self.state.stopping.store(true, Ordering::Release);
+    }
+}
+
+/// Serves reload requests, one at a time, for the life of the process.
+pub struct Reloader {
+    parts: Parts,
+    state: Arc<State>,
+    requests: mpsc::Receiver<Request>,
+    live: attempt::Live,
+}
+
+impl Reloader {
+    pub async fn run(mut self) {
+        while let Some(Request { trigger, reply }) = self.requests.recv().await {
+            let outcome = if self.state.stopping.load(Ordering::Acquire) {
+                Outcome::Stopping
+            } else {
+                self.reload(trigger).await
+            };
+            // Nobody waits for the outcome of a signal.
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+/// Follows the file for as long as it is polled.
+pub async fn watch_file(path: PathBuf, handle: Handle) {
+    watcher::run(path, handle).await;
+}

@@ -15,7 +15,12 @@ pub struct Args {
 
 pub fn run(args: &Args) -> ExitCode {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "evenkeel", &mut script);
+    clap_complete::generate(
+        args.shell,
+        &mut super::Cli::command(),
+        "evenkeel",
+        &mut script,
+    );
     // A reader that has gone (`| head`) is no mistake.
     let _ = std::io::stdout().write_all(&script);
     ExitCode::SUCCESS

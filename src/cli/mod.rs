@@ -65,7 +65,10 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let Some(command) = cli.command else {
         if cli.test {
-            return check::run(check::Args { config: cli.config, format: check::Format::Human });
+            return check::run(check::Args {
+                config: cli.config,
+                format: check::Format::Human,
+            });
         }
         // Written to stderr: nothing was done.
         eprint!("{}", Cli::command().render_help());
@@ -109,8 +112,14 @@ mod tests {
             };
             assert_eq!(args.config, PathBuf::from("x.toml"), "{arguments:?}");
         }
-        assert_eq!(parse(&["run", "-c", "x.toml"]).config, PathBuf::from("x.toml"));
-        assert_eq!(parse(&["-t", "-c", "x.toml"]).config, PathBuf::from("x.toml"));
+        assert_eq!(
+            parse(&["run", "-c", "x.toml"]).config,
+            PathBuf::from("x.toml")
+        );
+        assert_eq!(
+            parse(&["-t", "-c", "x.toml"]).config,
+            PathBuf::from("x.toml")
+        );
     }
 
     #[test]

@@ -11,7 +11,11 @@ pub struct Args {}
 
 /// 0 after a drain, 1 when the configuration is bad, 3 when an address cannot be bound.
 pub fn run(_args: Args, config: &Path) -> ExitCode {
-    let options = Options { signals: true, logging: true, ..Options::new(config) };
+    let options = Options {
+        signals: true,
+        logging: true,
+        ..Options::new(config)
+    };
     match Running::start(options) {
         Ok(running) => {
             running.wait();

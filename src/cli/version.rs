@@ -22,13 +22,17 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn details() -> String {
-    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let descriptors = match nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
-    {
-        Ok((soft, hard)) => format!("{soft}, raised to {hard} by `run`"),
-        Err(error) => format!("unknown ({error})"),
+    let profile = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
     };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let descriptors =
+        match nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+            Ok((soft, hard)) => format!("{soft}, raised to {hard} by `run`"),
+            Err(error) => format!("unknown ({error})"),
+        };
     format!(
         "profile: {profile}\n\
          target: {}-{}\n\

@@ -1,1 +1,20 @@
-//! (being written)
+//! The accepting side: sockets, fresh connections and which worker serves them, and how the
+//! connections of a listener end together.
+//!
+//! - [`sockets`]: one `SO_REUSEPORT` socket per worker; bound first, listening last, so that a
+//!   reload can fail before anybody sees it.
+//! - [`accept`]: one loop per socket; a socket is closed only after `accept` found nothing more.
+//! - [`share`]: a worker clearly over its fair share hands a connection on before its first byte.
+//! - [`connection`]: what a downstream connection is to `wire`: a handler that calls `proxy`.
+//! - [`group`]: the connections of one listener on one worker that are told to end together.
+
+pub mod accept;
+pub mod connection;
+pub mod group;
+pub mod share;
+pub mod sockets;
+
+pub use accept::Door;
+pub use group::Group;
+pub use share::{Fresh, Loads, Share};
+pub use sockets::{BindError, Bound, bind};

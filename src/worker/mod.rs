@@ -1,1 +1,147 @@
-//! (being written)
+//! A worker: one thread, one event loop, its own sockets and its own connections to servers.
+//!
+//! Nothing that a request uses here is `Send` or locked. Control speaks to a worker through one
+//! channel, other workers through another (connections handed over); a worker itself finds out
+//! what a reload means to it by comparing the new snapshot with what it has.
+
+mod run;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+
+use crate::listener::accept::Closed;
+use crate::listener::{Loads, Share};
+use crate::snapshot::Snapshot;
+use crate::telemetry::{AccessLogWriter, Metrics};
+use crate::upstream::pool::Hub;
+
+/// What control tells a worker.
+#[derive(Debug)]
+enum Command {
+    /// A snapshot was published: take up its listeners and let go of the others.
+    Follow(Change),
+    /// Stop accepting, end every connection after its current request, then end.
+    Drain,
+    /// End every connection now.
+    Abort,
+}
+
+/// The sockets that come with a snapshot; everything else is in the snapshot.
+#[derive(Debug)]
+struct Change {
+    /// Listening, by configured address.
+    added: Vec<(SocketAddr, TcpListener)>,
+    /// Dropped when removed sockets are closed.
+    closed: Closed,
+}
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct Shared {
+    pub snapshots: Arc<ArcSwap<Snapshot>>,
+    pub metrics: Arc<Metrics>,
+    pub access: Arc<AccessLogWriter>,
+    pub hub: Arc<Hub>,
+}
+
+/// All workers, as control sees them.
+#[derive(Debug)]
+pub struct Workers {
+    commands: Vec<mpsc::UnboundedSender<Command>>,
+    loads: Arc<Loads>,
+    /// Nothing is sent: closed when the last worker has ended.
+    running: tokio::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+impl Workers {
+    /// Starts `count` threads. They accept nothing before the first [`Workers::follow`].
+    pub fn start(count: usize, shared: &Shared) -> std::io::Result<Self> {
+        let loads = Loads::new(count);
+        let (running, all_ended) = mpsc::channel(1);
+        let (mailboxes, mut handed): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+        let mut commands = Vec::with_capacity(count);
+        for (index, handed) in handed.drain(..).enumerate() {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            commands.push(sender);
+            let share = Share::new(loads.clone(), index, mailboxes.clone());
+            let start = run::Start {
+                index,
+                shared: shared.clone(),
+                share,
+                loads: loads.clone(),
+                commands: receiver,
+                handed,
+                running: running.clone(),
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || run::run(start, &runtime))?;
+        }
+        let running = tokio::sync::Mutex::new(all_ended);
+        Ok(Workers {
+            commands,
+            loads,
+            running,
+        })
+    }
+
+    pub fn count(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Lets every worker take up the published snapshot, and gives each one socket of every added
+    /// listener. Returns once the sockets of removed listeners are closed.
+    pub async fn follow(&self, added: Vec<(SocketAddr, Vec<TcpListener>)>) {
+        let (closed, mut all_closed) = mpsc::channel(1);
+        let mut added: Vec<_> = added
+            .into_iter()
+            .map(|(address, sockets)| (address, sockets.into_iter()))
+            .collect();
+        for worker in &self.commands {
+            let added = added
+                .iter_mut()
+                .filter_map(|(address, sockets)| Some((*address, sockets.next()?)))
+                .collect();
+            // A worker that has ended (a drain overtook the reload) needs nothing.
+            let _ = worker.send(Command::Follow(Change {
+                added,
+                closed: closed.clone(),
+            }));
+        }
+        drop(closed);
+        all_closed.recv().await;
+    }
+
+    /// Every worker stops accepting and ends with its last connection.
+    pub fn drain(&self) {
+        self.tell(|| Command::Drain);
+    }
+
+    /// Every worker closes its connections and ends. Gives how many there were.
+    pub fn abort(&self) -> usize {
+        let open = self.loads.total();
+        self.tell(|| Command::Drain);
+        self.tell(|| Command::Abort);
+        open
+    }
+
+    /// Waits until every worker has ended.
+    pub async fn ended(&self) {
+        self.running.lock().await.recv().await;
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for worker in &self.commands {
+            // One that has ended has done what it is told.
+            let _ = worker.send(command());
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! One accept loop per socket.
+//!
+//! A removed socket is closed only after `accept` returned EAGAIN: the kernel resets what still
+//! waits in the queue of a closed one (of 40 queued connections 16 were seen lost).
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+use super::connection;
+use super::group::{Group, Phase};
+use super::share::{Fresh, Share};
+use crate::proxy::{Context, ListenerRules};
+
+/// Connections taken in one go: enough for a burst, few enough not to starve the open ones.
+const BURST: usize = 64;
+
+/// How long to leave connections in the backlog when there are no descriptors.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Where one listener's connections enter one worker.
+pub struct Door {
+    /// As configured.
+    pub address: SocketAddr,
+    pub rules: Rc<ListenerRules>,
+    context: Rc<Context>,
+    share: Rc<Share>,
+    /// Of connections that enter now.
+    group: RefCell<Rc<Group>>,
+}
+
+/// Held until a stopped loop has closed its socket.
+pub type Closed = tokio::sync::mpsc::Sender<()>;
+
+impl Door {
+    pub fn new(
+        address: SocketAddr,
+        rules: Rc<ListenerRules>,
+        context: Rc<Context>,
+        share: Rc<Share>,
+    ) -> Rc<Self> {
+        Rc::new(Door {
+            address,
+            rules,
+            context,
+            share,
+            group: RefCell::new(Group::new()),
+        })
+    }
+
+    pub fn group(&self) -> Rc<Group> {
+        self.group.borrow().clone()
+    }
+
+    /// Ends the connections that entered so far; those to come form a new group. Gives the old.
+    pub fn renew(&self) -> Rc<Group> {
+        let old = self.group.replace(Group::new());
+        old.advance(Phase::Ending);
+        old
+    }
+
+    /// Lets a connection in that another worker accepted.
+    pub fn enter(&self, fresh: Fresh) {
+        match TcpStream::from_std(fresh.stream) {
+            Ok(stream) => {
+                let group = self.group.borrow();
+                connection::spawn(
+                    &self.context,
+                    &self.rules,
+                    &group,
+                    stream,
+                    fresh.peer,
+                    fresh.slot,
+                );
+            }
+            Err(error) => self.refuse(&error),
+        }
+    }
+
+    /// Serves an accepted connection here, or hands it over.
+    fn accepted(&self, stream: TcpStream, peer: SocketAddr) {
+        let slot = self.share.slot();
+        let group = self.group.borrow();
+        let better = match group.phase() {
+            Phase::Serving => self.share.better(),
+            Phase::Ending | Phase::Aborted => None,
+        };
+        let Some(worker) = better else {
+            return connection::spawn(&self.context, &self.rules, &group, stream, peer, slot);
+        };
+        drop(group);
+        match stream.into_std() {
+            Ok(stream) => {
+                let fresh = Fresh {
+                    stream,
+                    peer,
+                    listener: self.address,
+                    slot,
+                };
+                if let Err(fresh) = self.share.hand_over(worker, fresh) {
+                    self.enter(fresh);
+                }
+            }
+            Err(error) => self.refuse(&error),
+        }
+    }
+
+    fn refuse(&self, error: &io::Error) {
+        let (snapshot, listener) = self.rules.current(&self.context);
+        let state = snapshot.listener(listener);
+        state.metrics.connection_refused();
+        tracing::debug!(listener = %state.rules.name, %error, "connection not accepted");
+    }
+}
+
+/// Accepts until told to stop; what is in the queue then is still accepted. `stop` brings what is
+/// dropped once the socket is closed.
+pub async fn run(door: Rc<Door>, socket: Rc<TcpListener>, mut stop: oneshot::Receiver<Closed>) {
+    let mut pause = FIRST_PAUSE;
+    let closed = loop {
+        let step = poll_fn(|cx| {
+            if let Poll::Ready(closed) = std::pin::Pin::new(&mut stop).poll(cx) {
+                return Poll::Ready(Step::Stop(closed.ok()));
+            }
+            poll_burst(&door, &socket, cx)
+        });
+        match step.await {
+            Step::Stop(closed) => break closed,
+            Step::Burst => {
+                pause = FIRST_PAUSE;
+                tokio::task::yield_now().await;
+            }
+            Step::Exhausted(error) => {
+                if pause == FIRST_PAUSE {
+                    tracing::warn!(address = %door.address, %error, "cannot accept, trying again");
+                }
+                door.refuse(&error);
+                // Kept connections to servers are what we can give up at once.
+                door.context.pools.close_idle();
+                tokio::select! {
+                    closed = &mut stop => break closed.ok(),
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                }
+            }
+        }
+    };
+    if let Ok(socket) = Rc::try_unwrap(socket)
+        && let Ok(socket) = socket.into_std()
+    {
+        take_queued(&door, &socket);
+    }
+    drop(closed);
+}
+
+enum Step {
+    Stop(Option<Closed>),
+    Burst,
+    /// Out of descriptors or memory.
+    Exhausted(io::Error),
+}
+
+fn poll_burst(door: &Door, socket: &TcpListener, cx: &mut TaskContext<'_>) -> Poll<Step> {
+    for _ in 0..BURST {
+        match std::task::ready!(socket.poll_accept(cx)) {
+            Ok((stream, peer)) => door.accepted(stream, peer),
+            Err(error) if is_exhaustion(&error) => return Poll::Ready(Step::Exhausted(error)),
+            // A client that left while it was queued; a firewall's verdict: accept(2) names a
+            // dozen that concern that connection only.
+            Err(error) => door.refuse(&error),
+        }
+    }
+    Poll::Ready(Step::Burst)
+}
+
+/// Accepts directly, because the runtime's readiness may not know yet of the last arrivals.
+fn take_queued(door: &Door, socket: &std::net::TcpListener) {
+    loop {
+        match socket.accept() {
+            Ok((stream, peer)) => {
+                let stream = stream
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(stream));
+                match stream {
+                    Ok(stream) => door.accepted(stream, peer),
+                    Err(error) => door.refuse(&error),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if is_exhaustion(&error) => return door.refuse(&error),
+            Err(_) => {}
+        }
+    }
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    error
+        .raw_os_error()
+        .is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))
+}

@@ -1,0 +1,428 @@
+//! One attempt at a new configuration, and the first one.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc};
+
+use super::{Current, Environment, Handle, LastReload, Outcome, Reloader, State, Status, Trigger};
+use crate::config;
+use crate::config::{Config, Diagnostics, Loaded, Sources};
+use crate::listener;
+use crate::listener::{BindError, Bound};
+use crate::snapshot;
+use crate::snapshot::Snapshot;
+use crate::telemetry::logging::Logging;
+use crate::telemetry::{AccessLogWriter, Metrics, Prepared, events};
+use crate::upstream::Registry;
+use crate::upstream::pool::Hub;
+use crate::worker::{Shared, Workers};
+
+/// Why a configuration is not taken. None of these changes anything.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejection {
+    #[error("{}", .0.summary())]
+    Config(Diagnostics),
+    #[error("cannot open the access log")]
+    AccessLog(#[source] std::io::Error),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("cannot start the workers")]
+    Workers(#[source] std::io::Error),
+    #[error("the configuration could not be read: the reading task ended in a panic")]
+    Broken,
+}
+
+impl Rejection {
+    /// The mistakes, one object each, in the form of `check --format json`.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Rejection::Config(mistakes) => mistakes.to_json(),
+            other => serde_json::json!([{ "severity": "error", "message": other.summary() }]),
+        }
+    }
+
+    /// One line, causes included.
+    pub fn summary(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+}
+
+/// What a reload works on.
+pub struct Parts {
+    pub path: PathBuf,
+    pub environment: Environment,
+    pub registry: Arc<Registry>,
+    pub metrics: Arc<Metrics>,
+    pub access: Arc<AccessLogWriter>,
+    /// `None`: events are somebody else's business (tests, demo).
+    pub logging: Option<Logging>,
+}
+
+/// What is running.
+pub(super) struct Live {
+    pub workers: Arc<Workers>,
+    pub snapshots: Arc<ArcSwap<Snapshot>>,
+    pub loaded: Arc<Loaded>,
+    /// Configured to bound address.
+    pub listeners: HashMap<SocketAddr, SocketAddr>,
+}
+
+/// Everything of a new configuration that can fail, done.
+struct Ready {
+    snapshot: Snapshot,
+    access: Prepared,
+    sockets: Vec<(SocketAddr, Bound)>,
+}
+
+/// What starting gives: the task that reloads, and what others use.
+pub struct First {
+    pub reloader: Reloader,
+    pub handle: Handle,
+    pub workers: Arc<Workers>,
+    /// Name and bound address, in the order of the file.
+    pub listeners: Vec<(Arc<str>, SocketAddr)>,
+}
+
+/// Reads the file of `parts`.
+pub(crate) async fn load(
+    path: PathBuf,
+    environment: Environment,
+) -> Result<Result<Loaded, Diagnostics>, tokio::task::JoinError> {
+    tokio::task::spawn_blocking(move || config::load(&path, &|name| environment(name))).await
+}
+
+/// Builds, binds and publishes the first configuration with `count` workers.
+pub async fn first(parts: Parts, loaded: Loaded, count: usize) -> Result<First, Rejection> {
+    let ready = prepare(&parts, &loaded.config, 1, count, &HashMap::new()).await?;
+    let Ready {
+        snapshot,
+        access,
+        sockets,
+    } = ready;
+    let snapshot = Arc::new(snapshot);
+    let snapshots = Arc::new(ArcSwap::new(snapshot.clone()));
+    let shared = Shared {
+        snapshots: snapshots.clone(),
+        metrics: parts.metrics.clone(),
+        access: parts.access.clone(),
+        hub: Hub::new(),
+    };
+    let workers = Arc::new(Workers::start(count, &shared).map_err(Rejection::Workers)?);
+    parts.access.apply(access);
+    parts.registry.publish(&snapshot.upstreams);
+
+    let seen = loaded.sources.fingerprint();
+    let sources = loaded.sources.clone();
+    let loaded = Arc::new(loaded);
+    let listeners: HashMap<_, _> = sockets
+        .iter()
+        .map(|(configured, bound)| (*configured, bound.address))
+        .collect();
+    let names = snapshot
+        .config
+        .listeners
+        .iter()
+        .filter_map(|rules| Some((rules.name.clone(), *listeners.get(&rules.address)?)))
+        .collect();
+    workers.follow(into_listeners(sockets)).await;
+
+    let current = Current {
+        snapshot,
+        loaded: loaded.clone(),
+    };
+    let state = Arc::new(State {
+        current: ArcSwap::from_pointee(current),
+        status: ArcSwap::from_pointee(Status::default()),
+        seen: AtomicU64::new(seen),
+        sources: ArcSwap::from_pointee(sources),
+        sources_changed: Notify::new(),
+        stopping: AtomicBool::new(false),
+    });
+    let (sender, requests) = mpsc::channel(16);
+    let handle = Handle {
+        requests: sender,
+        state: state.clone(),
+    };
+    let live = Live {
+        workers: workers.clone(),
+        snapshots,
+        loaded,
+        listeners,
+    };
+    let reloader = Reloader {
+        parts,
+        state,
+        requests,
+        live,
+    };
+    Ok(First {
+        reloader,
+        handle,
+        workers,
+        listeners: names,
+    })
+}
+
+/// Does everything that can fail, and nothing that anybody sees.
+async fn prepare(
+    parts: &Parts,
+    config: &Config,
+    generation: u64,
+    workers: usize,
+    live: &HashMap<SocketAddr, SocketAddr>,
+) -> Result<Ready, Rejection> {
+    let snapshot = {
+        let (config, registry, metrics) = (
+            config.clone(),
+            parts.registry.clone(),
+            parts.metrics.clone(),
+        );
+        // Tables of many upstreams take a while to fill; signals and admin go on meanwhile.
+        let build = move || snapshot::build(config, generation, &registry, &metrics);
+        tokio::task::spawn_blocking(build)
+            .await
+            .map_err(|_| Rejection::Broken)?
+    };
+    let access = parts
+        .access
+        .prepare(config.access_log.as_ref())
+        .map_err(Rejection::AccessLog)?;
+    let mut sockets = Vec::new();
+    let mut held: Vec<_> = live.values().copied().collect();
+    for rules in &config.listeners {
+        if live.contains_key(&rules.address) {
+            continue;
+        }
+        let bound = listener::bind(rules.address, workers, &held)
+            .map_err(|cause| bind_error(rules, cause))?;
+        held.push(bound.address);
+        sockets.push((rules.address, bound));
+    }
+    // From the first `listen` on clients may come: all binding is behind us then.
+    for (address, bound) in &sockets {
+        let rules = config
+            .listeners
+            .iter()
+            .find(|rules| rules.address == *address);
+        if let Some(rules) = rules {
+            bound
+                .listen(rules.backlog)
+                .map_err(|cause| bind_error(rules, cause))?;
+        }
+    }
+    Ok(Ready {
+        snapshot,
+        access,
+        sockets,
+    })
+}
+
+fn bind_error(rules: &config::model::Listener, cause: std::io::Error) -> BindError {
+    BindError {
+        address: rules.address,
+        listener: rules.name.to_string(),
+        cause,
+    }
+}
+
+fn into_listeners(
+    sockets: Vec<(SocketAddr, Bound)>,
+) -> Vec<(SocketAddr, Vec<std::net::TcpListener>)> {
+    sockets
+        .into_iter()
+        .map(|(address, bound)| (address, bound.into_listeners()))
+        .collect()
+}
+
+impl Reloader {
+    pub(super) async fn reload(&mut self, trigger: Trigger) -> Outcome {
+        match load(self.parts.path.clone(), self.parts.environment.clone()).await {
+            Ok(Ok(loaded)) => {
+                self.saw(&loaded.sources);
+                self.consider(trigger, loaded).await
+            }
+            Ok(Err(mistakes)) => {
+                self.saw(mistakes.sources());
+                self.reject(trigger, Rejection::Config(mistakes))
+            }
+            Err(_) => self.reject(trigger, Rejection::Broken),
+        }
+    }
+
+    /// Remembers what was read, so that the watcher waits for something else.
+    fn saw(&self, sources: &Sources) {
+        self.state
+            .seen
+            .store(sources.fingerprint(), Ordering::Relaxed);
+        self.state.sources.store(Arc::new(sources.clone()));
+        self.state.sources_changed.notify_one();
+    }
+
+    async fn consider(&mut self, trigger: Trigger, loaded: Loaded) -> Outcome {
+        if loaded.sources.fingerprint() == self.live.loaded.sources.fingerprint() {
+            return self.unchanged(trigger);
+        }
+        if let Err(mistakes) = loaded.keeps_includes_of(&self.live.loaded.sources) {
+            return self.reject(trigger, Rejection::Config(mistakes));
+        }
+        let generation = self.live.snapshots.load().generation + 1;
+        let workers = self.live.workers.count();
+        let ready = prepare(
+            &self.parts,
+            &loaded.config,
+            generation,
+            workers,
+            &self.live.listeners,
+        )
+        .await;
+        match ready {
+            Ok(ready) => self.publish(trigger, loaded, ready).await,
+            Err(rejection) => self.reject(trigger, rejection),
+        }
+    }
+
+    /// Nothing in here can fail.
+    async fn publish(&mut self, trigger: Trigger, loaded: Loaded, ready: Ready) -> Outcome {
+        let Ready {
+            snapshot,
+            access,
+            sockets,
+        } = ready;
+        let (generation, snapshot) = (snapshot.generation, Arc::new(snapshot));
+        self.live.snapshots.store(snapshot.clone());
+        self.parts.registry.publish(&snapshot.upstreams);
+        for (configured, bound) in &sockets {
+            self.live.listeners.insert(*configured, bound.address);
+        }
+        self.live
+            .listeners
+            .retain(|configured, _| snapshot.listener_at(*configured).is_some());
+        for (configured, bound) in &sockets {
+            if let Some(id) = snapshot.listener_at(*configured) {
+                events::listening(&snapshot.listener(id).rules.name, bound.address);
+            }
+        }
+        self.live.workers.follow(into_listeners(sockets)).await;
+        self.parts.access.apply(access);
+        if let Some(logging) = &self.parts.logging {
+            logging.apply(&loaded.config.log);
+        }
+        warn_of_restart(&self.live.loaded.config, &loaded.config);
+        for warning in loaded.warnings.iter() {
+            tracing::warn!(warning = %warning.message, "configuration");
+        }
+
+        let changes = config::diff(&self.live.loaded.config, &loaded.config);
+        let words = self.in_words(&changes);
+        events::reload_accepted(&self.parts.metrics, generation, trigger.as_str(), &words);
+        let warnings = loaded.warnings.clone();
+        let loaded = Arc::new(loaded);
+        self.live.loaded = loaded.clone();
+        self.state
+            .current
+            .store(Arc::new(Current { snapshot, loaded }));
+        self.remember(trigger, true, words, serde_json::Value::Null);
+        Outcome::Accepted {
+            generation,
+            changes,
+            warnings,
+        }
+    }
+
+    /// What changed, and the overrides that stay in force.
+    fn in_words(&self, changes: &config::Diff) -> String {
+        let mut words = if changes.is_empty() {
+            "nothing in meaning".to_owned()
+        } else {
+            changes.lines.join("; ")
+        };
+        for (upstream, server, over) in self.parts.registry.overrides() {
+            use std::fmt::Write;
+            let _ = write!(words, "; override on {upstream}/{server} stays:");
+            if let Some(weight) = over.weight {
+                let _ = write!(words, " weight {weight}");
+            }
+            if let Some(drain) = over.drain {
+                let _ = write!(words, " drain {drain}");
+            }
+        }
+        words
+    }
+
+    /// A file that is again what is in use takes back what an earlier refusal said.
+    fn unchanged(&self, trigger: Trigger) -> Outcome {
+        let generation = self.live.snapshots.load().generation;
+        let refused = self
+            .state
+            .status
+            .load()
+            .last
+            .as_ref()
+            .is_some_and(|last| !last.successful);
+        if refused {
+            let words = "back to the configuration in use".to_owned();
+            events::reload_accepted(&self.parts.metrics, generation, trigger.as_str(), &words);
+            self.remember(trigger, true, words, serde_json::Value::Null);
+        }
+        Outcome::Unchanged { generation }
+    }
+
+    fn reject(&self, trigger: Trigger, rejection: Rejection) -> Outcome {
+        let summary = rejection.summary();
+        events::reload_rejected(&self.parts.metrics, trigger.as_str(), &summary);
+        if let Rejection::Config(mistakes) = &rejection {
+            for mistake in mistakes.iter() {
+                tracing::debug!(code = mistake.code, mistake = %mistake.message, "mistake");
+            }
+        }
+        self.remember(trigger, false, summary, rejection.to_json());
+        Outcome::Rejected(Arc::new(rejection))
+    }
+
+    fn remember(
+        &self,
+        trigger: Trigger,
+        successful: bool,
+        summary: String,
+        mistakes: serde_json::Value,
+    ) {
+        let at = SystemTime::now();
+        let last = LastReload {
+            at,
+            trigger,
+            successful,
+            summary,
+            mistakes,
+        };
+        self.state
+            .status
+            .store(Arc::new(Status { last: Some(last) }));
+    }
+}
+
+/// What is accepted, but not before the next start.
+fn warn_of_restart(old: &Config, new: &Config) {
+    if old.process.workers != new.process.workers {
+        tracing::warn!("process.workers needs a restart: the number of workers stays");
+    }
+    if old.log.format != new.log.format {
+        tracing::warn!("log.format needs a restart: the format stays");
+    }
+    let address = |config: &Config| config.admin.as_ref().map(|admin| admin.address.clone());
+    if address(old) != address(new) {
+        tracing::warn!("admin.address needs a restart: the admin listener stays where it is");
+    }
+}

@@ -1,0 +1,238 @@
+//! The thread of one worker.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use super::{Change, Command, Shared};
+use crate::listener::accept::{self, Closed};
+use crate::listener::group::Phase;
+use crate::listener::{Door, Fresh, Group, Loads, Share};
+use crate::proxy::{Context, ListenerRules};
+use crate::snapshot::Reader;
+use crate::telemetry::shard;
+use crate::upstream::pool::Pools;
+use crate::util::timer::Timers;
+
+/// What a worker's thread starts with.
+pub(super) struct Start {
+    pub index: usize,
+    pub shared: Shared,
+    pub share: Share,
+    pub loads: Arc<Loads>,
+    pub commands: mpsc::UnboundedReceiver<Command>,
+    pub handed: mpsc::UnboundedReceiver<Fresh>,
+    /// Dropped when the worker ends.
+    pub running: mpsc::Sender<()>,
+}
+
+/// The body of the thread.
+pub(super) fn run(start: Start, runtime: &Runtime) {
+    shard::enter_worker(start.index);
+    let running = start.running.clone();
+    LocalSet::new().block_on(runtime, work(start));
+    drop(running);
+}
+
+async fn work(start: Start) {
+    let Start {
+        index,
+        shared,
+        share,
+        loads,
+        mut commands,
+        mut handed,
+        ..
+    } = start;
+    let context = Rc::new(Context {
+        snapshots: Reader::new(shared.snapshots),
+        timers: Timers::new(),
+        pools: Pools::new(&shared.hub),
+        random: RefCell::new(fastrand::Rng::new()),
+        access: shared.access.worker(),
+        metrics: shared.metrics,
+    });
+    let timers = context.timers.clone();
+    tokio::task::spawn_local(async move { timers.run().await });
+    tokio::task::spawn_local(context.pools.clone().run());
+
+    let mut worker = Worker::new(context, Rc::new(share));
+    loop {
+        tokio::select! {
+            biased;
+            command = commands.recv() => match command {
+                Some(Command::Follow(change)) => worker.follow(change),
+                Some(Command::Drain) => worker.drain(),
+                Some(Command::Abort) => worker.abort(),
+                // Control has gone without a word: only a panic there does that.
+                None => { worker.drain(); worker.abort(); break }
+            },
+            Some(fresh) = handed.recv() => worker.enter(fresh),
+            () = loads.empty(index), if worker.draining => {
+                // The last look: what was sent before the mailbox closed is still served.
+                handed.close();
+                match handed.recv().await {
+                    Some(fresh) => worker.enter(fresh),
+                    None => break,
+                }
+            }
+        }
+    }
+}
+
+struct Worker {
+    context: Rc<Context>,
+    share: Rc<Share>,
+    open: HashMap<SocketAddr, Open>,
+    /// Listeners that went with the last reload: connections handed over may still come in.
+    retired: HashMap<SocketAddr, Rc<Door>>,
+    /// Groups that no new connection joins.
+    ending: Vec<Rc<Group>>,
+    draining: bool,
+}
+
+/// One listener as this worker accepts for it.
+struct Open {
+    door: Rc<Door>,
+    socket: Rc<TcpListener>,
+    stop: oneshot::Sender<Closed>,
+    backlog: u32,
+    trusted_proxies: Vec<IpNet>,
+}
+
+impl Worker {
+    fn new(context: Rc<Context>, share: Rc<Share>) -> Self {
+        Worker {
+            context,
+            share,
+            open: HashMap::new(),
+            retired: HashMap::new(),
+            ending: Vec::new(),
+            draining: false,
+        }
+    }
+
+    fn follow(&mut self, change: Change) {
+        if self.draining {
+            return;
+        }
+        self.retired.clear();
+        self.ending.retain(|group| !group.is_empty());
+        let snapshot = self.context.snapshots.pin();
+        let gone: Vec<_> = self
+            .open
+            .keys()
+            .filter(|address| snapshot.listener_at(**address).is_none())
+            .copied()
+            .collect();
+        for address in gone {
+            self.close(address, &change.closed);
+        }
+        for open in self.open.values_mut() {
+            self.ending.extend(open.refresh(&self.context));
+        }
+        for (address, socket) in change.added {
+            self.listen(address, socket);
+        }
+    }
+
+    fn listen(&mut self, address: SocketAddr, socket: std::net::TcpListener) {
+        let Some(rules) = ListenerRules::new(&self.context, address) else {
+            return; // A reload that is already overtaken by the next one.
+        };
+        let socket = match TcpListener::from_std(socket) {
+            Ok(socket) => Rc::new(socket),
+            Err(error) => {
+                // Only a lack of memory does that; the other workers' sockets still accept.
+                tracing::error!(%address, %error, "a worker cannot use its socket");
+                return;
+            }
+        };
+        let (pin, listener) = rules.current(&self.context);
+        let config = &pin.listener(listener).rules;
+        let door = Door::new(address, rules, self.context.clone(), self.share.clone());
+        let (stop, stopped) = oneshot::channel();
+        let open = Open {
+            door: door.clone(),
+            socket: socket.clone(),
+            stop,
+            backlog: config.backlog,
+            trusted_proxies: config.trusted_proxies.clone(),
+        };
+        self.open.insert(address, open);
+        tokio::task::spawn_local(accept::run(door, socket, stopped));
+    }
+
+    /// Stops accepting at `address`; its connections end after their current request.
+    fn close(&mut self, address: SocketAddr, closed: &Closed) {
+        let Some(Open {
+            door, socket, stop, ..
+        }) = self.open.remove(&address)
+        else {
+            return;
+        };
+        // The accept loop must be the last owner: it closes the socket.
+        drop(socket);
+        let group = door.group();
+        group.advance(Phase::Ending);
+        self.ending.push(group);
+        // The loop only ends by this message.
+        let _ = stop.send(closed.clone());
+        self.retired.insert(address, door);
+    }
+
+    fn enter(&mut self, fresh: Fresh) {
+        let door = match self.open.get(&fresh.listener) {
+            Some(open) => Some(&open.door),
+            None => self.retired.get(&fresh.listener),
+        };
+        if let Some(door) = door {
+            door.enter(fresh);
+        }
+    }
+
+    fn drain(&mut self) {
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        let (closed, _) = mpsc::channel(1);
+        let addresses: Vec<_> = self.open.keys().copied().collect();
+        for address in addresses {
+            self.close(address, &closed);
+        }
+    }
+
+    fn abort(&mut self) {
+        for group in &self.ending {
+            group.advance(Phase::Aborted);
+        }
+    }
+}
+
+impl Open {
+    /// Takes over what the current snapshot says. Gives the connections that must end by it.
+    fn refresh(&mut self, context: &Context) -> Option<Rc<Group>> {
+        // Also lets go of the snapshot before.
+        let (pin, listener) = self.door.rules.current(context);
+        let config = &pin.listener(listener).rules;
+        if self.backlog != config.backlog {
+            self.backlog = config.backlog;
+            let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
+            // On a listening socket this only changes the length of its queue (listen(2)).
+            let _ = socket2::SockRef::from(&*self.socket).listen(backlog);
+        }
+        if self.trusted_proxies == config.trusted_proxies {
+            return None;
+        }
+        self.trusted_proxies = config.trusted_proxies.clone();
+        Some(self.door.renew())
+    }
+}
