@@ -18,7 +18,6 @@ use crate::upstream::connector::{self, ConnectError};
 use crate::upstream::pool::Claim;
 use crate::upstream::{FailureKind, Lease, Server, Upstream};
 use crate::wire::h1::client::{Answer, Connection, Exchange, ExchangeError};
-use crate::wire::io::Socket;
 
 /// An exchange whose response head has come.
 pub(super) struct Answered {
@@ -126,7 +125,10 @@ impl Transaction {
             Ok(connected) => connected,
             Err(failure) => return Err(self.given_up(lease.server(), failure, started)),
         };
-        server.metrics().connected(connect_result(&connected));
+        let result = connected.as_ref().err();
+        server
+            .metrics()
+            .connected(result.map_or(ConnectResult::Ok, ConnectError::result));
         match connected {
             Ok(socket) => {
                 self.account.connected(started.elapsed());
@@ -357,16 +359,5 @@ fn bytes_written(error: &ExchangeError) -> u64 {
     match error {
         ExchangeError::Closed { written, .. } | ExchangeError::Reset { written, .. } => *written,
         ExchangeError::BadResponse(_) | ExchangeError::RequestBody(_) => u64::MAX,
-    }
-}
-
-fn connect_result(connected: &Result<Socket, ConnectError>) -> ConnectResult {
-    match connected {
-        Ok(_) => ConnectResult::Ok,
-        Err(ConnectError::Refused) => ConnectResult::Refused,
-        Err(ConnectError::Timeout) => ConnectResult::Timeout,
-        Err(ConnectError::Unreachable(_) | ConnectError::Resolve(_) | ConnectError::Other(_)) => {
-            ConnectResult::Failed
-        }
     }
 }

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::model::ServerAddress;
-use crate::telemetry::{ConnectResult, ServerMetrics};
+use crate::telemetry::ConnectResult;
 use crate::upstream::resolve::Addresses;
-use crate::wire::h1::client::Connection;
 use crate::wire::io::Socket;
 
 /// What to connect to.
@@ -96,21 +95,6 @@ pub async fn connect(
             Err(ConnectError::Timeout)
         }
     }
-}
-
-/// Opens a connection for requests, and counts how that went.
-pub async fn open(
-    target: &Target,
-    metrics: &ServerMetrics,
-    deadline: impl Future<Output = ()>,
-) -> Result<Connection, ConnectError> {
-    let outcome = connect(target, None, deadline).await;
-    metrics.connected(
-        outcome
-            .as_ref()
-            .map_or_else(ConnectError::result, |_| ConnectResult::Ok),
-    );
-    outcome.map(Connection::new)
 }
 
 async fn dial(target: &Target, port: Option<u16>) -> Result<Socket, ConnectError> {
