@@ -1,13 +1,25 @@
 //! What the server is told about the client and the way here.
+//!
+//! A server believes these fields, so from anybody but a trusted proxy they are replaced by what
+//! we saw ourselves, or removed where we have nothing to say. A trusted proxy's lists are
+//! continued and its single values kept. `Client-Cert` (RFC 9440) is never taken from outside.
+//! Set after the hop-by-hop fields are gone: `Connection` cannot take away what is set here.
 
+use std::fmt::Write;
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
-use crate::message::{Fields, Version};
+use crate::message::{Fields, Known, Version};
 
 /// Text of a request id.
 pub type RequestId = SmallVec<[u8; 32]>;
+
+/// Longer ids of trusted proxies are replaced: they go into every log line.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Our name in `Via`.
+const PSEUDONYM: &[u8] = b" evenkeel";
 
 /// How a request came in.
 #[derive(Debug, Clone, Copy)]
@@ -32,9 +44,376 @@ pub struct Arrival<'a> {
 /// Sets the forwarding fields of a request that was cleaned of its hop-by-hop fields; returns
 /// the request's id.
 pub fn set_forwarding(
-    _fields: &mut Fields,
-    _arrival: &Arrival<'_>,
-    _random: &mut fastrand::Rng,
+    fields: &mut Fields,
+    arrival: &Arrival<'_>,
+    random: &mut fastrand::Rng,
 ) -> RequestId {
-    todo!()
+    fields.remove(Known::ClientCert);
+    fields.remove(Known::ClientCertChain);
+    if arrival.trusted {
+        continue_lists(fields, arrival);
+        fill_in(fields, arrival);
+    } else {
+        replace(fields, arrival);
+    }
+    if arrival.via {
+        append_via(fields, arrival.version);
+    }
+    request_id(fields, arrival.trusted, random)
+}
+
+/// Adds ourselves to `Via` of a request or response that came in this version
+/// (RFC 9110 section 7.6.3).
+pub fn append_via(fields: &mut Fields, version: Version) {
+    fields.append_pieces(Known::Via, &[version.number().as_bytes(), PSEUDONYM]);
+}
+
+fn replace(fields: &mut Fields, arrival: &Arrival<'_>) {
+    fields.remove(Known::Forwarded);
+    fields.remove(Known::XForwardedPrefix);
+    fields.remove(Known::XRealIp);
+    let source = Text::of(arrival.source.to_canonical());
+    fields.set(Known::XForwardedFor, source.bytes());
+    fields.set(Known::XForwardedProto, arrival.scheme.as_bytes());
+    fields.set(
+        Known::XForwardedPort,
+        itoa::Buffer::new().format(arrival.port).as_bytes(),
+    );
+    match arrival.host {
+        Some(host) => fields.set(Known::XForwardedHost, host),
+        None => fields.remove(Known::XForwardedHost),
+    }
+}
+
+/// `X-Forwarded-For` always goes on; `Forwarded` only where the trusted proxy uses it.
+fn continue_lists(fields: &mut Fields, arrival: &Arrival<'_>) {
+    let source = arrival.source.to_canonical();
+    if fields.contains(Known::XForwardedFor) {
+        append_member(fields, Known::XForwardedFor, Text::of(source).bytes());
+    } else if arrival.client.to_canonical() == source {
+        fields.set(Known::XForwardedFor, Text::of(source).bytes());
+    } else {
+        // The client is known from `Forwarded` alone: a list of ours without it would hide it
+        // from the servers that prefer this list.
+        let list = Text::of(format_args!("{}, {source}", arrival.client.to_canonical()));
+        fields.set(Known::XForwardedFor, list.bytes());
+    }
+    if fields.contains(Known::Forwarded) {
+        append_member(
+            fields,
+            Known::Forwarded,
+            forwarded_element(source, arrival).bytes(),
+        );
+    }
+}
+
+/// One element of RFC 7239 section 4.
+fn forwarded_element(source: IpAddr, arrival: &Arrival<'_>) -> Text {
+    let mut element = match source {
+        IpAddr::V4(address) => Text::of(format_args!("for={address}")),
+        IpAddr::V6(address) => Text::of(format_args!("for=\"[{address}]\"")),
+    };
+    if let Some(host) = arrival.host {
+        // A valid Host has neither quotes nor backslashes.
+        element.0.extend_from_slice(b";host=\"");
+        element.0.extend_from_slice(host);
+        element.0.push(b'"');
+    }
+    element.0.extend_from_slice(b";proto=");
+    element.0.extend_from_slice(arrival.scheme.as_bytes());
+    element
+}
+
+/// Joins all lines of a list into one, and adds a member.
+fn append_member(fields: &mut Fields, name: Known, member: &[u8]) {
+    let mut list: SmallVec<[u8; 128]> = SmallVec::new();
+    for value in fields.values(name).filter(|value| !value.is_empty()) {
+        list.extend_from_slice(value);
+        list.extend_from_slice(b", ");
+    }
+    fields.set_pieces(name, &[&list, member]);
+}
+
+/// Says what a trusted proxy left out. Our port belongs to our host and scheme, not to its.
+fn fill_in(fields: &mut Fields, arrival: &Arrival<'_>) {
+    let silent = !fields.contains(Known::XForwardedProto)
+        && !fields.contains(Known::XForwardedHost)
+        && !fields.contains(Known::XForwardedPort);
+    if silent {
+        let port = itoa::Buffer::new().format(arrival.port).to_owned();
+        fields.set(Known::XForwardedPort, port.as_bytes());
+    }
+    if !fields.contains(Known::XForwardedProto) {
+        fields.set(Known::XForwardedProto, arrival.scheme.as_bytes());
+    }
+    if let (Some(host), false) = (arrival.host, fields.contains(Known::XForwardedHost)) {
+        fields.set(Known::XForwardedHost, host);
+    }
+}
+
+/// Keeps a trusted proxy's id, else makes one of 128 random bits.
+fn request_id(fields: &mut Fields, trusted: bool, random: &mut fastrand::Rng) -> RequestId {
+    if trusted && fields.count(Known::XRequestId) == 1 {
+        let received = fields.get(Known::XRequestId).unwrap_or_default();
+        if is_request_id(received) {
+            return received.into();
+        }
+    }
+    let id = hexadecimal(random.u128(..));
+    fields.set(Known::XRequestId, &id);
+    id.as_slice().into()
+}
+
+fn is_request_id(text: &[u8]) -> bool {
+    let good = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.~:+/=@".contains(byte);
+    (1..=MAX_REQUEST_ID_BYTES).contains(&text.len()) && text.iter().all(good)
+}
+
+fn hexadecimal(number: u128) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (place, byte) in number.to_be_bytes().into_iter().enumerate() {
+        text[2 * place] = DIGITS[usize::from(byte >> 4)];
+        text[2 * place + 1] = DIGITS[usize::from(byte & 0xF)];
+    }
+    text
+}
+
+/// Short text on the stack.
+struct Text(SmallVec<[u8; 96]>);
+
+impl Text {
+    fn of(value: impl std::fmt::Display) -> Text {
+        let mut text = Text(SmallVec::new());
+        // Writing to memory cannot fail.
+        let _ = write!(text, "{value}");
+        text
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SPOOFED: &[(&str, &str)] = &[
+        ("X-Forwarded-For", "6.6.6.6"),
+        ("x-forwarded-for", "7.7.7.7"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "evil"),
+        ("X-Forwarded-Port", "443"),
+        ("X-Forwarded-Prefix", "/evil"),
+        ("Forwarded", "for=6.6.6.6;proto=https"),
+        ("X-Real-IP", "6.6.6.6"),
+        ("X-Request-Id", "spoofed"),
+        ("Client-Cert", ":evil:"),
+        ("Client-Cert-Chain", ":evil:"),
+    ];
+
+    fn arrival() -> Arrival<'static> {
+        Arrival {
+            source: IpAddr::from([192, 0, 2, 1]),
+            trusted: false,
+            client: IpAddr::from([192, 0, 2, 1]),
+            scheme: "http",
+            port: 8080,
+            version: Version::Http11,
+            via: true,
+            host: Some(b"api.example:8080"),
+        }
+    }
+
+    fn trusted() -> Arrival<'static> {
+        Arrival {
+            trusted: true,
+            ..arrival()
+        }
+    }
+
+    /// All fields afterwards, names in lower case, sorted, without the id.
+    fn after(lines: &[(&str, &str)], arrival: &Arrival<'_>) -> Vec<String> {
+        let mut fields = Fields::new();
+        for (name, value) in lines {
+            fields.append_text(name, value.as_bytes());
+        }
+        let id = set_forwarding(&mut fields, arrival, &mut fastrand::Rng::with_seed(1));
+        assert_eq!(fields.get(Known::XRequestId), Some(&*id));
+        assert_eq!(fields.count(Known::XRequestId), 1);
+        fields.remove(Known::XRequestId);
+        let text = String::from_utf8_lossy;
+        let mut lines: Vec<String> = fields
+            .iter()
+            .map(|(name, value)| format!("{}: {}", text(name).to_ascii_lowercase(), text(value)))
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    const OURS: [&str; 5] = [
+        "via: 1.1 evenkeel",
+        "x-forwarded-for: 192.0.2.1",
+        "x-forwarded-host: api.example:8080",
+        "x-forwarded-port: 8080",
+        "x-forwarded-proto: http",
+    ];
+
+    #[test]
+    fn nothing_of_a_stranger_is_left() {
+        assert_eq!(after(SPOOFED, &arrival()), OURS);
+        assert_eq!(after(&[], &arrival()), OURS);
+    }
+
+    #[test]
+    fn spoofed_host_goes_where_there_is_none() {
+        let old = Arrival {
+            host: None,
+            version: Version::Http10,
+            ..arrival()
+        };
+        let lines = after(SPOOFED, &old);
+        assert!(
+            !lines
+                .iter()
+                .any(|line| line.starts_with("x-forwarded-host"))
+        );
+        assert!(lines.contains(&"via: 1.0 evenkeel".to_owned()));
+    }
+
+    #[test]
+    fn trusted_proxy_is_continued_and_kept() {
+        assert_eq!(
+            after(SPOOFED, &trusted()),
+            [
+                "forwarded: for=6.6.6.6;proto=https, \
+                 for=192.0.2.1;host=\"api.example:8080\";proto=http",
+                "via: 1.1 evenkeel",
+                "x-forwarded-for: 6.6.6.6, 7.7.7.7, 192.0.2.1",
+                "x-forwarded-host: evil",
+                "x-forwarded-port: 443",
+                "x-forwarded-prefix: /evil",
+                "x-forwarded-proto: https",
+                "x-real-ip: 6.6.6.6",
+            ],
+            "but never its Client-Cert"
+        );
+    }
+
+    #[test]
+    fn silent_trusted_proxy_is_as_good_as_a_client() {
+        assert_eq!(after(&[], &trusted()), OURS);
+        let lines = after(&[("X-Forwarded-Proto", "https")], &trusted());
+        assert!(lines.contains(&"x-forwarded-proto: https".to_owned()));
+        assert!(
+            !lines
+                .iter()
+                .any(|line| line.starts_with("x-forwarded-port")),
+            "our port is not the port of its https"
+        );
+    }
+
+    #[test]
+    fn client_known_from_forwarded_alone_stays_known() {
+        let from = Arrival {
+            client: IpAddr::from([203, 0, 113, 7]),
+            ..trusted()
+        };
+        let lines = after(&[("Forwarded", "for=203.0.113.7")], &from);
+        assert!(lines.contains(&"x-forwarded-for: 203.0.113.7, 192.0.2.1".to_owned()));
+    }
+
+    #[test]
+    fn ipv6_is_written_as_each_field_wants_it() {
+        let source = "2001:db8::1".parse().expect("an address");
+        let from = Arrival {
+            source,
+            client: source,
+            host: None,
+            ..trusted()
+        };
+        let lines = after(
+            &[("Forwarded", "for=unknown"), ("X-Forwarded-For", "a")],
+            &from,
+        );
+        assert_eq!(
+            lines[0],
+            "forwarded: for=unknown, for=\"[2001:db8::1]\";proto=http"
+        );
+        assert!(lines.contains(&"x-forwarded-for: a, 2001:db8::1".to_owned()));
+        let mapped = "::ffff:192.0.2.1".parse().expect("an address");
+        let from = Arrival {
+            source: mapped,
+            ..arrival()
+        };
+        assert_eq!(after(&[], &from), OURS);
+    }
+
+    #[test]
+    fn via_is_appended_unless_switched_off() {
+        let lines = after(&[("Via", "1.0 fred")], &arrival());
+        assert_eq!(lines[..2], ["via: 1.0 fred", "via: 1.1 evenkeel"]);
+        let lines = after(
+            &[("Via", "1.0 fred")],
+            &Arrival {
+                via: false,
+                ..arrival()
+            },
+        );
+        assert_eq!(lines[0], "via: 1.0 fred");
+        assert!(lines[1].starts_with("x-forwarded"));
+    }
+
+    #[test]
+    fn trace_context_is_left_alone() {
+        let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let lines = [("traceparent", &trace[13..]), ("tracestate", "a=b")];
+        for from in [arrival(), trusted()] {
+            let lines = after(&lines, &from);
+            assert_eq!(lines[..2], [trace, "tracestate: a=b"]);
+        }
+    }
+
+    #[test]
+    fn id_is_kept_from_trusted_proxies_only() {
+        let id = |lines: &[&str], arrival: &Arrival<'_>| {
+            let mut fields = Fields::new();
+            for value in lines {
+                fields.append(Known::XRequestId, value.as_bytes());
+            }
+            let id = set_forwarding(&mut fields, arrival, &mut fastrand::Rng::with_seed(7));
+            assert_eq!(fields.count(Known::XRequestId), 1);
+            String::from_utf8_lossy(&id).into_owned()
+        };
+        let ours = id(&[], &arrival());
+        assert_eq!(ours.len(), 32, "128 bits in hexadecimal");
+        assert!(ours.bytes().all(|byte| b"0123456789abcdef".contains(&byte)));
+        assert_eq!(id(&["a-1"], &trusted()), "a-1");
+        assert_eq!(id(&["a-1"], &arrival()), ours);
+        for bad in ["", "a b", "a\"b", "a,b", "é", "<script>", &"a".repeat(129)] {
+            assert_eq!(id(&[bad], &trusted()), ours, "{bad}");
+        }
+        assert_eq!(id(&["a", "b"], &trusted()), ours, "which of two?");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_stranger_sends_the_server_hears_ours(
+            lines in prop::collection::vec((0..SPOOFED.len(), "[ -~]{0,30}"), 0..8),
+        ) {
+            let lines: Vec<(&str, &str)> =
+                lines.iter().map(|(which, value)| (SPOOFED[*which].0, value.as_str())).collect();
+            prop_assert_eq!(after(&lines, &arrival()), OURS);
+        }
+    }
 }
