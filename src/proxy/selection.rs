@@ -11,7 +11,6 @@ use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
 use crate::proxy::shim::cookie_value;
 use crate::proxy::shim::query_value;
-use crate::proxy::shim::*;
 use crate::proxy::transaction::Transaction;
 use crate::telemetry::Reason;
 use crate::upstream::pool::{Acquired, Claim};
@@ -89,7 +88,7 @@ impl Transaction {
         upstream: &Arc<Upstream>,
         hash: Option<u64>,
     ) -> Result<Selected, Failure> {
-        let mut waiter = upstream.enqueue().map_err(failure)?;
+        let mut waiter = upstream.enqueue(&self.context.timers).map_err(failure)?;
         let context = self.context.clone();
         let lease = self
             .within(std::future::poll_fn(|cx| {

@@ -1,10 +1,16 @@
 //! The claim on one request slot of one server.
+//!
+//! Counted when made and released once on every way out, because releasing is its drop. What came
+//! of the attempt is reported on it; a lease that ends without a report frees its probe and counts
+//! for nothing, so a client that leaves never looks like a failed server.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::upstream::breaker::{Ticket, Transition};
 use crate::upstream::server::Server;
 
 /// What went wrong at a server. Never a client's doing.
@@ -17,44 +23,127 @@ pub enum FailureKind {
     BadResponse,
 }
 
-/// The claim on one request slot: counted when made, released once on every way out.
-///
-/// Report at most one outcome with the response head ([`answered`](Lease::answered)) or instead of
-/// it ([`failure`](Lease::failure)); a lease dropped without either counts for nothing.
+/// The claim on one request slot, with the probe of a half-open breaker.
 #[derive(Debug)]
 pub struct Lease {
     server: Arc<Server>,
+    /// `None` only while it is dropped.
+    ticket: Option<Ticket>,
+    /// Still holds its slot.
+    slot: bool,
+    /// Of the server when the lease was made.
+    taken_out: u32,
 }
 
 impl Lease {
+    /// Takes over a slot that is counted already.
+    pub(super) fn new(server: Arc<Server>, ticket: Ticket) -> Self {
+        let taken_out = server.taken_out();
+        Lease {
+            server,
+            ticket: Some(ticket),
+            slot: true,
+            taken_out,
+        }
+    }
+
     pub fn server(&self) -> &Arc<Server> {
         &self.server
     }
 
-    /// The response head came `latency` after the attempt started. A status of `failure-status` is
-    /// a failure to the breaker, any other a success.
-    pub fn answered(&mut self, _now: Instant, _latency: Duration, _status: u16) {
-        todo!()
+    /// The response head came at `now`, `latency` after the attempt started. A status of
+    /// `failure-status` is a failure to the breaker, any other a success.
+    pub fn answered(&mut self, now: Instant, latency: Duration, status: u16) {
+        let common = self.server.common();
+        let settings = common.settings();
+        let failed = settings
+            .breaker
+            .failure_status
+            .iter()
+            .any(|range| range.contains(status));
+        if failed {
+            drop(settings);
+            return self.failed(now, latency);
+        }
+        let now = common.ms(now);
+        self.server.latency().observe(latency, now);
+        let Some(ticket) = &mut self.ticket else {
+            return;
+        };
+        let transition = self.server.breaker().report_success(
+            ticket,
+            latency,
+            now,
+            &settings.breaker,
+            common.places(),
+        );
+        self.note(transition);
     }
 
-    /// No response head came, `elapsed` after the attempt started.
-    pub fn failure(&mut self, _now: Instant, _elapsed: Duration, _kind: FailureKind) {
-        todo!()
+    /// No response head came; known at `now`, `elapsed` after the attempt started.
+    pub fn failure(&mut self, now: Instant, elapsed: Duration, kind: FailureKind) {
+        tracing::debug!(server = %self.server.label(), ?kind, "attempt failed");
+        self.failed(now, elapsed);
+    }
+
+    fn failed(&mut self, now: Instant, elapsed: Duration) {
+        let now_ms = self.server.common().ms(now);
+        self.server.latency().observe_failure(elapsed, now_ms);
+        self.report_failure(now_ms);
     }
 
     /// A reset, timeout or framing error after the response head: the success reported with the
     /// head becomes a failure.
-    pub fn body_failed(&mut self, _now: Instant) {
-        todo!()
+    pub fn body_failed(&mut self, now: Instant) {
+        self.report_failure(self.server.common().ms(now));
     }
 
-    /// Leaves the count early: a tunnel or a `text/event-stream` that is established.
+    fn report_failure(&mut self, now_ms: u64) {
+        let common = self.server.common();
+        let Some(ticket) = &mut self.ticket else {
+            return;
+        };
+        let transition = self.server.breaker().report_failure(
+            ticket,
+            now_ms,
+            &common.settings().breaker,
+            common.places(),
+        );
+        self.note(transition);
+    }
+
+    fn note(&self, transition: Option<Transition>) {
+        if let Some(transition) = transition {
+            self.server.common().flipped(&self.server, transition);
+        }
+    }
+
+    /// Leaves the count early: a tunnel or a `text/event-stream` that is established. Outcomes may
+    /// still be reported.
     pub fn release_slot(&mut self) {
-        todo!()
+        if std::mem::take(&mut self.slot) {
+            self.server.free_slot();
+        }
     }
 
-    /// Checks took the server out since this lease was made.
+    /// Checks took the server out since this lease was made: an attempt that still waits for its
+    /// response head and may be retried should end.
     pub fn taken_out(&self) -> bool {
-        todo!()
+        self.server.taken_out() != self.taken_out
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let probe = match self.ticket.take() {
+            Some(ticket) => self.server.breaker().release(ticket),
+            None => false,
+        };
+        self.release_slot();
+        if probe {
+            // The freed probe is ordered before the look at the queue, as a freed slot is.
+            fence(Ordering::SeqCst);
+            self.server.common().room_made();
+        }
     }
 }

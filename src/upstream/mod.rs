@@ -6,11 +6,14 @@
 
 pub mod breaker;
 pub mod budget;
+pub mod common;
 pub mod connector;
 pub mod control;
 pub mod health;
 pub mod lease;
+pub mod overrides;
 pub mod pick;
+pub mod plan;
 pub mod pool;
 pub mod queue;
 pub mod registry;
@@ -18,6 +21,7 @@ pub mod resolve;
 pub mod server;
 pub mod server_set;
 pub mod slow_start;
+mod tasks;
 #[expect(
     clippy::module_inception,
     reason = "the file is named for the type that it defines"
@@ -26,9 +30,10 @@ pub mod upstream;
 pub mod view;
 
 pub use lease::{FailureKind, Lease};
-pub use pick::{Carry, Pick, Refused};
+pub use overrides::{Override, OverrideError};
+pub use pick::{AnyConnection, Carry, Pick, Refused};
 pub use queue::Waiter;
-pub use registry::{Override, OverrideError, Registry};
+pub use registry::Registry;
 pub use server::{Server, ServerId};
 pub use server_set::ServerSet;
 pub use upstream::Upstream;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::upstream::pool::ServerConnections;
+use crate::upstream::pool::{Pooled, Pools, ServerConnections};
 use crate::upstream::server::ServerId;
 
 /// Which servers the connections of one worker can carry a request to (`max-connections`).
@@ -11,6 +11,10 @@ use crate::upstream::server::ServerId;
 pub trait Carry {
     /// This worker has an idle connection to the server or may open one.
     fn can_carry(&self, server: &Arc<ServerConnections>) -> bool;
+
+    /// A request waits for a connection to this server: have another worker close an idle one.
+    /// What can be carried has to be looked at once more afterwards.
+    fn want(&self, server: &Arc<ServerConnections>);
 }
 
 /// No limit on connections.
@@ -20,11 +24,17 @@ impl Carry for AnyConnection {
     fn can_carry(&self, _server: &Arc<ServerConnections>) -> bool {
         true
     }
+
+    fn want(&self, _server: &Arc<ServerConnections>) {}
 }
 
-impl<C: crate::upstream::pool::Pooled + 'static> Carry for crate::upstream::pool::Pools<C> {
+impl<C: Pooled + 'static> Carry for Pools<C> {
     fn can_carry(&self, server: &Arc<ServerConnections>) -> bool {
-        crate::upstream::pool::Pools::can_carry(self, server)
+        Pools::can_carry(self, server)
+    }
+
+    fn want(&self, server: &Arc<ServerConnections>) {
+        Pools::want(self, server);
     }
 }
 

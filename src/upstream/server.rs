@@ -1,28 +1,174 @@
 //! One server's live state, shared by every generation of the configuration that names it.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
-use crate::config::model::ServerAddress;
+use tokio::time::Instant;
+
+use crate::config::model::{self, ServerAddress};
+use crate::telemetry::{
+    BreakerReading, CheckResult, Metrics, ServerMetrics, ServerReading, events,
+};
+use crate::upstream::breaker::{self, Breaker};
+use crate::upstream::common::{Common, lock};
 use crate::upstream::connector::Target;
+use crate::upstream::health::verdict::Standing;
+use crate::upstream::health::{Checks, Report};
+use crate::upstream::lease::Lease;
 use crate::upstream::pool::ServerConnections;
 use crate::upstream::resolve::Addresses;
+use crate::upstream::tasks::Running;
+use crate::util::ewma::PeakEwma;
 
 /// Tells servers apart over the life of the process: a server that is removed and comes back
 /// after its last request has ended is another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(pub u64);
 
+impl ServerId {
+    fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        ServerId(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
 /// The live state of one server, keyed by (upstream, address).
+///
+/// Workers write `in_flight`, `breaker` and `latency`; the task of its checks writes `standing` and
+/// `last_check`; `control` belongs to whoever holds the upstream's stepping lock.
 #[derive(Debug)]
 pub struct Server {
     id: ServerId,
     address: ServerAddress,
     label: Arc<str>,
+    common: Arc<Common>,
     addresses: Arc<Addresses>,
     connections: Arc<ServerConnections>,
+    /// Slots taken, over all workers.
+    in_flight: AtomicU32,
+    breaker: Breaker,
+    latency: PeakEwma,
+    /// [`Standing`] as a number.
+    standing: AtomicU8,
+    /// Milliseconds of [`Common::ms`]; 0 is not known.
+    next_check: AtomicU64,
+    last_check: Mutex<Option<LastCheck>>,
+    /// Counts the times that checks took it out of rotation.
+    taken_out: AtomicU32,
+    /// Effective weight, for the gauge. Written by the control task.
+    weight: AtomicU32,
+    metrics: Arc<ServerMetrics>,
+    pub(super) control: Mutex<Control>,
+}
+
+/// What the last check found.
+#[derive(Debug, Clone)]
+pub struct LastCheck {
+    pub at: Instant,
+    pub took: Duration,
+    pub outcome: Result<(), Arc<str>>,
+}
+
+/// What the control task remembers of a server between two looks.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    /// Slow start: when it began.
+    pub ramp_since: Option<Instant>,
+    /// Added next to others and not in rotation yet.
+    pub joining: bool,
+    /// Its breaker was open or half-open.
+    pub ejected: bool,
+    /// Checks allowed it.
+    pub usable: bool,
+    /// Checks keep it out of rotation (in panic they do not).
+    pub kept_out: bool,
+    pub checks: Option<Checks>,
+    pub resolving: Option<Running>,
 }
 
 impl Server {
+    /// `beside_others`: it joins servers that are there, so it waits for a pass where there are
+    /// checks, and starts slowly.
+    pub(super) fn new(
+        address: &ServerAddress,
+        common: &Arc<Common>,
+        config: &model::Upstream,
+        beside_others: bool,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let id = ServerId::next();
+        let standing = match (beside_others, &config.health) {
+            (true, Some(_)) => Standing::Waiting,
+            _ => Standing::Untested,
+        };
+        let connections = ServerConnections::new(&config.connections);
+        let waiting = Arc::downgrade(common);
+        connections.on_room(Box::new(move || {
+            let Some(common) = Weak::upgrade(&waiting) else {
+                return false;
+            };
+            common.room_made();
+            !common.queue().is_empty()
+        }));
+        let label: Arc<str> = address.to_string().into();
+        let server = Arc::new(Server {
+            id,
+            address: address.clone(),
+            metrics: metrics.server(common.name(), &label),
+            label,
+            common: common.clone(),
+            addresses: match address {
+                ServerAddress::Ip(address) => Addresses::fixed(*address),
+                _ => Addresses::pending(),
+            },
+            connections,
+            in_flight: AtomicU32::new(0),
+            breaker: Breaker::new(id.0),
+            latency: PeakEwma::new(),
+            standing: AtomicU8::new(standing as u8),
+            next_check: AtomicU64::new(0),
+            last_check: Mutex::new(None),
+            taken_out: AtomicU32::new(0),
+            weight: AtomicU32::new(0),
+            control: Mutex::new(Control {
+                joining: beside_others,
+                usable: standing.usable(),
+                ..Control::default()
+            }),
+        });
+        let live = Arc::downgrade(&server);
+        server
+            .metrics
+            .attach(move || Some(live.upgrade()?.reading()));
+        server
+    }
+
+    fn reading(&self) -> ServerReading {
+        let breaker = match self.breaker.state(&self.common.settings().breaker) {
+            breaker::State::Closed => BreakerReading::Closed,
+            breaker::State::HalfOpen => BreakerReading::HalfOpen,
+            breaker::State::Open => BreakerReading::Open,
+        };
+        ServerReading {
+            in_flight: self.in_flight().into(),
+            latency: self.latency.latest(),
+            connections_active: self.connections.active() as u64,
+            connections_idle: self.connections.idle() as u64,
+            healthy: self.standing().usable(),
+            weight: self.weight.load(Ordering::Relaxed),
+            breaker,
+        }
+    }
+
+    pub fn metrics(&self) -> &Arc<ServerMetrics> {
+        &self.metrics
+    }
+
+    pub(super) fn set_weight(&self, weight: u32) {
+        self.weight.store(weight, Ordering::Relaxed);
+    }
+
     pub fn id(&self) -> ServerId {
         self.id
     }
@@ -36,8 +182,22 @@ impl Server {
         &self.label
     }
 
+    /// Name of the upstream that it belongs to.
+    pub fn upstream(&self) -> &Arc<str> {
+        self.common.name()
+    }
+
+    pub(super) fn common(&self) -> &Arc<Common> {
+        &self.common
+    }
+
     pub fn connections(&self) -> &Arc<ServerConnections> {
         &self.connections
+    }
+
+    /// Where a name points to now.
+    pub fn addresses(&self) -> &Arc<Addresses> {
+        &self.addresses
     }
 
     /// What a connect goes to.
@@ -46,5 +206,128 @@ impl Server {
             address: self.address.clone(),
             addresses: self.addresses.clone(),
         }
+    }
+
+    /// Slots taken, over all workers. Relaxed: exact only for the claim itself.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    pub fn breaker_state(&self, settings: &model::Breaker) -> breaker::State {
+        self.breaker.state(settings)
+    }
+
+    pub fn latency(&self) -> &PeakEwma {
+        &self.latency
+    }
+
+    /// What the checks say; [`Standing::Untested`] without checks.
+    pub fn standing(&self) -> Standing {
+        match self.standing.load(Ordering::Acquire) {
+            n if n == Standing::Waiting as u8 => Standing::Waiting,
+            n if n == Standing::Healthy as u8 => Standing::Healthy,
+            n if n == Standing::Unhealthy as u8 => Standing::Unhealthy,
+            _ => Standing::Untested,
+        }
+    }
+
+    pub(super) fn set_standing(&self, standing: Standing) {
+        self.standing.store(standing as u8, Ordering::Release);
+    }
+
+    pub fn last_check(&self) -> Option<LastCheck> {
+        lock(&self.last_check).clone()
+    }
+
+    /// When the next check is due, where that is known.
+    pub fn next_check(&self) -> Option<Instant> {
+        match self.next_check.load(Ordering::Relaxed) {
+            0 => None,
+            ms => Some(self.common.at_ms(ms)),
+        }
+    }
+
+    /// Takes a finished check; the control task moves the order when the verdict changed.
+    pub fn checked(&self, report: Report) {
+        let now = Instant::now();
+        let passed = report.outcome.is_ok();
+        self.metrics.checked(match passed {
+            true => CheckResult::Success,
+            false => CheckResult::Failure,
+        });
+        // Settled: the result agrees with the verdict. Between two verdicts checks come faster.
+        let settled = passed == (report.standing == Standing::Healthy);
+        if let Some(health) = &self.common.settings().health {
+            let wait = match settled {
+                true => health.interval,
+                false => (health.interval / 5).max(Duration::from_millis(200)),
+            };
+            let next = self.common.ms(now + wait).max(1);
+            self.next_check.store(next, Ordering::Relaxed);
+        }
+        self.set_standing(report.standing);
+        if report.changed {
+            let cause = report.outcome.as_ref().err().map_or("", |cause| &**cause);
+            events::health(self.upstream(), &self.label, passed, &cause);
+            self.common.touch();
+        }
+        *lock(&self.last_check) = Some(LastCheck {
+            at: now,
+            took: report.took,
+            outcome: report.outcome,
+        });
+    }
+
+    /// There are no checks any more.
+    pub(super) fn forget_checks(&self) {
+        self.set_standing(Standing::Untested);
+        self.next_check.store(0, Ordering::Relaxed);
+        *lock(&self.last_check) = None;
+    }
+
+    /// Counts the times that checks took it out: a waiting attempt compares it with what it was.
+    pub fn taken_out(&self) -> u32 {
+        self.taken_out.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_out(&self) {
+        self.taken_out.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a slot and, of a half-open breaker, a probe.
+    pub(super) fn claim(
+        self: &Arc<Self>,
+        max_requests: u32,
+        settings: &model::Breaker,
+    ) -> Option<Lease> {
+        if !self.take_slot(max_requests) {
+            return None;
+        }
+        match self.breaker.admit(settings) {
+            Some(ticket) => Some(Lease::new(self.clone(), ticket)),
+            None => {
+                self.free_slot();
+                None
+            }
+        }
+    }
+
+    /// One compare-and-swap: never over `max_requests`, whatever the concurrency.
+    fn take_slot(&self, max_requests: u32) -> bool {
+        let take = |taken: u32| (taken < max_requests).then_some(taken + 1);
+        // Relaxed: the count orders nothing; what a freed slot means is ordered by `free_slot`.
+        self.in_flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .is_ok()
+    }
+
+    /// Sequentially consistent with the queue's length, see there.
+    pub(super) fn free_slot(&self) {
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.common.room_made();
     }
 }

@@ -1,5 +1,137 @@
 //! The servers that a pick chooses among: immutable, swapped whole.
 
+use std::sync::Arc;
+
+use crate::balance::{Picker, Servers, Start};
+use crate::config::model;
+use crate::upstream::breaker;
+use crate::upstream::pick::Carry;
+use crate::upstream::plan::{Plan, Role};
+use crate::upstream::server::{Server, ServerId};
+
 /// The servers of an upstream at one moment and the order to draw them in.
+///
+/// Built aside by the control task, a reload or the admin API; a pick reads one and never sees it
+/// change. What moves with every request (slots, probes, latency) is in the servers.
 #[derive(Debug)]
-pub struct ServerSet {}
+pub struct ServerSet {
+    plan: Plan,
+    picker: Arc<Picker>,
+}
+
+impl ServerSet {
+    /// The first one of an upstream: its order starts at the beginning.
+    pub(super) fn first(policy: &model::Balance, plan: Plan) -> Self {
+        let picker = Arc::new(Picker::build(policy, &plan.entries, Start::Beginning));
+        ServerSet { plan, picker }
+    }
+
+    /// The one after this; the order goes on where weights and set are the same.
+    pub(super) fn next(&self, policy: &model::Balance, plan: Plan) -> Self {
+        let picker = match self
+            .picker
+            .rebuilt(policy, &plan.entries, fastrand::u64(..))
+        {
+            Some(picker) => Arc::new(picker),
+            None => self.picker.clone(),
+        };
+        ServerSet { plan, picker }
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(super) fn picker(&self) -> &Picker {
+        &self.picker
+    }
+
+    /// Of each server, in the order of the configuration.
+    pub fn roles(&self) -> &[Role] {
+        &self.plan.roles
+    }
+
+    /// Failed checks are ignored.
+    pub fn panic(&self) -> bool {
+        self.plan.panic
+    }
+}
+
+/// A set as one request sees it: what [`Picker`] asks.
+pub(super) struct Candidates<'a> {
+    pub set: &'a ServerSet,
+    pub servers: &'a [Arc<Server>],
+    pub config: &'a model::Upstream,
+    /// Of the request.
+    pub tried: &'a [ServerId],
+    pub carry: &'a dyn Carry,
+    /// Milliseconds of the upstream's clock.
+    pub now_ms: u64,
+}
+
+/// What keeps one server from taking one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Its role.
+    Role(Role),
+    /// This request was there already.
+    Tried,
+    /// Every probe is taken.
+    NoProbe,
+    /// `max-requests` are in flight.
+    Full,
+    /// At `max-connections`, and this worker has none idle.
+    NoConnection,
+}
+
+impl Candidates<'_> {
+    /// The first thing that stands in the way, if anything does.
+    pub fn obstacle(&self, index: usize) -> Option<Obstacle> {
+        let (Some(&role), Some(server)) = (self.set.plan.roles.get(index), self.servers.get(index))
+        else {
+            return Some(Obstacle::Role(Role::NoWeight));
+        };
+        if !role.takes_requests() {
+            return Some(Obstacle::Role(role));
+        }
+        // The order may be older than the breaker's last flip.
+        if !server.breaker().would_admit(&self.config.breaker) {
+            return Some(match server.breaker_state(&self.config.breaker) {
+                breaker::State::Open => Obstacle::Role(Role::Open),
+                _ => Obstacle::NoProbe,
+            });
+        }
+        if self.tried.contains(&server.id()) {
+            return Some(Obstacle::Tried);
+        }
+        if server.in_flight() >= self.max_requests(index) {
+            return Some(Obstacle::Full);
+        }
+        let limited = self.config.connections.max_connections.is_some();
+        if limited && !self.carry.can_carry(server.connections()) {
+            return Some(Obstacle::NoConnection);
+        }
+        None
+    }
+
+    pub fn max_requests(&self, index: usize) -> u32 {
+        match self.config.servers.get(index) {
+            Some(server) => server.max_requests,
+            None => 0,
+        }
+    }
+}
+
+impl Servers for Candidates<'_> {
+    fn admits(&self, index: usize) -> bool {
+        self.obstacle(index).is_none()
+    }
+
+    fn in_flight(&self, index: usize) -> u32 {
+        self.servers[index].in_flight()
+    }
+
+    fn latency(&self, index: usize) -> Option<f64> {
+        self.servers[index].latency().faded(self.now_ms)
+    }
+}

@@ -1,19 +1,288 @@
 //! What operators see of an upstream: `/status`, `explain`, the dashboard.
 
+use std::time::Duration;
+
 use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::config::model::{Balance, BreakerMode, ServerAddress};
+use crate::upstream::breaker;
+use crate::upstream::common::lock;
+use crate::upstream::health::verdict::Standing;
+use crate::upstream::overrides::Override;
+use crate::upstream::pick::AnyConnection;
+use crate::upstream::plan::{Facts, Role};
+use crate::upstream::server::Server;
+use crate::upstream::server_set::{Candidates, Obstacle};
+use crate::upstream::upstream::Upstream;
 
 /// An upstream as `/status` shows it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct UpstreamView {
     pub name: String,
     pub balance: &'static str,
+    /// Failed checks are ignored.
     pub panic: bool,
     pub queue_length: usize,
+    /// `None`: no queue.
+    pub queue_size: Option<usize>,
+    /// Places taken under `max-ejected`.
+    pub ejected: u32,
     pub servers: Vec<ServerView>,
 }
 
 /// A server as `/status` shows it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ServerView {
     pub address: String,
+    /// Where a name points to now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolve_error: Option<String>,
+    pub state: &'static str,
+    /// As configured.
+    pub weight: u32,
+    /// With override and slow start; 0 when it takes no requests.
+    pub effective_weight: f64,
+    /// Of slow start; `None` when it is not under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start_percent: Option<u32>,
+    pub backup: bool,
+    pub draining: bool,
+    /// What the admin API set.
+    #[serde(rename = "override", skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Override>,
+    pub in_flight: u32,
+    pub max_requests: u32,
+    pub latency_seconds: Option<f64>,
+    pub breaker: BreakerView,
+    /// `None`: no checks.
+    pub health: Option<HealthView>,
+    pub connections: ConnectionsView,
+    /// Attempts since the server is known.
+    pub attempts: u64,
+    pub failures: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BreakerView {
+    pub mode: &'static str,
+    pub state: &'static str,
+    /// Until an open one lets probes through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_to_probe: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HealthView {
+    pub verdict: &'static str,
+    /// Of the last check, if it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_since_check: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check_seconds: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ConnectionsView {
+    pub active: usize,
+    pub idle: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<usize>,
+}
+
+/// How likely a server is to take one request, and if it cannot, why.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChanceView {
+    pub address: String,
+    /// 0 to 1, of a first attempt now.
+    pub chance: f64,
+    pub state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl UpstreamView {
+    /// At `now`.
+    pub fn of(upstream: &Upstream, now: Instant) -> Self {
+        let config = upstream.config();
+        let servers = 0..upstream.servers().len();
+        UpstreamView {
+            name: config.name.to_string(),
+            balance: policy(&config.balance),
+            panic: upstream.set().panic(),
+            queue_length: upstream.queue_length(),
+            queue_size: config.queue.as_ref().map(|queue| queue.size),
+            ejected: upstream.common().places().taken(),
+            servers: servers.map(|i| ServerView::of(upstream, i, now)).collect(),
+        }
+    }
+}
+
+impl ServerView {
+    /// Of the server at `index` of the configuration.
+    pub(super) fn of(upstream: &Upstream, index: usize, now: Instant) -> Self {
+        let config = upstream.config();
+        let (server, entry) = (&upstream.servers()[index], &config.servers[index]);
+        let facts = upstream.facts_of(index, now);
+        let role = upstream.set().roles()[index];
+        let share = f64::from(facts.weight) * f64::from(facts.tenths) / 10.0;
+        let named = matches!(server.address(), ServerAddress::Name(..));
+        let addresses = if named {
+            server.addresses().list()
+        } else {
+            Vec::new()
+        };
+        let ramping = lock(&server.control).ramp_since.is_some();
+        let changed = upstream.override_of(index);
+        ServerView {
+            address: server.label().to_string(),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            resolve_error: server.addresses().failure().map(|cause| cause.to_string()),
+            state: state(role),
+            weight: entry.weight,
+            effective_weight: if role.takes_requests() { share } else { 0.0 },
+            slow_start_percent: ramping.then_some(facts.tenths * 10),
+            backup: entry.backup,
+            draining: facts.draining,
+            changed: (changed != Override::default()).then_some(changed),
+            in_flight: server.in_flight(),
+            max_requests: entry.max_requests,
+            latency_seconds: server.latency().latest(),
+            breaker: breaker_view(upstream, server, &facts, now),
+            health: config.health.as_ref().map(|_| health_view(server, now)),
+            connections: ConnectionsView {
+                active: server.connections().active(),
+                idle: server.connections().idle(),
+                max: config.connections.max_connections,
+            },
+            attempts: server.metrics().attempts_total(),
+            failures: server.metrics().failures_total(),
+        }
+    }
+}
+
+impl Upstream {
+    /// How likely each server is to take a first attempt with this hash key now, and why each of
+    /// the others is not. The same questions as a pick asks, and nothing is claimed.
+    pub fn explain(&self, hash: Option<u64>, now: Instant) -> Vec<ChanceView> {
+        let set = self.set();
+        let candidates = Candidates {
+            set: &set,
+            servers: self.servers(),
+            config: self.config(),
+            tried: &[],
+            carry: &AnyConnection,
+            now_ms: self.common().ms(now),
+        };
+        let chances = set
+            .picker()
+            .chances(&candidates, hash, self.servers().len());
+        let of_server = |(index, server): (usize, &std::sync::Arc<Server>)| {
+            let chance = chances.get(index).copied().unwrap_or(0.0);
+            let obstacle = candidates.obstacle(index);
+            let reason = obstacle.map(|obstacle| self.reason(obstacle, server, now));
+            let elsewhere = chance == 0.0 && reason.is_none();
+            ChanceView {
+                address: server.label().to_string(),
+                chance,
+                state: state(set.roles()[index]),
+                reason: reason
+                    .or_else(|| elsewhere.then(|| "the policy prefers another server".into())),
+            }
+        };
+        self.servers().iter().enumerate().map(of_server).collect()
+    }
+
+    fn reason(&self, obstacle: Obstacle, server: &Server, now: Instant) -> String {
+        match obstacle {
+            Obstacle::Role(Role::Open) => match self.half_open_at(server, now) {
+                Some(at) => format!(
+                    "its breaker is open, probes in {:.1} s",
+                    at.saturating_duration_since(now).as_secs_f64()
+                ),
+                None => "its breaker is open".into(),
+            },
+            Obstacle::Role(Role::Unhealthy) => {
+                let check = server.last_check();
+                match check.and_then(|check| check.outcome.err()) {
+                    Some(cause) => format!("failed its checks: {cause}"),
+                    None => "failed its checks".into(),
+                }
+            }
+            Obstacle::Role(Role::Waiting) => "waits for its first passed check".into(),
+            Obstacle::Role(Role::NoWeight) => "its weight is 0".into(),
+            Obstacle::Role(Role::Draining) => "is draining".into(),
+            Obstacle::Role(Role::StandBy) => "is a backup while others are in rotation".into(),
+            Obstacle::Role(role @ (Role::InRotation | Role::HalfOpen)) => state(role).into(),
+            Obstacle::Tried => "was tried by this request".into(),
+            Obstacle::NoProbe => "its breaker is half-open and every probe is taken".into(),
+            Obstacle::Full => format!("is full: {} requests in flight", server.in_flight()),
+            Obstacle::NoConnection => "is at its max-connections".into(),
+        }
+    }
+}
+
+fn breaker_view(upstream: &Upstream, server: &Server, facts: &Facts, now: Instant) -> BreakerView {
+    let until = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
+    BreakerView {
+        mode: match upstream.config().breaker.mode {
+            BreakerMode::On => "on",
+            BreakerMode::Watch => "watch",
+            BreakerMode::Off => "off",
+        },
+        state: match facts.breaker {
+            breaker::State::Closed => "closed",
+            breaker::State::HalfOpen => "half-open",
+            breaker::State::Open => "open",
+        },
+        seconds_to_probe: upstream.half_open_at(server, now).map(until),
+    }
+}
+
+fn health_view(server: &Server, now: Instant) -> HealthView {
+    let check = server.last_check();
+    let since = |at: Instant| now.saturating_duration_since(at);
+    HealthView {
+        verdict: match server.standing() {
+            Standing::Untested => "untested",
+            Standing::Waiting => "waiting",
+            Standing::Healthy => "healthy",
+            Standing::Unhealthy => "unhealthy",
+        },
+        last_error: check
+            .as_ref()
+            .and_then(|check| Some(check.outcome.as_ref().err()?.to_string())),
+        seconds_since_check: check.as_ref().map(|check| since(check.at).as_secs_f64()),
+        check_seconds: check
+            .as_ref()
+            .map(|check| Duration::as_secs_f64(&check.took)),
+    }
+}
+
+fn state(role: Role) -> &'static str {
+    match role {
+        Role::InRotation => "in rotation",
+        Role::StandBy => "backup",
+        Role::HalfOpen => "half-open",
+        Role::Open => "open",
+        Role::Unhealthy => "unhealthy",
+        Role::Waiting => "waiting for a check",
+        Role::NoWeight => "weight 0",
+        Role::Draining => "draining",
+    }
+}
+
+fn policy(balance: &Balance) -> &'static str {
+    match balance {
+        Balance::Random => "random",
+        Balance::RoundRobin => "round-robin",
+        Balance::SmoothWeighted => "smooth-weighted",
+        Balance::LeastRequests => "least-requests",
+        Balance::PeakEwma => "peak-ewma",
+        Balance::Hash(_) => "hash",
+    }
 }
