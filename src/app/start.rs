@@ -118,7 +118,7 @@ async fn start(
     let count = workers(&loaded);
     let metrics = Metrics::new(count);
     let access = AccessLogWriter::start(metrics.clone()).map_err(StartError::AccessLog)?;
-    let registry = Registry::new();
+    let registry = Registry::new(&metrics);
     tokio::spawn(registry.clone().run());
     let parts = Parts {
         path: options.config.clone(),
