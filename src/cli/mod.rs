@@ -77,17 +77,13 @@ pub fn main() -> ExitCode {
     match command {
         Command::Run(args) => run::run(args, &cli.config),
         Command::Check(args) => check::run(args),
-        Command::Demo(options) => exit_code(demo::run(options)),
+        Command::Demo(options) => demo::run(options),
         Command::Schema(args) => schema::run(args),
         Command::Config(ConfigCommand::Show(args)) => config_show::run(args),
         Command::Version(args) => version::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
-}
-
-fn exit_code(code: i32) -> ExitCode {
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 #[cfg(test)]
