@@ -579,8 +579,6 @@ fn servers_that_trip_together_are_not_probed_together() {
 fn racing_threads_never_have_more_than_the_probes_under_way() {
     let mut bench = Bench::new(Settings {
         probes: 4,
-        max_open: QUICK,
-        open: QUICK,
         ..settings()
     });
     bench.trip();
@@ -590,31 +588,23 @@ fn racing_threads_never_have_more_than_the_probes_under_way() {
         AtomicUsize::new(0),
         AtomicUsize::new(0),
     );
-    let bench = &bench;
     std::thread::scope(|scope| {
         for seed in 0..16 {
-            let (under_way, most, admitted) = (&under_way, &most, &admitted);
+            let (bench, under_way, most, admitted) = (&bench, &under_way, &most, &admitted);
             scope.spawn(move || {
                 let mut random = Random::seeded(seed);
                 for _ in 0..3_000 {
-                    let Some(mut ticket) = bench.admit() else {
+                    // No probe is answered, or the race would be over.
+                    let Some(ticket) = bench.admit() else {
                         continue;
                     };
-                    assert!(ticket.is_probe());
                     most.fetch_max(under_way.fetch_add(1, SeqCst) + 1, SeqCst);
                     admitted.fetch_add(1, SeqCst);
                     if random.below(4) == 0 {
                         std::thread::yield_now();
                     }
-                    // Failures would open it and end the race.
-                    if admitted.load(SeqCst) % 1_000 == 999 {
-                        bench.success(&mut ticket);
-                    }
                     under_way.fetch_sub(1, SeqCst);
-                    bench.breaker.release(ticket);
-                    if bench.state() == State::Closed {
-                        return;
-                    }
+                    assert!(bench.breaker.release(ticket));
                 }
             });
         }
