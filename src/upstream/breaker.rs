@@ -504,7 +504,7 @@ impl Breaker {
             .open
             .saturating_mul(1 << word.trips.saturating_sub(1).min(30));
         let capped = doubled.min(settings.max_open);
-        let spread = mix(self.salt ^ u64::from(word.epoch)) as f64 / u64::MAX as f64;
+        let spread = mix(mix(self.salt).wrapping_add(u64::from(word.epoch))) as f64 / u64::MAX as f64;
         capped.mul_f64(1.0 + JITTER * (2.0 * spread - 1.0))
     }
 
