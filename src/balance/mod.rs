@@ -4,16 +4,16 @@
 //! rotation change, which may take milliseconds; a pick then reads it and the live state behind
 //! [`Servers`], never allocates and never waits. One file per algorithm:
 //!
-//! - `random`: one weighted draw ([`candidates`]).
-//! - `round-robin`, `smooth-weighted`: a precomputed order ([`round_robin`], [`smooth_weighted`])
-//!   with one counter over all workers ([`turns`]). A turn whose server does not admit is passed
+//! - `random`: one weighted draw (`candidates`).
+//! - `round-robin`, `smooth-weighted`: a precomputed order (`round_robin`, `smooth_weighted`)
+//!   with one counter over all workers (`turns`). A turn whose server does not admit is passed
 //!   on to the next, a few times; then, and for every retry, a weighted draw. A retry never takes a
 //!   turn: it would shift the order under first attempts, and where every nth server fails that
 //!   locks them on to it.
 //! - `least-requests`, `peak-ewma`: two weighted draws and the better of them.
-//! - `hash`: a Maglev table ([`maglev`]) with bounded loads ([`hash`]).
+//! - `hash`: a Maglev table (`maglev`) with bounded loads (`hash`).
 //!
-//! The rule for backup servers lives here too ([`candidates`]), so that every policy has it.
+//! The rule for backup servers lives here too (`candidates`), so that every policy has it.
 
 mod candidates;
 mod hash;
