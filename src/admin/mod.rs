@@ -12,6 +12,10 @@ mod page;
 mod reply;
 mod server;
 mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use context::{
     Control, ExplainRequest, Future, LastReload, ListenerStatus, Readiness, Rejected, Reloaded,
