@@ -13,7 +13,7 @@ mod reply;
 mod server;
 mod status;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

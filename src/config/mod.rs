@@ -1,5 +1,6 @@
 //! Text -> spanned tree -> checked model; every mistake collected.
 
+pub mod admin;
 pub mod diagnostics;
 pub mod diff;
 pub mod model;
