@@ -7,10 +7,10 @@ use std::sync::Arc;
 use crate::message::{Body, BodyStream, Known, Length, ResponseHead};
 use crate::proxy::attempt::Answered;
 use crate::proxy::context::{Bound, ConnectionInfo};
-use crate::proxy::hop_by_hop;
 use crate::proxy::response_body::{ExchangeBody, IdleClock};
 use crate::proxy::transaction::Transaction;
 use crate::proxy::tunnel::ExchangeTunnel;
+use crate::proxy::{forwarding, hop_by_hop};
 use crate::upstream::Server;
 use crate::upstream::pool::Claim;
 use crate::wire::Response;
@@ -100,7 +100,7 @@ impl Transaction {
     /// `Via` on the way back (RFC 9110 section 7.6.3), where the listener has it.
     fn sign(&self, head: &mut ResponseHead) {
         if self.pin.listener(self.listener).rules.via {
-            crate::proxy::shim::append_via(&mut head.fields, head.version);
+            forwarding::append_via(&mut head.fields, head.version);
         }
     }
 }

@@ -5,13 +5,11 @@ use std::sync::Arc;
 
 use crate::balance;
 use crate::config::model::{Balance, HashKey};
-use crate::message::Known;
 use crate::proxy::context::Bound;
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
-use crate::proxy::shim::cookie_value;
-use crate::proxy::shim::query_value;
 use crate::proxy::transaction::Transaction;
+use crate::router;
 use crate::telemetry::Reason;
 use crate::upstream::pool::{Acquired, Claim};
 use crate::upstream::{Lease, Pick, Refused, ServerId, Upstream};
@@ -146,12 +144,12 @@ impl Transaction {
             HashKey::ClientIp => None,
             HashKey::Path => Some(Cow::Borrowed(path)),
             HashKey::Header(name) => head.fields.get_text(name).map(Cow::Borrowed),
-            HashKey::Cookie(name) => head
-                .fields
-                .values(Known::Cookie)
-                .find_map(|cookies| cookie_value(cookies, name.as_bytes()))
+            HashKey::Cookie(name) => router::cookie_values(&head.fields, name.as_bytes())
+                .next()
                 .map(Cow::Borrowed),
-            HashKey::Query(name) => query_value(query?, name.as_bytes()),
+            HashKey::Query(name) => router::query_values(query?, name.as_bytes())
+                .next()
+                .map(Cow::Borrowed),
         }
     }
 

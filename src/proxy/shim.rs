@@ -1,12 +1,10 @@
 //! Stand-ins until the real methods land; inherent methods win over these. To be deleted.
 #![allow(dead_code, unused_variables, clippy::allow_attributes)]
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::message::{Fields, Version};
 use crate::telemetry::{ServerMetrics, UpstreamMetrics};
 use crate::upstream::{Lease, Server, Upstream};
 use crate::wire::h1::client::{Exchange, ResponseBody};
@@ -45,11 +43,3 @@ pub trait BodyShim {
     }
 }
 impl BodyShim for ResponseBody {}
-
-pub fn cookie_value<'a>(cookies: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    todo!()
-}
-pub fn query_value<'a>(query: &'a [u8], name: &[u8]) -> Option<Cow<'a, [u8]>> {
-    todo!()
-}
-pub fn append_via(fields: &mut Fields, version: Version) {}
