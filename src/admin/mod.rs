@@ -8,14 +8,11 @@ mod access;
 mod api;
 mod body;
 mod context;
+pub mod explain;
 mod page;
 mod reply;
 mod server;
 mod status;
-#[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
-mod tests;
 
 pub use context::{
     Control, ExplainRequest, Future, LastReload, ListenerStatus, Readiness, Rejected, Reloaded,

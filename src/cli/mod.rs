@@ -1,13 +1,10 @@
 //! The command line: one file per command, no logic that another command needs.
 
 pub mod check;
-pub mod client;
 pub mod completions;
 pub mod config_show;
 pub mod demo;
-pub mod healthcheck;
 pub mod man;
-pub mod reload;
 pub mod run;
 pub mod schema;
 pub mod version;
@@ -46,8 +43,6 @@ pub enum Command {
     /// Run in the foreground; events go to stderr
     Run(run::Args),
     Check(check::Args),
-    Reload(reload::Args),
-    Healthcheck(healthcheck::Args),
     /// Show everything with no other program: three origin servers, a proxy, the admin page
     Demo(demo::Options),
     Schema(schema::Args),
@@ -82,15 +77,17 @@ pub fn main() -> ExitCode {
     match command {
         Command::Run(args) => run::run(args, &cli.config),
         Command::Check(args) => check::run(args),
-        Command::Reload(args) => reload::run(&args, &cli.config),
-        Command::Healthcheck(args) => healthcheck::run(&args, &cli.config),
-        Command::Demo(options) => demo::run(options),
+        Command::Demo(options) => exit_code(demo::run(options)),
         Command::Schema(args) => schema::run(args),
         Command::Config(ConfigCommand::Show(args)) => config_show::run(args),
         Command::Version(args) => version::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 #[cfg(test)]

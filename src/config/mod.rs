@@ -1,6 +1,5 @@
 //! Text -> spanned tree -> checked model; every mistake collected.
 
-pub mod admin;
 pub mod diagnostics;
 pub mod diff;
 pub mod model;

@@ -406,3 +406,18 @@ pub struct Fallback {
 
 /// What `config show` needs beside the model: every value with where it came from.
 pub type Origins = BTreeMap<String, String>;
+
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (kind, name, expected) = match self {
+            Condition::Method(methods) => return write!(f, "method ({})", methods.join(", ")),
+            Condition::Header(name, expected) => ("header", name, expected),
+            Condition::Query(name, expected) => ("query", name, expected),
+            Condition::Cookie(name, expected) => ("cookie", name, expected),
+        };
+        match expected {
+            Expected::Present => write!(f, "{kind}.{name} (present)"),
+            Expected::Value(value) => write!(f, "{kind}.{name} = {value:?}"),
+        }
+    }
+}

@@ -15,7 +15,6 @@ use crate::message::{BodyError, BodyStream};
 use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::forwarding::RequestId;
 use crate::proxy::request_body::RequestBody;
-use crate::proxy::shim::*;
 use crate::snapshot::Pin;
 use crate::telemetry::{Attempt, Outcome, Reason, Record};
 use crate::upstream::{Server, Upstream};

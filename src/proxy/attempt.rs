@@ -11,7 +11,6 @@ use crate::proxy::exchange::Journey;
 use crate::proxy::head_wait::{HeadWait, WaitError};
 use crate::proxy::retry::{self, Cause};
 use crate::proxy::selection::{Selected, Via};
-use crate::proxy::shim::*;
 use crate::proxy::transaction::Transaction;
 use crate::telemetry::{ConnectResult, Outcome, Reason};
 use crate::upstream::connector::{self, ConnectError};

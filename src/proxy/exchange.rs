@@ -10,7 +10,6 @@ use crate::proxy::attempt::{Answered, Failed};
 use crate::proxy::error::Failure;
 use crate::proxy::retry::{self, Cause, Situation, Verdict};
 use crate::proxy::selection::Selected;
-use crate::proxy::shim::*;
 use crate::proxy::transaction::Transaction;
 use crate::snapshot::RouteState;
 use crate::telemetry::{Reason, RetryResult};

@@ -20,7 +20,7 @@ pub async fn handle(
     request: Request,
 ) -> Response {
     let transaction = Transaction::open(context, connection, request);
-    let mut work = Box::pin(transaction.run());
+    let mut work = std::pin::pin!(transaction.run());
     // A panic in one request must not end the traffic of the others on this worker.
     std::future::poll_fn(|cx| {
         match std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {

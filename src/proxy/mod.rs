@@ -25,7 +25,6 @@ mod response_body;
 mod retry;
 pub mod sanitise;
 mod selection;
-mod shim;
 mod transaction;
 mod tunnel;
 

@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use crate::message::{BodyError, BodyStream, Frame, Length};
 use crate::proxy::account::Account;
 use crate::proxy::hop_by_hop;
-use crate::proxy::shim::*;
 use crate::telemetry::Reason;
 use crate::upstream::Lease;
 use crate::util::timer::{Deadline, SweepSlot, Timers};
@@ -23,6 +22,8 @@ pub struct ExchangeBody {
     clock: IdleClock,
     total: Option<Deadline>,
     ended: bool,
+    /// The exchange's, when its idle clock was last looked at.
+    progress: u64,
 }
 
 /// `timeout.idle` (or `tunnel`, for streams of events): no byte in any direction. One number that
@@ -83,6 +84,7 @@ impl ExchangeBody {
             clock,
             total,
             ended: false,
+            progress: 0,
         }
     }
 
@@ -104,7 +106,21 @@ impl ExchangeBody {
         error
     }
 
+    /// Releases everything once both bodies have ended.
+    fn end_if_over(&mut self) {
+        if self.inner.is_over() && !self.ended {
+            self.ended = true;
+            self.lease = None;
+            self.account.finish();
+        }
+    }
+
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let progress = self.inner.progress();
+        if progress != self.progress {
+            self.progress = progress;
+            self.clock.restart();
+        }
         if self
             .total
             .as_mut()
@@ -142,10 +158,15 @@ impl BodyStream for ExchangeBody {
         let frame = match self.inner.poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                return match self.poll_time(cx) {
-                    Poll::Ready(error) => Poll::Ready(Err(self.failed(error, Fault::Upstream))),
-                    Poll::Pending => Poll::Pending,
+                let Poll::Ready(error) = self.poll_time(cx) else {
+                    return Poll::Pending;
                 };
+                let fault = if self.inner.awaits_client() {
+                    Fault::Downstream
+                } else {
+                    Fault::Upstream
+                };
+                return Poll::Ready(Err(self.failed(error, fault)));
             }
         };
         self.clock.restart();
@@ -159,9 +180,7 @@ impl BodyStream for ExchangeBody {
                 Ok(Frame::Trailers(trailers))
             }
             Ok(Frame::End) => {
-                self.ended = true;
-                self.lease = None;
-                self.account.finish();
+                self.end_if_over();
                 Ok(Frame::End)
             }
             Err(error) => {
@@ -173,6 +192,21 @@ impl BodyStream for ExchangeBody {
                 Err(self.failed(error, fault))
             }
         })
+    }
+
+    fn at_end(&self) -> bool {
+        self.inner.at_end()
+    }
+
+    fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match self.inner.poll_pump(cx) {
+            Poll::Ready(Ok(())) => {
+                self.end_if_over();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(error, Fault::Downstream))),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn poll_expired(&mut self, cx: &mut Context<'_>, progressed: bool) -> Poll<BodyError> {

@@ -20,6 +20,8 @@ pub(super) struct Ticket {
     server: Arc<ServerConnections>,
     epoch: u64,
     opened: Instant,
+    /// Released by hand, its answer looked at.
+    released: bool,
 }
 
 impl Ticket {
@@ -29,6 +31,7 @@ impl Ticket {
             server: server.clone(),
             epoch: server.epoch(),
             opened: now,
+            released: false,
         })
     }
 
@@ -64,7 +67,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.server.release();
+        if !self.released {
+            self.server.release();
+        }
     }
 }
 
@@ -73,6 +78,20 @@ pub(super) struct Idle<C> {
     pub(super) connection: C,
     pub(super) expires: Option<Instant>,
     pub(super) ticket: Ticket,
+}
+
+impl<C> Idle<C> {
+    /// Closes it for another worker. True while requests still wait for one.
+    pub(super) fn close(self) -> bool {
+        let Idle {
+            connection,
+            mut ticket,
+            ..
+        } = self;
+        drop(connection);
+        ticket.released = true;
+        ticket.server.release()
+    }
 }
 
 pub(super) struct Kept<C> {

@@ -14,6 +14,7 @@ pub struct ResponseBody {
     reader: BodyReader,
     on_end: Option<Box<dyn FnOnce(Option<Connection>)>>,
     progress: u64,
+    request_failed: bool,
 }
 
 impl ResponseBody {
@@ -27,7 +28,23 @@ impl ResponseBody {
             reader,
             on_end: Some(on_end),
             progress: 0,
+            request_failed: false,
         }
+    }
+
+    /// The exchange broke off because the client's request body did.
+    pub fn request_failed(&self) -> bool {
+        self.request_failed
+    }
+
+    /// Both bodies have ended, and the connection has been given on.
+    pub fn is_over(&self) -> bool {
+        self.exchange.is_none()
+    }
+
+    /// As [`Exchange::awaits_client`].
+    pub fn awaits_client(&self) -> bool {
+        self.exchange.as_ref().is_some_and(Exchange::awaits_client)
     }
 
     /// As [`Exchange::progress`].
@@ -76,6 +93,7 @@ impl BodyStream for ResponseBody {
         };
         let upload = exchange.upload.poll(&mut exchange.connection.socket, cx);
         if let Poll::Ready(Err(error)) = upload {
+            self.request_failed = true;
             return self.fail(error);
         }
         loop {
@@ -117,6 +135,7 @@ impl BodyStream for ResponseBody {
         };
         let moved = ready!(exchange.upload.poll(&mut exchange.connection.socket, cx));
         if let Err(error) = moved {
+            self.request_failed = true;
             return self.fail(error).map(|_| Err(error));
         }
         if self.reader.is_done() {

@@ -158,6 +158,11 @@ impl Exchange {
         self.upload.is_over()
     }
 
+    /// What the exchange waits for is the client's request body.
+    pub fn awaits_client(&self) -> bool {
+        self.upload.awaits_client()
+    }
+
     /// Bytes of the request in the socket so far, framing included.
     pub fn bytes_written(&self) -> u64 {
         self.upload.written()

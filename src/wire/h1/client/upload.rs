@@ -25,6 +25,8 @@ pub(super) struct Upload {
     body: Rc<dyn Downstream>,
     chunked: bool,
     state: State,
+    /// What is missing is the client's bytes, not the server's readiness to take them.
+    awaits_client: bool,
 }
 
 enum State {
@@ -55,7 +57,12 @@ impl Upload {
             body,
             chunked: length == Length::Unknown,
             state,
+            awaits_client: false,
         }
+    }
+
+    pub(super) fn awaits_client(&self) -> bool {
+        self.awaits_client && !self.is_over()
     }
 
     pub(super) fn written(&self) -> u64 {
@@ -104,7 +111,9 @@ impl Upload {
         let start = self.out.written();
         loop {
             let waits = self.gather(cx)?;
-            match self.out.poll_flush(socket, cx) {
+            let flushed = self.out.poll_flush(socket, cx);
+            self.awaits_client = waits && flushed.is_ready() && matches!(self.state, State::Body);
+            match flushed {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => {
                     self.stop();
