@@ -1,1 +1,580 @@
 //! The client side against a server of raw bytes.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::support::{Given, local, read_until};
+use crate::message::{
+    BodyError, BodyStream, Data, Frame, Known, Length, Method, RequestHead, Version,
+};
+use crate::wire::h1::client::{Answer, Connection, Exchange, ExchangeError};
+use crate::wire::io::Socket;
+
+fn head(method: Method, pairs: &[(&str, &str)]) -> RequestHead {
+    let mut head = RequestHead::new(method, Version::Http11, b"/p");
+    for (name, value) in pairs {
+        head.fields.append_text(name, value.as_bytes());
+    }
+    head
+}
+
+fn pair() -> (Connection, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    (Connection::new(Socket::from(ours)), theirs)
+}
+
+async fn answer(exchange: &mut Exchange) -> Result<Answer, ExchangeError> {
+    poll_fn(|cx| exchange.poll_head(cx)).await
+}
+
+/// What became of an answer that a server sent all at once before closing.
+struct Got {
+    status: u16,
+    length: Length,
+    body: Result<Vec<u8>, BodyError>,
+    reusable: bool,
+}
+
+async fn get(method: Method, bytes: &str, close: bool) -> Result<Got, ExchangeError> {
+    let (connection, mut server) = pair();
+    server.write_all(bytes.as_bytes()).await.expect("writable");
+    if close {
+        server.shutdown().await.expect("open");
+    }
+    let mut exchange = Exchange::start(connection, &head(method, &[]), Given::nothing(), None);
+    let status = loop {
+        match answer(&mut exchange).await? {
+            Answer::Interim(_) => {}
+            Answer::Final(head) => break head.status,
+            Answer::Switching(_) => panic!("nobody asked for it"),
+        }
+    };
+    let returned = Rc::new(RefCell::new(None));
+    let returns = Rc::clone(&returned);
+    let mut body = exchange.into_body(Box::new(move |back| *returns.borrow_mut() = Some(back)));
+    let length = body.length();
+    let body = pull(&mut body).await;
+    let returned = returned
+        .borrow_mut()
+        .take()
+        .expect("told once the answer has ended");
+    Ok(Got {
+        status,
+        length,
+        body,
+        reusable: returned.is_some(),
+    })
+}
+
+async fn pull(body: &mut dyn BodyStream) -> Result<Vec<u8>, BodyError> {
+    let mut bytes = Vec::new();
+    loop {
+        match poll_fn(|cx| body.poll_frame(cx)).await? {
+            Frame::Data(data) => bytes.extend_from_slice(&data.unframed()),
+            Frame::Trailers(fields) => {
+                for (name, value) in fields.iter() {
+                    bytes.extend_from_slice(&[b"|", name, b"=", value].concat());
+                }
+            }
+            Frame::End => return Ok(bytes),
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_end_where_their_framing_says() {
+    use Length::{Exact, Unknown};
+    use Method::{Get, Head};
+    let table: &[(Method, &str, bool, Length, &[u8], bool)] = &[
+        (
+            Get,
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            false,
+            Exact(2),
+            b"ok",
+            true,
+        ),
+        (
+            Get,
+            "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n",
+            false,
+            Exact(0),
+            b"",
+            true,
+        ),
+        (
+            Get,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            false,
+            Unknown,
+            b"ok",
+            true,
+        ),
+        (
+            Get,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-A: 1\r\nDate: 2\r\n\r\n",
+            false,
+            Unknown,
+            b"ok|X-A=1",
+            true,
+        ),
+        (
+            Get,
+            "HTTP/1.1 200 OK\r\n\r\nuntil close",
+            true,
+            Unknown,
+            b"until close",
+            false,
+        ),
+        (
+            Get,
+            "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            false,
+            Exact(2),
+            b"ok",
+            false,
+        ),
+        (
+            Get,
+            "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
+            false,
+            Exact(2),
+            b"ok",
+            true,
+        ),
+        (
+            Get,
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+            false,
+            Exact(2),
+            b"ok",
+            false,
+        ),
+        (
+            Get,
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n",
+            false,
+            Exact(2),
+            b"ok",
+            false,
+        ),
+        (
+            Get,
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            false,
+            Exact(0),
+            b"",
+            true,
+        ),
+        (
+            Get,
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+            false,
+            Exact(0),
+            b"",
+            true,
+        ),
+        (
+            Head,
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+            false,
+            Exact(0),
+            b"",
+            true,
+        ),
+        (
+            Head,
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            false,
+            Exact(0),
+            b"",
+            false,
+        ),
+        (
+            Get,
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+            false,
+            Exact(1),
+            b"x",
+            true,
+        ),
+    ];
+    local(async {
+        for (method, bytes, close, length, body, reusable) in table {
+            let got = get(method.clone(), bytes, *close).await.expect(bytes);
+            assert_eq!(got.length, *length, "{bytes:?}");
+            assert_eq!(got.body.as_deref(), Ok(*body), "{bytes:?}");
+            assert_eq!(got.reusable, *reusable, "{bytes:?}");
+            assert!(got.status >= 200);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ambiguous_and_malformed_answers_are_bad() {
+    let interim = "HTTP/1.1 102 Processing\r\n\r\n".repeat(65);
+    let table = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+        "HTTP/1.1 20 OK\r\n\r\n",
+        "HTTP/1.1 2000 OK\r\n\r\n",
+        "HTTP/2 200 OK\r\n\r\n",
+        "HTTP/1.1 200 O\u{1}K\r\n\r\n",
+        "ICY 200 OK\r\n\r\n",
+        "<html>",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        &interim,
+    ];
+    local(async {
+        for bytes in table {
+            let error = get(Method::Get, bytes, false).await.map(|got| got.status);
+            assert!(
+                matches!(error, Err(ExchangeError::BadResponse(_))),
+                "{bytes:?}: {error:?}"
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_that_are_cut_are_not_whole() {
+    local(async {
+        for bytes in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n",
+        ] {
+            let got = get(Method::Get, bytes, true).await.expect(bytes);
+            assert_eq!(got.body, Err(BodyError::Reset), "{bytes:?}");
+            assert!(!got.reusable);
+        }
+        let bad = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nokx";
+        let got = get(Method::Get, bad, false).await.expect("a good head");
+        assert_eq!(got.body, Err(BodyError::Framing));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_says_what_was_written_and_answered() {
+    local(async {
+        let (connection, server) = pair();
+        drop(server);
+        let nothing = Given::nothing();
+        let mut exchange = Exchange::start(connection, &head(Method::Get, &[]), nothing, None);
+        let error = answer(&mut exchange).await.expect_err("nobody is there");
+        let nothing = matches!(
+            error,
+            ExchangeError::Closed {
+                answered: false,
+                written: 0
+            } | ExchangeError::Reset {
+                answered: false,
+                written: 0
+            }
+        );
+        assert!(nothing, "{error:?}");
+
+        let (connection, mut server) = pair();
+        let nothing = Given::nothing();
+        let mut exchange = Exchange::start(connection, &head(Method::Get, &[]), nothing, None);
+        let serving = async {
+            let request = read_until(&mut server, "\r\n\r\n").await;
+            server.write_all(b"HTTP/1.1 1").await.expect("writable");
+            drop(server);
+            request
+        };
+        let (error, request) = tokio::join!(answer(&mut exchange), serving);
+        let written = request.len() as u64;
+        assert_eq!(
+            error.err(),
+            Some(ExchangeError::Closed {
+                answered: true,
+                written
+            })
+        );
+        assert_eq!(request, "GET /p HTTP/1.1\r\n\r\n");
+        assert!(exchange.request_written());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn usable_means_that_nothing_has_arrived() {
+    let (mut connection, mut server) = pair();
+    tokio::task::yield_now().await;
+    assert!(connection.is_usable());
+    server
+        .write_all(b"HTTP/1.1 200 OK\r\n")
+        .await
+        .expect("writable");
+    poll_fn(|cx| connection.poll_unusable(cx)).await;
+    let (mut connection, server) = pair();
+    assert!(connection.is_usable());
+    drop(server);
+    while connection.is_usable() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn requests_are_framed_by_their_body() {
+    let trailers = || Frame::Trailers(super::support::fields(&[("X-T", "1")]));
+    local(async {
+        let table: &[(&[(&str, &str)], Length, &[&str], bool, &str)] = &[
+            (
+                &[("Host", "x")],
+                Length::Exact(0),
+                &[],
+                false,
+                "Host: x\r\nContent-Length: 0\r\n\r\n",
+            ),
+            (
+                &[("content-length", "0"), ("Host", "x")],
+                Length::Exact(0),
+                &[],
+                false,
+                "content-length: 0\r\nHost: x\r\n\r\n",
+            ),
+            (
+                &[("content-length", "4"), ("Host", "x")],
+                Length::Exact(4),
+                &["ab", "cd"],
+                false,
+                "content-length: 4\r\nHost: x\r\n\r\nabcd",
+            ),
+            (
+                &[("content-length", "9")],
+                Length::Exact(2),
+                &["ab"],
+                false,
+                "Content-Length: 2\r\n\r\nab",
+            ),
+            (
+                &[("Transfer-Encoding", "chunked"), ("Connection", "x")],
+                Length::Unknown,
+                &["ab", "c"],
+                false,
+                "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n",
+            ),
+            (
+                &[],
+                Length::Unknown,
+                &["ab"],
+                true,
+                "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-T: 1\r\n\r\n",
+            ),
+        ];
+        for (fields, length, pieces, with_trailers, expected) in table {
+            let (connection, mut server) = pair();
+            let body = Given::new(*length, pieces);
+            if *with_trailers {
+                body.frames.borrow_mut().push_back(Ok(trailers()));
+            }
+            let mut exchange = Exchange::start(connection, &head(Method::Post, fields), body, None);
+            let expected = format!("POST /p HTTP/1.1\r\n{expected}");
+            let serving = async {
+                let mut bytes = vec![0; expected.len()];
+                server
+                    .read_exact(&mut bytes)
+                    .await
+                    .expect("a whole request");
+                server
+                    .write_all(b"HTTP/1.1 204 x\r\n\r\n")
+                    .await
+                    .expect("writable");
+                String::from_utf8(bytes).expect("text")
+            };
+            let (got, request) = tokio::join!(answer(&mut exchange), serving);
+            assert!(matches!(got, Ok(Answer::Final(_))), "{got:?}");
+            assert_eq!(request, expected);
+            assert!(exchange.request_written());
+            assert_eq!(exchange.bytes_written(), expected.len() as u64);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_expectation_holds_the_body_back_until_the_server_asks() {
+    local(async {
+        let (connection, mut server) = pair();
+        let body = Given::new(Length::Exact(2), &["ab"]);
+        let request = head(
+            Method::Post,
+            &[("Expect", "100-continue"), ("Content-Length", "2")],
+        );
+        let mut exchange = Exchange::start(connection, &request, body.clone(), None);
+        let serving = async {
+            read_until(&mut server, "\r\n\r\n").await;
+            assert_eq!(body.pulls.get(), 0, "the body waits");
+            server
+                .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+                .await
+                .expect("writable");
+            read_until(&mut server, "ab").await;
+            server
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                .await
+                .expect("writable");
+        };
+        let asking = async {
+            let first = answer(&mut exchange).await.expect("an answer");
+            assert!(
+                matches!(&first, Answer::Interim(head) if head.status == 100),
+                "{first:?}"
+            );
+            answer(&mut exchange).await.expect("an answer")
+        };
+        let (last, ()) = tokio::join!(asking, serving);
+        assert!(matches!(last, Answer::Final(_)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_before_the_body_was_asked_for_ends_the_connection() {
+    local(async {
+        let (connection, mut server) = pair();
+        let body = Given::new(Length::Exact(2), &["ab"]);
+        let request = head(
+            Method::Post,
+            &[("Expect", "100-continue"), ("Content-Length", "2")],
+        );
+        let mut exchange = Exchange::start(connection, &request, body.clone(), None);
+        server
+            .write_all(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .expect("writable");
+        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+        let returned = Rc::new(RefCell::new(None));
+        let returns = Rc::clone(&returned);
+        let mut answer = exchange.into_body(Box::new(move |back| {
+            *returns.borrow_mut() = Some(back.is_some())
+        }));
+        assert_eq!(pull(&mut answer).await, Ok(Vec::new()));
+        assert_eq!((*returned.borrow(), body.pulls.get()), (Some(false), 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_after_its_answer_and_the_connection_returns_after_both() {
+    local(async {
+        let (connection, mut server) = pair();
+        let body = Given::new(Length::Unknown, &[]);
+        // Large enough that it cannot be in the socket at once.
+        for _ in 0..64 {
+            body.frames
+                .borrow_mut()
+                .push_back(Ok(Frame::Data(Data::from(vec![b'x'; 60_000]))));
+        }
+        let mut exchange = Exchange::start(connection, &head(Method::Post, &[]), body, None);
+        server
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await
+            .expect("writable");
+        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+        assert!(!exchange.request_written());
+        let returned = Rc::new(RefCell::new(None));
+        let returns = Rc::clone(&returned);
+        let mut answer = exchange.into_body(Box::new(move |back| {
+            *returns.borrow_mut() = Some(back.is_some())
+        }));
+        assert_eq!(pull(&mut answer).await, Ok(b"ok".to_vec()));
+        assert_eq!(*returned.borrow(), None, "the upload is not over");
+        let pumping = async { poll_fn(|cx| answer.poll_pump(cx)).await.expect("an upload") };
+        let reading = async { read_until(&mut server, "\r\n0\r\n\r\n").await.len() };
+        let ((), length) = tokio::join!(pumping, reading);
+        assert!(length > 64 * 60_000);
+        assert_eq!(*returned.borrow(), Some(true));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_dropped_before_its_end_closes_its_connection() {
+    local(async {
+        let (connection, mut server) = pair();
+        server
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok")
+            .await
+            .expect("writable");
+        let mut exchange =
+            Exchange::start(connection, &head(Method::Get, &[]), Given::nothing(), None);
+        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+        let returned = Rc::new(RefCell::new(None));
+        let returns = Rc::clone(&returned);
+        drop(exchange.into_body(Box::new(move |back| {
+            *returns.borrow_mut() = Some(back.is_some())
+        })));
+        assert_eq!(*returned.borrow(), Some(false));
+        let mut rest = Vec::new();
+        server.read_to_end(&mut rest).await.expect("closed");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upgrade_that_was_asked_for_gives_the_socket_and_what_followed() {
+    local(async {
+        let (connection, mut server) = pair();
+        let request = head(Method::Get, &[("Sec-WebSocket-Key", "k")]);
+        let mut exchange =
+            Exchange::start(connection, &request, Given::nothing(), Some("websocket"));
+        let serving = async {
+            let got = read_until(&mut server, "\r\n\r\n").await;
+            assert!(
+                got.ends_with("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+                "{got}"
+            );
+            let text = "HTTP/1.1 101 S\r\nUpgrade: WebSocket\r\nConnection: upgrade\r\n\r\nhello";
+            server.write_all(text.as_bytes()).await.expect("writable");
+        };
+        let (switched, ()) = tokio::join!(answer(&mut exchange), serving);
+        let Ok(Answer::Switching(head)) = switched else {
+            panic!("{switched:?}")
+        };
+        assert_eq!(head.fields.get(Known::Upgrade), Some(&b"WebSocket"[..]));
+        assert_eq!(exchange.into_tunnel().1, b"hello");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_servers_idle_time_is_remembered() {
+    local(async {
+        let (connection, mut server) = pair();
+        server
+            .write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .expect("writable");
+        let mut exchange =
+            Exchange::start(connection, &head(Method::Get, &[]), Given::nothing(), None);
+        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+        let returned = Rc::new(RefCell::new(None));
+        let returns = Rc::clone(&returned);
+        let mut body = exchange.into_body(Box::new(move |back| *returns.borrow_mut() = back));
+        pull(&mut body).await.expect("empty");
+        let connection = returned.borrow_mut().take().expect("reusable");
+        assert_eq!(
+            connection.keep_alive_hint().map(|hint| hint.as_secs()),
+            Some(5)
+        );
+        assert_eq!(connection.requests_served(), 1);
+    })
+    .await;
+}

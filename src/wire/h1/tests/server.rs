@@ -391,8 +391,8 @@ async fn a_head_that_does_not_come_is_408_and_silence_is_silent() {
         let start = tokio::time::Instant::now();
         assert_eq!(client.read_all().await, "");
         assert!(
-            start.elapsed() >= Duration::from_secs(70),
-            "the idle timeout is 75 s"
+            start.elapsed() >= Duration::from_secs(15),
+            "the idle timeout, not another"
         );
         assert_eq!(client.ended().await, Ended::IdleTimeout);
     })
