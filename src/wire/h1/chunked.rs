@@ -38,13 +38,15 @@ pub(super) struct Pass {
 
 impl Chunked {
     /// Goes through `bytes`, which begin where the last pass's `framed` ended, as far as they are
-    /// whole. `Err` is malformed framing.
+    /// whole. A pass ends where chunks that may go on as they are meet one that may not: taking
+    /// the framing off inside a chunk whose start has gone on as it was would break it. `Err` is
+    /// malformed framing.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<Pass, &'static str> {
         let mut pass = Pass {
             from: self.position,
             framed: 0,
             payload: 0,
-            canonical: true,
+            canonical: !self.position.inside || self.canonical,
             last: None,
         };
         loop {

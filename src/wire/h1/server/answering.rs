@@ -33,6 +33,8 @@ pub(super) struct Answering {
     close: bool,
     trailers: bool,
     ended: bool,
+    /// The body broke off; what came before goes out still.
+    failed: bool,
     /// `written` at the last stall.
     stalled_at: Option<u64>,
 }
@@ -96,6 +98,7 @@ impl Answering {
             close,
             trailers: false,
             ended: false,
+            failed: false,
             stalled_at: None,
         }
     }
@@ -108,15 +111,19 @@ impl Answering {
     ) -> Poll<Sent> {
         let start = connection.borrow().out.written();
         loop {
-            let Ok(waits) = self.gather(connection, cx) else {
-                return Poll::Ready(self.broken(connection));
-            };
+            let waits = self.gather(connection, cx).unwrap_or_else(|()| {
+                self.failed = true;
+                false
+            });
             let (flushed, written) = {
                 let mut inner = connection.borrow_mut();
                 (inner.poll_flush(cx), inner.out.written())
             };
             match flushed {
                 Poll::Ready(Err(_)) => return Poll::Ready(Sent::Broken),
+                Poll::Ready(Ok(())) if self.failed => {
+                    return Poll::Ready(self.broken(connection));
+                }
                 Poll::Ready(Ok(())) if self.ended => return Poll::Ready(self.sent()),
                 Poll::Ready(Ok(())) if waits => {
                     return connection.poll_gone(cx).map(|_| Sent::Broken);
@@ -137,7 +144,7 @@ impl Answering {
 
     /// Pulls frames while there is room; true if the body has no more now. Errors break off.
     fn gather(&mut self, connection: &ServerConnection, cx: &mut Context<'_>) -> Result<bool, ()> {
-        while !self.ended {
+        while !self.ended && !self.failed {
             // The end that comes without waiting leaves together with the last bytes.
             let last = matches!(&self.body, Body::Stream(stream) if stream.at_end());
             if !last && !connection.borrow().out.has_room() {

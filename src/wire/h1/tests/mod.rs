@@ -2,5 +2,6 @@
 
 mod client;
 mod end_to_end;
+mod parse;
 mod server;
 mod support;
