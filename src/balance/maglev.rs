@@ -199,8 +199,8 @@ mod tests {
                 .filter(|(old, new)| old != new)
                 .count();
             let others = moved - own;
-            // Measured: 1.0% to 1.7% of the places of those that stay.
-            let bound = PLACES * 2 / 100;
+            // Measured: 15, 117, 316 and 479 places, all under 0.8%.
+            let bound = PLACES / 100;
             assert!(
                 others <= bound,
                 "{others} places of others moved with {count} servers"
@@ -221,7 +221,7 @@ mod tests {
             .count();
         let necessary = PLACES / 40;
         assert!(
-            moved < necessary + PLACES * 3 / 100,
+            moved < necessary + PLACES / 100,
             "{moved} moved, {necessary} had to"
         );
     }
