@@ -1,16 +1,41 @@
 //! Text -> spanned tree -> checked model; every mistake collected.
+//!
+//! The way of a file: [`include`] reads and merges, [`environment`] replaces variables, [`check`]
+//! compares with the tables of [`keys`], [`effective`] adds what `[defaults]` and built-in
+//! defaults give, [`build`] resolves names and makes the model. A mistake stops none of these, so
+//! that one run shows all; only a file that does not parse is not asked what it lacks.
 
+mod build;
+mod check;
 pub mod diagnostics;
 pub mod diff;
+mod effective;
+mod environment;
+mod glob;
+mod include;
+mod keys;
 pub mod model;
+mod reader;
 pub mod routes;
+mod schema;
+mod show;
 pub mod sources;
+mod suggest;
+mod tree;
+mod values;
 
 use std::path::Path;
+use std::sync::Arc;
+
+use self::diagnostics::Problems;
+use self::include::Reading;
+use self::tree::{Span, Table};
 
 pub use self::diagnostics::{Diagnostic, Diagnostics, Severity};
 pub use self::diff::{Diff, diff};
 pub use self::model::Config;
+pub use self::schema::schema;
+pub use self::show::show;
 pub use self::sources::Sources;
 
 /// One accepted file (with what it includes), and what is worth saying about it.
@@ -20,14 +45,27 @@ pub struct Loaded {
     /// Never errors: these would have refused the file.
     pub warnings: Diagnostics,
     pub sources: Sources,
+    /// As written, after includes.
+    merged: Arc<Table>,
+    /// With all defaults.
+    effective: Arc<Table>,
 }
 
 impl Loaded {
     /// Refuses a file of which an include pattern matched in `previous` and matches nothing now:
     /// that is how a directory looks that is caught half-written.
     pub fn keeps_includes_of(&self, previous: &Sources) -> Result<(), Diagnostics> {
-        let _ = previous;
-        todo!()
+        let mut problems = Problems::default();
+        for pattern in self.sources.emptied_since(previous) {
+            let message = "this pattern matched files before and matches none now";
+            let error = problems.error("include-emptied", pattern.span, message);
+            error.label("the running configuration stays");
+            error.help("remove the pattern if its files are gone for good");
+        }
+        match problems.has_errors() {
+            true => Err(problems.finish(self.sources.clone())),
+            false => Ok(()),
+        }
     }
 }
 
@@ -36,19 +74,39 @@ impl Loaded {
 /// `env` answers for `${NAME}` in string values. Never panics and never blocks on something that
 /// is not a regular file, whatever stands in it.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Diagnostics> {
-    let _ = (path, env);
-    todo!()
+    let mut reading = Reading::new(env);
+    let merged = reading.read(path, Span::NONE);
+    let Reading { sources, mut problems, broken, .. } = reading;
+    if broken {
+        check_around_syntax(&merged, &mut problems, &sources);
+        return Err(problems.finish(sources));
+    }
+    check::check(&merged, &keys::ROOT, &mut problems);
+    let effective = effective::effective(&merged);
+    let config = build::build(&effective, &mut problems, &sources);
+    let failed = problems.has_errors();
+    let diagnostics = problems.finish(sources.clone());
+    if failed {
+        return Err(diagnostics);
+    }
+    Ok(Loaded {
+        config,
+        warnings: diagnostics,
+        sources,
+        merged: Arc::new(merged),
+        effective: Arc::new(effective),
+    })
 }
 
-/// JSON Schema (draft 2020-12) of the file, for editors.
-pub fn schema() -> serde_json::Value {
-    todo!()
-}
-
-/// The configuration as TOML, each value with its origin as a comment, secrets and values from the
-/// environment as `***`. `effective` adds the defaults that apply; without it the file is shown as
-/// written, after includes.
-pub fn show(loaded: &Loaded, effective: bool) -> String {
-    let _ = (loaded, effective);
-    todo!()
+/// Of a file that does not parse, what stands there can still be wrong for reasons of its own;
+/// what shares a line with a syntax error mostly follows from it.
+fn check_around_syntax(merged: &Table, problems: &mut Problems, sources: &Sources) {
+    let line = |span: Span| {
+        Some((span.file, sources.file(span.file)?.line_and_column(span.start).0))
+    };
+    let broken: Vec<_> = problems.iter().filter_map(|found| line(found.span)).collect();
+    let mut others = Problems::default();
+    check::check(merged, &keys::ROOT, &mut others);
+    others.retain(|found| line(found.span).is_none_or(|line| !broken.contains(&line)));
+    problems.append(others);
 }

@@ -1,31 +1,183 @@
-//! The files that a configuration was read from.
+//! The files that a configuration is read from: which, and how to find out that they changed.
+//!
+//! Whatever the path leads to, reading it must not block and must not take more memory than any
+//! sensible file needs: a FIFO is refused before a byte is awaited, a huge file after 16 MiB.
 
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::diagnostics::within;
+use crate::config::glob;
+use crate::config::tree::Span;
+
+/// No hand-written file is larger; a log file given by mistake is.
+const MAX_FILE: u64 = 16 << 20;
+
+/// One file as it was read.
+#[derive(Debug, Clone)]
+pub(super) struct SourceFile {
+    /// As named: on the command line, or by an include relative to the including file.
+    pub path: PathBuf,
+    /// Behind symlinks.
+    pub canonical: PathBuf,
+    pub text: Arc<str>,
+    /// Of the bytes, which need not be text.
+    pub hash: u64,
+}
+
+impl SourceFile {
+    pub fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// From 1, columns in characters.
+    pub fn line_and_column(&self, offset: usize) -> (usize, usize) {
+        let at = within(&self.text, offset..offset, &(0..self.text.len())).start;
+        let before = &self.text[..at];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    /// The whole lines around `spans`, and the number of the first.
+    pub fn window<'a>(
+        &self,
+        spans: impl Iterator<Item = &'a Span>,
+    ) -> Option<(Range<usize>, usize)> {
+        let ranges = spans.map(|span| within(&self.text, span.start..span.end, &(0..self.text.len())));
+        let all = ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))?;
+        let start = self.text[..all.start].rfind('\n').map_or(0, |newline| newline + 1);
+        let end = self.text[all.end..].find('\n').map_or(self.text.len(), |at| all.end + at);
+        Some((start..end, self.text[..start].matches('\n').count() + 1))
+    }
+
+    pub fn clamp(&self, span: Span, window: &Range<usize>) -> Range<usize> {
+        within(&self.text, span.start..span.end, window)
+    }
+}
+
+/// One `include` pattern and what it matched.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Pattern {
+    /// Relative to the including file already.
+    pub path: PathBuf,
+    pub matched: Vec<PathBuf>,
+    pub span: Span,
+}
 
 /// Everything that was read for one load, whether it succeeded or not: what a watcher watches.
 #[derive(Debug, Clone, Default)]
-pub struct Sources {}
+pub struct Sources {
+    pub(super) files: Vec<SourceFile>,
+    pub(super) patterns: Vec<Pattern>,
+    /// Named but not readable.
+    pub(super) missing: Vec<PathBuf>,
+}
 
 impl Sources {
+    pub(super) fn file(&self, index: u32) -> Option<&SourceFile> {
+        self.files.get(index as usize)
+    }
+
+    pub(super) fn main_name(&self) -> String {
+        let first = self.files.first().map(|file| &file.path).or(self.missing.first());
+        first.map_or_else(String::new, |path| path.display().to_string())
+    }
+
     /// The files that were read, the main one first, as named (relative to the working directory).
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        std::iter::empty()
+        self.files.iter().map(|file| file.path.as_path())
     }
 
     /// The directories in which a change may matter: of the files (before and behind symlinks) and
     /// of the include patterns.
     pub fn directories(&self) -> Vec<PathBuf> {
-        todo!()
+        let named = self.files.iter().map(|file| &file.path);
+        let behind = self.files.iter().map(|file| &file.canonical);
+        let included = self.patterns.iter().map(|pattern| &pattern.path);
+        let all = named.chain(behind).chain(included).chain(&self.missing);
+        let parents = all.filter_map(|path| Some(match path.parent()? {
+            parent if parent.as_os_str().is_empty() => PathBuf::from("."),
+            parent => glob::literal_base(parent),
+        }));
+        parents.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Hash of what was read: the set of files and their bytes.
+    /// The include patterns that matched in `previous` and match nothing here.
+    pub(super) fn emptied_since<'a>(&'a self, previous: &'a Sources) -> Vec<&'a Pattern> {
+        let had = |pattern: &&Pattern| {
+            previous.patterns.iter().any(|old| old.path == pattern.path && !old.matched.is_empty())
+        };
+        self.patterns.iter().filter(|pattern| pattern.matched.is_empty()).filter(had).collect()
+    }
+
+    /// Hash of what was read: the files, their bytes, and what the patterns matched.
     pub fn fingerprint(&self) -> u64 {
-        todo!()
+        let mut hasher = DefaultHasher::new();
+        for file in &self.files {
+            (&file.path, Some(file.hash)).hash(&mut hasher);
+        }
+        for path in &self.missing {
+            (path, None::<u64>).hash(&mut hasher);
+        }
+        for pattern in &self.patterns {
+            (&pattern.path, &pattern.matched).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// The same hash of what is there now (patterns expanded again); differs from
     /// [`Sources::fingerprint`] when a load would read something else.
     pub fn fingerprint_now(&self) -> u64 {
-        todo!()
+        let mut hasher = DefaultHasher::new();
+        for path in self.files.iter().map(|file| &file.path).chain(&self.missing) {
+            (path, read_bytes(path).ok().map(|bytes| content_hash(&bytes))).hash(&mut hasher);
+        }
+        for pattern in &self.patterns {
+            (&pattern.path, glob::expand(&pattern.path)).hash(&mut hasher);
+        }
+        hasher.finish()
     }
+}
+
+pub(super) fn content_hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Why a file cannot be read, as a sentence without its name.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
+    let file = open(path).map_err(|error| plain(&error))?;
+    let metadata = file.metadata().map_err(|error| plain(&error))?;
+    if metadata.is_dir() {
+        return Err("it is a directory".to_owned());
+    }
+    if !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err("it is larger than 16 MiB".to_owned());
+    }
+    Ok(bytes)
+}
+
+/// Non-blocking, because opening a FIFO waits for a writer otherwise.
+fn open(path: &Path) -> std::io::Result<File> {
+    let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
+/// "no such file or directory" without Rust's "(os error 2)".
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let cut = text.find(" (os error").unwrap_or(text.len());
+    text[..cut].to_lowercase()
 }

@@ -1,0 +1,143 @@
+//! `[[listener]]`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::config::build::Building;
+use crate::config::keys;
+use crate::config::model::{Admin, AdminAddress, Listener, ListenerLimits, UnderscoreHeaders};
+use crate::config::reader::Reader;
+use crate::config::tree::{Span, quote};
+use crate::config::values::address;
+use crate::util::units::MAX_DURATION;
+
+/// All listeners, in the order of the file; a file without one is refused.
+pub(super) fn listeners(root: &Reader<'_>, building: &mut Building<'_>) -> Vec<Listener> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    let mut readers: Vec<Reader<'_>> = Vec::new();
+    for node in root.list("listener") {
+        let reader = Reader::new(node, &keys::LISTENER);
+        let listener = listener(reader, building);
+        distinct(&listener, reader, listeners.iter().zip(&readers), building);
+        listeners.push(listener);
+        readers.push(reader);
+    }
+    let other_type = root.node("listener").is_some_and(|node| node.as_table().is_some());
+    if listeners.is_empty() && !other_type {
+        let start = if building.sources.files.is_empty() { Span::NONE } else { Span::new(0, 0..0) };
+        let error = building.problems.error("no-listener", start, "the file has no [[listener]]");
+        error.help("[[listener]]\naddress = \"0.0.0.0:8080\"");
+    }
+    listeners
+}
+
+fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
+    if reader.node("address").is_none() {
+        let error = building.problems.error("missing-key", reader.span, "a listener needs an `address`");
+        error.help("address = \"0.0.0.0:8080\"");
+    }
+    if let Some(node) = reader.written("protocols").map(|entry| &entry.node)
+        && reader.list("protocols").is_empty()
+        && matches!(node.value, crate::config::tree::Value::List(_))
+    {
+        let error = building.problems.error("bad-value", node.span, "`protocols` is empty");
+        error.help("write [\"http/1.1\"]");
+    }
+    let stand_in = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let text = reader.text("address");
+    let name = match reader.text("name") {
+        "" => text,
+        name => name,
+    };
+    Listener {
+        name: Arc::from(name),
+        address: address::listener(text).unwrap_or(stand_in),
+        trusted_proxies: networks(reader, building),
+        underscore_headers: match reader.text("underscore-headers") {
+            "allow" => UnderscoreHeaders::Allow,
+            "reject" => UnderscoreHeaders::Reject,
+            _ => UnderscoreHeaders::Remove,
+        },
+        via: reader.switch("via"),
+        backlog: reader.integer("backlog"),
+        limits: limits(reader.table_or_empty("limits", &keys::LIMITS)),
+    }
+}
+
+fn networks(reader: Reader<'_>, building: &mut Building<'_>) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for (node, text) in reader.texts("trusted-proxies") {
+        let Ok(network) = address::network(text) else {
+            continue;
+        };
+        if network != network.trunc() {
+            let message = format!("{} has bits beyond its prefix", node.quoted());
+            let warning = building.problems.warning("loose-network", node.span, message);
+            warning.label(format!("taken as {}", network.trunc()));
+        }
+        networks.push(network.trunc());
+    }
+    networks
+}
+
+fn limits(reader: Reader<'_>) -> ListenerLimits {
+    ListenerLimits {
+        header_timeout: reader.optional_duration("header-timeout").unwrap_or(MAX_DURATION),
+        idle_timeout: reader.optional_duration("idle-timeout").unwrap_or(MAX_DURATION),
+        max_header_bytes: usize::try_from(reader.size("max-header-bytes").0).unwrap_or(usize::MAX),
+        max_headers: reader.integer("max-headers"),
+        max_requests_per_connection: reader.integer("max-requests-per-connection"),
+    }
+}
+
+fn distinct<'a>(
+    listener: &Listener,
+    reader: Reader<'_>,
+    others: impl Iterator<Item = (&'a Listener, &'a Reader<'a>)>,
+    building: &mut Building<'_>,
+) {
+    for (other, earlier) in others {
+        if listener.address == other.address && listener.address.port() != 0 {
+            let message = format!("two listeners have the address {}", quote(reader.text("address")));
+            let error = building.problems.error("duplicate-address", reader.span_of("address"), message);
+            error.label("bound already").related(earlier.span_of("address"), "by this one");
+            return;
+        }
+        // Without a name, two addresses with port 0 are two listeners all the same.
+        if listener.name == other.name && reader.node("name").is_some() {
+            let message = format!("two listeners have the name {}", quote(&listener.name));
+            let error = building.problems.error("duplicate-name", reader.span_of("name"), message);
+            error.label("given again").related(earlier.span_of("name"), "given here first");
+            return;
+        }
+    }
+}
+
+/// The admin listener is never reached through a data listener's address.
+pub(super) fn apart_from_admin(
+    root: &Reader<'_>,
+    admin: Option<&Admin>,
+    listeners: &[Listener],
+    building: &mut Building<'_>,
+) {
+    let Some(AdminAddress::Tcp(bound)) = admin.map(|admin| &admin.address) else {
+        return;
+    };
+    let reader = root.table_or_empty("admin", &keys::ADMIN);
+    for (listener, node) in listeners.iter().zip(root.list("listener")) {
+        if !address::overlap(listener.address, *bound) {
+            continue;
+        }
+        let place = Reader::new(node, &keys::LISTENER).span_of("address");
+        let written = reader.span_of("address");
+        let message = format!("this listener takes the address of the admin listener, {bound}");
+        let error = building.problems.error("duplicate-address", place, message);
+        error.label("also bound for [admin]");
+        match written == Span::NONE {
+            true => error.help("give [admin] another address; 127.0.0.1:9900 is its default"),
+            false => error.related(written, "the admin listener"),
+        };
+    }
+}

@@ -1,0 +1,48 @@
+//! `retry` and `timeout`, of an upstream and of a route.
+
+use crate::config::keys;
+use crate::config::model::{Retry, RetryBudget, RetryOn, Timeouts};
+use crate::config::reader::Reader;
+use crate::config::values::status::{RetryCause, retry_cause};
+use crate::util::units::ByteSize;
+
+pub(super) fn retry(reader: Reader<'_>) -> Retry {
+    let budget = reader.table_or_empty("budget", &keys::BUDGET);
+    let budget = RetryBudget {
+        ratio: budget.share("ratio"),
+        min_per_second: budget.integer("min-per-second"),
+        window: budget.duration("window"),
+    };
+    with_budget(reader, budget)
+}
+
+/// A route's: what it does not give itself has been filled in from its upstream.
+pub(super) fn with_budget(reader: Reader<'_>, budget: RetryBudget) -> Retry {
+    let mut on = RetryOn::default();
+    for cause in reader.texts("on").filter_map(|(_, text)| retry_cause(text).ok()) {
+        match cause {
+            RetryCause::Connect => on.connect = true,
+            RetryCause::Reset => on.reset = true,
+            RetryCause::Timeout => on.timeout = true,
+            RetryCause::BadResponse => on.bad_response = true,
+            RetryCause::Status(range) => on.status.push(range),
+        }
+    }
+    Retry {
+        attempts: reader.integer("attempts"),
+        on,
+        methods: reader.texts("methods").map(|(_, method)| method.to_owned()).collect(),
+        budget,
+        max_replay_body: reader.optional_size("max-replay-body").unwrap_or(ByteSize(0)),
+    }
+}
+
+pub(super) fn timeouts(reader: Reader<'_>) -> Timeouts {
+    Timeouts {
+        connect: reader.optional_duration("connect"),
+        first_byte: reader.optional_duration("first-byte"),
+        idle: reader.optional_duration("idle"),
+        tunnel: reader.optional_duration("tunnel"),
+        total: reader.optional_duration("total"),
+    }
+}

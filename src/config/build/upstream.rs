@@ -1,0 +1,111 @@
+//! `[upstream.NAME]`.
+
+use std::sync::Arc;
+
+use crate::config::build::{Building, breaker, health, retry, servers};
+use crate::config::keys;
+use crate::config::model::{Balance, Connections, HashKey, Queue, Upstream};
+use crate::config::reader::Reader;
+use crate::config::tree::{Entry, Via, quote};
+use crate::config::values::text;
+
+/// All upstreams, in the order of the file.
+pub(super) fn upstreams(root: &Reader<'_>, building: &mut Building<'_>) -> Vec<Arc<Upstream>> {
+    let entries = root.entries("upstream");
+    entries.iter().map(|entry| Arc::new(upstream(entry, building))).collect()
+}
+
+fn upstream(entry: &Entry, building: &mut Building<'_>) -> Upstream {
+    if let Err(complaint) = text::upstream_name(&entry.key) {
+        let message = format!("bad name {} for an upstream", quote(&entry.key));
+        building.problems.error("bad-value", entry.key_span, message).label(complaint.cause);
+    }
+    let reader = Reader { span: entry.key_span, ..Reader::new(&entry.node, &keys::UPSTREAM) };
+    if entry.node.as_table().is_none() {
+        // The checker has said what it is instead.
+        return blank(entry, reader, building);
+    }
+    let balance = balance(reader, building);
+    let servers = servers::servers(entry, reader, &balance, building);
+    for key in ["timeout", "connections"] {
+        if let Some(node) = reader.node(key).filter(|node| node.is_off()) {
+            let message = format!("`{key}` has no \"off\" of its own");
+            let error = building.problems.error("bad-value", node.span, message);
+            error.label("\"off\" here takes away a table given in [defaults.upstream], and there is none");
+            error.help(format!("switch off its keys one by one, in [upstream.{}.{key}]", entry.key));
+        }
+    }
+    compile(entry, reader, balance, servers, building)
+}
+
+fn blank(entry: &Entry, reader: Reader<'_>, building: &mut Building<'_>) -> Upstream {
+    compile(entry, reader, Balance::SmoothWeighted, Vec::new(), building)
+}
+
+fn compile(
+    entry: &Entry,
+    reader: Reader<'_>,
+    balance: Balance,
+    servers: Vec<crate::config::model::Server>,
+    building: &mut Building<'_>,
+) -> Upstream {
+    Upstream {
+        name: Arc::from(entry.key.as_str()),
+        balance,
+        slow_start: reader.duration("slow-start"),
+        max_requests: reader.optional_integer("max-requests").unwrap_or(u32::MAX),
+        queue: reader.table("queue", &keys::QUEUE).map(|queue| Queue {
+            size: queue.integer("size"),
+            timeout: queue.duration("timeout"),
+        }),
+        panic_threshold: reader.optional_share("panic-threshold"),
+        servers,
+        health: reader.table("health", &keys::HEALTH).map(|table| health::health(table, building)),
+        breaker: breaker::breaker(reader.table_or_empty("breaker", &keys::BREAKER), building),
+        retry: retry::retry(reader.table_or_empty("retry", &keys::RETRY)),
+        timeout: retry::timeouts(reader.table_or_empty("timeout", &keys::TIMEOUT)),
+        connections: connections(reader.table_or_empty("connections", &keys::CONNECTIONS)),
+    }
+}
+
+fn balance(reader: Reader<'_>, building: &mut Building<'_>) -> Balance {
+    let name = reader.text("balance");
+    if name == "hash" {
+        let by = reader.table("hash", &keys::HASH).map(|hash| hash.text("by"));
+        let Some(by) = by else {
+            if reader.node("hash").is_none() {
+                let message = "balance = \"hash\" needs to know what to hash";
+                let error = building.problems.error("missing-key", reader.span_of("balance"), message);
+                error.label("`hash` is missing").help("hash = { by = \"client-ip\" }");
+            }
+            return Balance::Hash(HashKey::ClientIp);
+        };
+        return Balance::Hash(text::hash_key(by).unwrap_or(HashKey::ClientIp));
+    }
+    // One that [defaults.upstream] gives is for the upstreams that hash.
+    if let Some(entry) = reader.entry("hash").filter(|entry| entry.node.via == Via::Written) {
+        let message = format!("`hash` means nothing with balance = \"{name}\"");
+        let error = building.problems.error("conflicting-keys", entry.key_span, message);
+        error.label("only balance = \"hash\" uses it");
+        if reader.written("balance").is_some() {
+            error.related(reader.span_of("balance"), "the policy");
+        }
+        error.help("write balance = \"hash\", or leave `hash` out");
+    }
+    match name {
+        "random" => Balance::Random,
+        "round-robin" => Balance::RoundRobin,
+        "least-requests" => Balance::LeastRequests,
+        "peak-ewma" => Balance::PeakEwma,
+        _ => Balance::SmoothWeighted,
+    }
+}
+
+fn connections(reader: Reader<'_>) -> Connections {
+    Connections {
+        max_idle: reader.integer("max-idle"),
+        max_connections: reader.optional_integer("max-connections"),
+        idle_timeout: reader.optional_duration("idle-timeout"),
+        max_lifetime: reader.optional_duration("max-lifetime"),
+    }
+}

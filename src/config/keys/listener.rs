@@ -1,0 +1,84 @@
+//! `[[listener]]`.
+
+use crate::config::keys::{Kind, Section, key, later, rules};
+
+pub(in crate::config) static LISTENER: Section = Section {
+    name: "[[listener]]",
+    about: "An address where requests come in",
+    exclusive: &[],
+    keys: &[
+        key("name", Kind::Text(&rules::NAME), "In logs, metrics and routes; default: the address"),
+        key("address", Kind::Text(&rules::LISTENER_ADDRESS), "An IP address and port"),
+        key(
+            "protocols",
+            Kind::List(&Kind::Choice(&["http/1.1"], &["h2", "h3"])),
+            "Protocols that clients may speak",
+        )
+        .default("[\"http/1.1\"]"),
+        key(
+            "trusted-proxies",
+            Kind::List(&Kind::Text(&rules::CIDR)),
+            "Networks whose X-Forwarded-* and Forwarded are believed",
+        )
+        .default("[]"),
+        key(
+            "underscore-headers",
+            Kind::Choice(&["remove", "allow", "reject"], &[]),
+            "What happens to header names with `_`, which collide with `-` in CGI-like servers",
+        )
+        .default("\"remove\""),
+        key("via", Kind::Switch, "Whether Via is appended").default("true"),
+        key(
+            "backlog",
+            Kind::Integer { min: 1, max: 65_535 },
+            "Connections that may wait to be accepted",
+        )
+        .default("4096"),
+        key("limits", Kind::Table(&LIMITS), LIMITS.about).default("{}"),
+        later("proxy-protocol"),
+        later("half-close"),
+        later("tls"),
+    ],
+};
+
+pub(in crate::config) static LIMITS: Section = Section {
+    name: "[listener.limits]",
+    about: "What one client connection may take",
+    exclusive: &[],
+    keys: &[
+        key(
+            "header-timeout",
+            Kind::Duration { zero: false },
+            "From the first byte (or accept) to the end of the request head",
+        )
+        .or_off()
+        .default("\"10s\""),
+        key(
+            "idle-timeout",
+            Kind::Duration { zero: false },
+            "Between requests on a kept-alive connection",
+        )
+        .or_off()
+        .default("\"75s\""),
+        key(
+            "max-header-bytes",
+            Kind::Size { min: 1 << 10, max: 1 << 20 },
+            "Of a request head, request line included",
+        )
+        .default("\"32KiB\""),
+        key("max-headers", Kind::Integer { min: 1, max: 10_000 }, "Header fields of a request")
+            .default("100"),
+        key(
+            "max-requests-per-connection",
+            Kind::Integer { min: 0, max: i64::MAX },
+            "Then the connection closes; 0 is unlimited",
+        )
+        .default("0"),
+        later("max-connections"),
+        later("max-age"),
+        later("max-concurrent-streams"),
+        later("connection-buffer"),
+        later("h2-stream-window"),
+        later("h2-connection-window"),
+    ],
+};

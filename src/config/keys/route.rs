@@ -1,0 +1,167 @@
+//! `[[route]]` and its tables.
+
+use crate::config::keys::upstream::{
+    ATTEMPTS, CONNECT, FIRST_BYTE, IDLE, MAX_REPLAY_BODY, METHODS, ON, TOTAL, TUNNEL,
+};
+use crate::config::keys::{Key, Kind, Section, key, later, rules};
+
+const UPSTREAM: Key =
+    key("upstream", Kind::Text(&rules::NOT_EMPTY), "Name of the upstream that answers");
+const UPGRADES: Key = key(
+    "upgrades",
+    Kind::List(&Kind::Text(&rules::UPGRADE)),
+    "Tokens that may be upgraded to",
+)
+.default("[\"websocket\"]");
+const PRIORITY: Key = key(
+    "priority",
+    Kind::Integer { min: -1_000_000, max: 1_000_000 },
+    "Only where everything else is equal; higher wins",
+)
+.default("0");
+const FORWARD: Key = key(
+    "forward",
+    Kind::Choice(&["normalized", "raw"], &[]),
+    "raw: the original path bytes go on",
+)
+.default("\"normalized\"");
+const MAX_BODY: Key = key(
+    "max-body",
+    Kind::Size { min: 0, max: crate::util::units::MAX_SIZE },
+    "Of a request, counted as the bytes come",
+)
+.or_off()
+.default("\"off\"");
+const TIMEOUTS: Key =
+    key("timeout", Kind::Table(&ROUTE_TIMEOUT), ROUTE_TIMEOUT.about).or_off().default("{}");
+const RETRIES: Key =
+    key("retry", Kind::Table(&ROUTE_RETRY), ROUTE_RETRY.about).or_off().default("{}");
+const FALLBACKS: Key = key("fallback", Kind::Table(&FALLBACK), FALLBACK.about).or_off();
+
+pub(in crate::config) static ROUTE: Section = Section {
+    name: "[[route]]",
+    about: "What is asked for, and who answers",
+    exclusive: &[],
+    keys: &[
+        key("name", Kind::Text(&rules::NAME), "In logs and metrics; default: the match as written"),
+        key(
+            "listener",
+            Kind::List(&Kind::Text(&rules::NOT_EMPTY)),
+            "Names of the listeners that it serves; empty: all",
+        )
+        .default("[]"),
+        key("host", Kind::Text(&rules::HOST_PATTERN), "Exact or \"*.example.org\"; default: any"),
+        key("path", Kind::Text(&rules::MATCH_PATH), "This path exactly"),
+        key("prefix", Kind::Text(&rules::MATCH_PATH), "Whole segments: /api takes /api/x, not /apix"),
+        key("regex", Kind::Text(&rules::REGEX), "Of the whole path, anchored"),
+        key("when", Kind::Table(&WHEN), WHEN.about).default("{}"),
+        UPSTREAM,
+        UPGRADES,
+        PRIORITY,
+        FORWARD,
+        MAX_BODY,
+        TIMEOUTS,
+        RETRIES,
+        FALLBACKS,
+        later("split"),
+        later("split-by"),
+        later("redirect"),
+        later("respond"),
+        later("strip-prefix"),
+        later("replace-prefix"),
+        later("rewrite"),
+        later("request-headers"),
+        later("response-headers"),
+        later("limit"),
+        later("mirror"),
+        later("allow"),
+        later("deny"),
+    ],
+};
+
+const MATCH: Kind = Kind::Misplaced("it belongs to one [[route]]");
+
+/// `[defaults.route]`: all but what makes a route the one it is.
+pub(in crate::config) static ROUTE_DEFAULTS: Section = Section {
+    name: "[defaults.route]",
+    about: ROUTE.about,
+    exclusive: &[],
+    keys: &[
+        key("name", MATCH, ""),
+        key("listener", MATCH, ""),
+        key("host", MATCH, ""),
+        key("path", MATCH, ""),
+        key("prefix", MATCH, ""),
+        key("regex", MATCH, ""),
+        key("when", MATCH, ""),
+        UPSTREAM,
+        UPGRADES,
+        PRIORITY,
+        FORWARD,
+        MAX_BODY,
+        TIMEOUTS,
+        RETRIES,
+        FALLBACKS,
+        later("split"),
+        later("split-by"),
+        later("redirect"),
+        later("respond"),
+        later("strip-prefix"),
+        later("replace-prefix"),
+        later("rewrite"),
+        later("request-headers"),
+        later("response-headers"),
+        later("limit"),
+        later("mirror"),
+        later("allow"),
+        later("deny"),
+    ],
+};
+
+pub(in crate::config) static WHEN: Section = Section {
+    name: "when",
+    about: "More that must hold; \"*\" is any value",
+    exclusive: &[],
+    keys: &[
+        key("method", Kind::List(&Kind::Text(&rules::METHOD)), "One of these"),
+        key("header", Kind::Map(&Kind::Text(&rules::EXPECTED)), "Header to value"),
+        key("query", Kind::Map(&Kind::Text(&rules::EXPECTED)), "Query parameter to value"),
+        key("cookie", Kind::Map(&Kind::Text(&rules::EXPECTED)), "Cookie to value"),
+    ],
+};
+
+pub(in crate::config) static ROUTE_TIMEOUT: Section = Section {
+    name: "[route.timeout]",
+    about: "Overrides the upstream's, key by key",
+    exclusive: &[],
+    keys: &[CONNECT, FIRST_BYTE, IDLE, TUNNEL, TOTAL],
+};
+
+pub(in crate::config) static ROUTE_RETRY: Section = Section {
+    name: "[route.retry]",
+    about: "Overrides the upstream's, key by key",
+    exclusive: &[],
+    keys: &[
+        ATTEMPTS,
+        ON,
+        METHODS,
+        MAX_REPLAY_BODY,
+        key("budget", Kind::Misplaced("the budget is per upstream: write it in [upstream.NAME.retry]"), ""),
+    ],
+};
+
+pub(in crate::config) static FALLBACK: Section = Section {
+    name: "fallback",
+    about: "Instead of our own 502, 503 and 504; absent: none",
+    exclusive: &[],
+    keys: &[
+        key("status", Kind::Integer { min: 200, max: 599 }, "Of the fixed answer").default("503"),
+        key("body", Kind::Text(&rules::ANY), "Of the fixed answer").default("\"\""),
+        key(
+            "upstream",
+            Kind::Text(&rules::ANY),
+            "Asked once, while the request body can be replayed whole; empty: none",
+        )
+        .default("\"\""),
+    ],
+};

@@ -1,0 +1,1 @@
+pub fn show(_loaded: &super::Loaded, _effective: bool) -> String { todo!() }
