@@ -1,7 +1,11 @@
 //! `evenkeel config show`: the configuration with the origin of every value.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use crate::cli::check;
+use crate::config;
 
 /// Prints the configuration after includes, with the origin of every value and secrets masked.
 #[derive(Debug, clap::Args)]
@@ -21,6 +25,18 @@ pub struct Args {
 
 /// 0, or 1 when the file is not valid.
 pub fn run(args: Args) -> ExitCode {
-    let _ = args;
-    todo!()
+    match config::load(&args.config, &|name| std::env::var(name).ok()) {
+        Ok(loaded) => {
+            let _ = write!(
+                std::io::stdout(),
+                "{}",
+                config::show(&loaded, args.effective)
+            );
+            ExitCode::SUCCESS
+        }
+        Err(mistakes) => {
+            check::print(&mistakes);
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,12 +1,13 @@
 //! `evenkeel schema`: the JSON Schema of the configuration file.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Prints the JSON Schema of the configuration file, for editors.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
-pub fn run(args: Args) -> ExitCode {
-    let _ = args;
-    todo!()
+pub fn run(_args: Args) -> ExitCode {
+    let _ = writeln!(std::io::stdout(), "{:#}", crate::config::schema());
+    ExitCode::SUCCESS
 }

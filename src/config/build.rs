@@ -63,13 +63,23 @@ pub(super) fn build(effective: &Table, problems: &mut Problems, sources: &Source
     let root = Reader::root(effective, &keys::ROOT);
     let process = process::process(root.table_or_empty("process", &keys::PROCESS));
     let log = process::log(root.table_or_empty("log", &keys::LOG));
-    let access_log = root.table("access-log", &keys::ACCESS_LOG).map(process::access_log);
+    let access_log = root
+        .table("access-log", &keys::ACCESS_LOG)
+        .map(process::access_log);
     let admin = process::admin(root.table_or_empty("admin", &keys::ADMIN));
     let listeners = listener::listeners(&root, &mut building);
     listener::apart_from_admin(&root, admin.as_ref(), &listeners, &mut building);
     let upstreams = upstream::upstreams(&root, &mut building);
     let routes = route::routes(&root, &listeners, &upstreams, &mut building);
-    let config = Config { process, log, access_log, admin, listeners, upstreams, routes };
+    let config = Config {
+        process,
+        log,
+        access_log,
+        admin,
+        listeners,
+        upstreams,
+        routes,
+    };
     if !building.problems.has_errors() {
         rivals(&config, root.list("route"), &mut building);
         unused(&config, &root, &mut building);
@@ -79,21 +89,36 @@ pub(super) fn build(effective: &Table, problems: &mut Problems, sources: &Source
 
 /// Routes that are ambiguous, and routes that can never match.
 fn rivals(config: &Config, nodes: &[Node], building: &mut Building<'_>) {
-    for conflict in conflicts(&config.routes) {
-        let [first, second] = [conflict.first, conflict.second].map(|id| (&config.routes[id.0], nodes[id.0].span));
+    for conflict in conflicts(&config.routes, config.listeners.len()) {
+        let [first, second] =
+            [conflict.first, conflict.second].map(|id| (&config.routes[id.0], nodes[id.0].span));
         match conflict.kind {
             ConflictKind::Ambiguous => {
-                let message = format!("two routes are equal: nothing decides between {} and {}", quote(&first.0.name), quote(&second.0.name));
+                let message = format!(
+                    "two routes are equal: nothing decides between {} and {}",
+                    quote(&first.0.name),
+                    quote(&second.0.name)
+                );
                 let other = format!("the other one ({})", first.0.origin);
-                let error = building.problems.error("ambiguous-route", second.1, message);
-                error.label(format!("takes the same requests as {}", first.0.origin)).related(first.1, other);
-                error.help("remove one, or give one of them a condition in `when` or a higher `priority`");
+                let error = building
+                    .problems
+                    .error("ambiguous-route", second.1, message);
+                error
+                    .label(format!("takes the same requests as {}", first.0.origin))
+                    .related(first.1, other);
+                error.help(
+                    "remove one, or give one of them a condition in `when` or a higher `priority`",
+                );
             }
             ConflictKind::Unreachable => {
                 let message = format!("the route {} can never match", quote(&second.0.name));
                 let other = format!("this one takes all of its requests ({})", first.0.origin);
-                let warning = building.problems.warning("unreachable-route", second.1, message);
-                warning.label(format!("hidden by {}", first.0.origin)).related(first.1, other);
+                let warning = building
+                    .problems
+                    .warning("unreachable-route", second.1, message);
+                warning
+                    .label(format!("hidden by {}", first.0.origin))
+                    .related(first.1, other);
             }
         }
     }
@@ -101,19 +126,29 @@ fn rivals(config: &Config, nodes: &[Node], building: &mut Building<'_>) {
 
 fn unused(config: &Config, root: &Reader<'_>, building: &mut Building<'_>) {
     if config.routes.is_empty() {
-        let span = root.list("listener").first().map_or(Span::NONE, |node| node.span);
-        let warning = building.problems.warning("no-route", span, "the file has no [[route]]");
+        let span = root
+            .list("listener")
+            .first()
+            .map_or(Span::NONE, |node| node.span);
+        let warning = building
+            .problems
+            .warning("no-route", span, "the file has no [[route]]");
         warning.label("every request here is answered with 404");
         return;
     }
     for (index, upstream) in config.upstreams.iter().enumerate() {
         let used = config.routes.iter().any(|route| {
-            let fallback = route.fallback.as_ref().and_then(|fallback| fallback.upstream);
+            let fallback = route
+                .fallback
+                .as_ref()
+                .and_then(|fallback| fallback.upstream);
             route.upstream.0 == index || fallback.is_some_and(|id| id.0 == index)
         });
         if let (false, Some(entry)) = (used, root.entries("upstream").get(index)) {
             let message = format!("no route uses the upstream {}", quote(&upstream.name));
-            building.problems.warning("unused-upstream", entry.key_span, message);
+            building
+                .problems
+                .warning("unused-upstream", entry.key_span, message);
         }
     }
 }

@@ -29,10 +29,23 @@ fn known(entry: &Entry, key: &'static Key, problems: &mut Problems) {
         }
         Kind::Misplaced(why) => {
             let message = format!("`{}` does not belong here", key.name);
-            problems.error("misplaced-key", entry.key_span, message).label(why);
+            problems
+                .error("misplaced-key", entry.key_span, message)
+                .label(why);
         }
-        _ if entry.node.as_text().is_some_and(|text| key.words.contains(&text)) => {}
-        _ => value(&entry.node, &key.kind, &Named { key: &entry.key, words: key.words }, problems),
+        _ if entry
+            .node
+            .as_text()
+            .is_some_and(|text| key.words.contains(&text)) => {}
+        _ => value(
+            &entry.node,
+            &key.kind,
+            &Named {
+                key: &entry.key,
+                words: key.words,
+            },
+            problems,
+        ),
     }
 }
 
@@ -58,26 +71,44 @@ fn unknown(entry: &Entry, section: &'static Section, problems: &mut Problems) {
     let known = || section.supported().map(|key| key.name);
     let message = format!("unknown key {} in {}", quote(&entry.key), section.name);
     let error = problems.error("unknown-key", entry.key_span, message);
-    let foreign = FOREIGN.iter().find(|(word, _)| *word == entry.key).map(|(_, name)| *name);
+    let foreign = FOREIGN
+        .iter()
+        .find(|(word, _)| *word == entry.key)
+        .map(|(_, name)| *name);
     if let Some(name) = foreign.filter(|name| known().any(|key| key == *name)) {
-        error.label("not a key here").help(format!("did you mean `{name}`?"));
+        error
+            .label("not a key here")
+            .help(format!("did you mean `{name}`?"));
     } else if let Some(name) = closest(&entry.key, section.keys.iter().map(|key| key.name)) {
-        error.label("not a key here").help(format!("did you mean `{name}`?"));
+        error
+            .label("not a key here")
+            .help(format!("did you mean `{name}`?"));
     } else if let Some(home) = home_of(&entry.key) {
         error.label(format!("it belongs to {home}"));
     } else {
         let names: Vec<&str> = known().collect();
-        error.label("not a key here").help(format!("there are {}", names.join(", ")));
+        error
+            .label("not a key here")
+            .help(format!("there are {}", names.join(", ")));
     }
 }
 
 /// The table that has a key of this name, if it is one alone.
 fn home_of(name: &str) -> Option<&'static str> {
     let sections: [&Section; 9] = [
-        &keys::PROCESS, &keys::ACCESS_LOG, &keys::LIMITS, &keys::LISTENER, &keys::UPSTREAM,
-        &keys::TIMEOUT, &keys::BREAKER, &keys::RETRY, &keys::ROUTE,
+        &keys::PROCESS,
+        &keys::ACCESS_LOG,
+        &keys::LIMITS,
+        &keys::LISTENER,
+        &keys::UPSTREAM,
+        &keys::TIMEOUT,
+        &keys::BREAKER,
+        &keys::RETRY,
+        &keys::ROUTE,
     ];
-    let mut homes = sections.into_iter().filter(|section| section.key(name).is_some());
+    let mut homes = sections
+        .into_iter()
+        .filter(|section| section.key(name).is_some());
     match (homes.next(), homes.next()) {
         (Some(home), None) => Some(home.name),
         _ => None,
@@ -96,7 +127,11 @@ fn value(node: &Node, kind: &'static Kind, named: &Named<'_>, problems: &mut Pro
         (Kind::Integer { min, max }, Value::Integer(number)) => {
             if number < min || number > max {
                 problems
-                    .error("out-of-range", node.span, format!("`{}` is out of range", named.key))
+                    .error(
+                        "out-of-range",
+                        node.span,
+                        format!("`{}` is out of range", named.key),
+                    )
                     .label(expected(kind, named.words));
             }
         }
@@ -115,7 +150,9 @@ fn value(node: &Node, kind: &'static Kind, named: &Named<'_>, problems: &mut Pro
             Ok(_) => {
                 let label = format!("expected {} to {}", ByteSize(*min), ByteSize(*max));
                 let message = format!("`{}` is out of range", named.key);
-                problems.error("out-of-range", node.span, message).label(label);
+                problems
+                    .error("out-of-range", node.span, message)
+                    .label(label);
             }
             Err(error) => bad_unit(node, "a size", named, error, problems),
         },
@@ -128,7 +165,17 @@ fn value(node: &Node, kind: &'static Kind, named: &Named<'_>, problems: &mut Pro
             choice(node, text, words, later, named, problems);
         }
         (Kind::List(of), Value::List(nodes)) => {
-            nodes.iter().for_each(|node| value(node, of, &Named { words: &[], ..*named }, problems));
+            nodes.iter().for_each(|node| {
+                value(
+                    node,
+                    of,
+                    &Named {
+                        words: &[],
+                        ..*named
+                    },
+                    problems,
+                )
+            });
         }
         (Kind::Table(section), Value::Table(table)) => check(table, section, problems),
         (Kind::Tables(section), Value::List(nodes)) => {
@@ -141,7 +188,15 @@ fn value(node: &Node, kind: &'static Kind, named: &Named<'_>, problems: &mut Pro
         }
         (Kind::Map(of), Value::Table(table)) => {
             for entry in &table.entries {
-                value(&entry.node, of, &Named { key: &entry.key, words: &[] }, problems);
+                value(
+                    &entry.node,
+                    of,
+                    &Named {
+                        key: &entry.key,
+                        words: &[],
+                    },
+                    problems,
+                );
             }
         }
         (Kind::OneOf(kinds), _) => match kinds.iter().find(|kind| takes(kind, &node.value)) {
@@ -162,7 +217,13 @@ fn takes(kind: &Kind, value: &Value) -> bool {
     }
 }
 
-fn refuse(node: &Node, what: &str, named: &Named<'_>, complaint: Complaint, problems: &mut Problems) {
+fn refuse(
+    node: &Node,
+    what: &str,
+    named: &Named<'_>,
+    complaint: Complaint,
+    problems: &mut Problems,
+) {
     let shown = node.quoted();
     let message = match complaint.code {
         "not-supported-yet" => complaint.cause.clone(),
@@ -180,20 +241,33 @@ fn refuse(node: &Node, what: &str, named: &Named<'_>, complaint: Complaint, prob
 }
 
 fn zero_refused(node: &Node, named: &Named<'_>, problems: &mut Problems) {
-    let error = problems.error("out-of-range", node.span, format!("`{}` is zero", named.key));
+    let error = problems.error(
+        "out-of-range",
+        node.span,
+        format!("`{}` is zero", named.key),
+    );
     error.label("expected more than zero");
     if named.words.contains(&"off") {
         error.help("write \"off\" to switch it off");
     }
 }
 
-fn bad_unit(node: &Node, what: &str, named: &Named<'_>, mistake: UnitError, problems: &mut Problems) {
+fn bad_unit(
+    node: &Node,
+    what: &str,
+    named: &Named<'_>,
+    mistake: UnitError,
+    problems: &mut Problems,
+) {
     let message = format!("{} is not {what} for `{}`", node.quoted(), named.key);
     let error = problems.error("bad-unit", node.span, message);
     error.label(mistake.cause);
     if let Some(text) = mistake.suggestion.filter(|_| node.masked.is_none()) {
         error.help(format!("write {text}"));
-    } else if let Some(word) = node.as_text().and_then(|text| closest(text, named.words.iter().copied())) {
+    } else if let Some(word) = node
+        .as_text()
+        .and_then(|text| closest(text, named.words.iter().copied()))
+    {
         error.help(format!("did you mean \"{word}\"?"));
     }
 }
@@ -225,13 +299,19 @@ fn choice(
 }
 
 fn wrong_type(node: &Node, kind: &Kind, named: &Named<'_>, problems: &mut Problems) {
-    let needs_unit = matches!(kind, Kind::Duration { .. } | Kind::Size { .. } | Kind::Share { .. })
-        && matches!(node.value, Value::Integer(_) | Value::Float(_));
+    let needs_unit = matches!(
+        kind,
+        Kind::Duration { .. } | Kind::Size { .. } | Kind::Share { .. }
+    ) && matches!(node.value, Value::Integer(_) | Value::Float(_));
     let (code, message) = match needs_unit {
         true => ("bad-unit", format!("`{}` needs a unit", named.key)),
         false => ("wrong-type", format!("wrong type for `{}`", named.key)),
     };
-    let label = format!("{}, found {}", expected(kind, named.words), node.type_name());
+    let label = format!(
+        "{}, found {}",
+        expected(kind, named.words),
+        node.type_name()
+    );
     let hint = hint(node, kind, named);
     let error = problems.error(code, node.span, message);
     error.label(label);
@@ -246,21 +326,27 @@ fn hint(node: &Node, kind: &Kind, named: &Named<'_>) -> Option<String> {
         return Some("write \"off\"".to_owned());
     }
     match (kind, &node.value) {
-        (Kind::Duration { .. }, Value::Integer(number @ 0..)) => {
-            Some(format!("write \"{number}{}\"", if *number >= 1000 { "ms" } else { "s" }))
-        }
+        (Kind::Duration { .. }, Value::Integer(number @ 0..)) => Some(format!(
+            "write \"{number}{}\"",
+            if *number >= 1000 { "ms" } else { "s" }
+        )),
         (Kind::Duration { .. }, Value::Float(number)) if (0.001..1e6).contains(number) => {
             let duration = std::time::Duration::from_millis((number * 1000.0).round() as u64);
             Some(format!("write \"{}\"", format_duration(duration)))
         }
-        (Kind::Size { .. }, Value::Integer(number @ 0..)) => {
-            Some(format!("write \"{}\"", ByteSize(u64::try_from(*number).ok()?)))
+        (Kind::Size { .. }, Value::Integer(number @ 0..)) => Some(format!(
+            "write \"{}\"",
+            ByteSize(u64::try_from(*number).ok()?)
+        )),
+        (Kind::Share { .. }, Value::Integer(number @ 0..=100)) => {
+            Some(format!("write \"{number}%\""))
         }
-        (Kind::Share { .. }, Value::Integer(number @ 0..=100)) => Some(format!("write \"{number}%\"")),
         (Kind::Share { .. }, Value::Float(number)) if (0.0..=1.0).contains(number) => {
             Some(format!("write \"{}\"", Percent::from_fraction(*number)))
         }
-        (Kind::Integer { .. }, Value::Text(text)) if node.masked.is_none() && text.parse::<i64>().is_ok() => {
+        (Kind::Integer { .. }, Value::Text(text))
+            if node.masked.is_none() && text.parse::<i64>().is_ok() =>
+        {
             Some(format!("write {text}, without quotes"))
         }
         (Kind::Switch, Value::Text(text)) => match text.as_str() {
@@ -280,9 +366,10 @@ fn hint(node: &Node, kind: &Kind, named: &Named<'_>) -> Option<String> {
         (Kind::Tables(section), Value::Table(_)) => {
             Some(format!("write {} instead of [{}]", section.name, named.key))
         }
-        (Kind::Table(_) | Kind::Map(_), Value::List(_)) => {
-            Some(format!("tables in double brackets are arrays: write [{}] in single ones", section_path(kind, named)))
-        }
+        (Kind::Table(_) | Kind::Map(_), Value::List(_)) => Some(format!(
+            "tables in double brackets are arrays: write [{}] in single ones",
+            section_path(kind, named)
+        )),
         (Kind::OneOf(kinds), _) => kinds.iter().find_map(|kind| hint(node, kind, named)),
         _ => None,
     }

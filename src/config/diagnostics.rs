@@ -115,14 +115,21 @@ impl Problems {
     }
 
     pub fn has_errors(&self) -> bool {
-        self.list.iter().any(|found| found.severity == Severity::Error)
+        self.list
+            .iter()
+            .any(|found| found.severity == Severity::Error)
     }
 
     /// Sorted by place; what is said twice of one place (a default that two upstreams use) once.
     pub fn finish(mut self, sources: Sources) -> Diagnostics {
-        self.list.sort_by_key(|found| (found.span.file, found.span.start, found.severity));
-        self.list.dedup_by(|a, b| a.span == b.span && a.message == b.message);
-        Diagnostics { list: self.list, sources }
+        self.list
+            .sort_by_key(|found| (found.span.file, found.span.start, found.severity));
+        self.list
+            .dedup_by(|a, b| a.span == b.span && a.message == b.message);
+        Diagnostics {
+            list: self.list,
+            sources,
+        }
     }
 }
 
@@ -151,7 +158,11 @@ impl Diagnostics {
 
     /// Errors and warnings.
     pub fn counts(&self) -> (usize, usize) {
-        let errors = self.list.iter().filter(|found| found.severity == Severity::Error).count();
+        let errors = self
+            .list
+            .iter()
+            .filter(|found| found.severity == Severity::Error)
+            .count();
         (errors, self.list.len() - errors)
     }
 
@@ -162,21 +173,32 @@ impl Diagnostics {
             (0, warnings) => plural(warnings, "warning"),
             (errors, 0) => plural(errors, "error"),
             (errors, warnings) => {
-                format!("{}, {}", plural(errors, "error"), plural(warnings, "warning"))
+                format!(
+                    "{}, {}",
+                    plural(errors, "error"),
+                    plural(warnings, "warning")
+                )
             }
         }
     }
 
     /// rustc style, for people; ends with a line that counts.
     pub fn render_human(&self, color: bool) -> String {
-        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        let renderer = if color {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
         let mut out = String::new();
         for found in self.list.iter().take(MOST_RENDERED) {
             out.push_str(&renderer.render(&[self.group(found)]));
             out.push_str("\n\n");
         }
         if self.list.len() > MOST_RENDERED {
-            out.push_str(&format!("... and {} more\n\n", self.list.len() - MOST_RENDERED));
+            out.push_str(&format!(
+                "... and {} more\n\n",
+                self.list.len() - MOST_RENDERED
+            ));
         }
         out.push_str(&self.count_line());
         out.push('\n');
@@ -188,12 +210,15 @@ impl Diagnostics {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let mut group = level.primary_title(&found.message).id(found.code).elements(
-            self.snippet(found.span.file, found),
-        );
+        let mut group = level
+            .primary_title(&found.message)
+            .id(found.code)
+            .elements(self.snippet(found.span.file, found));
         for (index, (span, _)) in found.related.iter().enumerate() {
             let shown = span.file == found.span.file
-                || found.related[..index].iter().any(|(earlier, _)| earlier.file == span.file);
+                || found.related[..index]
+                    .iter()
+                    .any(|(earlier, _)| earlier.file == span.file);
             if !shown {
                 group = group.elements(self.snippet(span.file, found));
             }
@@ -228,7 +253,9 @@ impl Diagnostics {
             });
         }
         Some(snippet.annotations(related.map(|(span, text)| {
-            AnnotationKind::Context.span(place(*span)).label(text.as_str())
+            AnnotationKind::Context
+                .span(place(*span))
+                .label(text.as_str())
         })))
     }
 

@@ -12,7 +12,12 @@ use crate::config::tree::{Entry, Node, Span, Table, Value, Via, from_toml};
 /// Applies all defaults to the merged file.
 pub(super) fn effective(merged: &Table) -> Table {
     let mut root = merged.clone();
-    let defaults = |name| merged.table("defaults").and_then(|defaults| defaults.table(name)).cloned();
+    let defaults = |name| {
+        merged
+            .table("defaults")
+            .and_then(|defaults| defaults.table(name))
+            .cloned()
+    };
     let for_upstreams = defaults("upstream").unwrap_or_default();
     let for_routes = defaults("route").unwrap_or_default();
     root.remove("defaults");
@@ -24,11 +29,21 @@ pub(super) fn effective(merged: &Table) -> Table {
         admin.entries.retain(|entry| entry.key == "address");
     }
     for upstream in members(&mut root, "upstream") {
-        merge(upstream, &for_upstreams, &keys::UPSTREAM, Via::Defaults("defaults.upstream"));
+        merge(
+            upstream,
+            &for_upstreams,
+            &keys::UPSTREAM,
+            Via::Defaults("defaults.upstream"),
+        );
         settle_upstream(upstream);
     }
     for route in members(&mut root, "route") {
-        merge(route, &for_routes, &keys::ROUTE, Via::Defaults("defaults.route"));
+        merge(
+            route,
+            &for_routes,
+            &keys::ROUTE,
+            Via::Defaults("defaults.route"),
+        );
         settle(route, "retry", "attempts", Value::Integer(0));
         remove_if_off(route, "fallback");
     }
@@ -41,9 +56,11 @@ pub(super) fn effective(merged: &Table) -> Table {
 fn members<'a>(root: &'a mut Table, key: &str) -> Vec<&'a mut Table> {
     match root.get_mut(key).map(|node| &mut node.value) {
         Some(Value::List(nodes)) => nodes.iter_mut().filter_map(Node::as_table_mut).collect(),
-        Some(Value::Table(table)) => {
-            table.entries.iter_mut().filter_map(|entry| entry.node.as_table_mut()).collect()
-        }
+        Some(Value::Table(table)) => table
+            .entries
+            .iter_mut()
+            .filter_map(|entry| entry.node.as_table_mut())
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -94,8 +111,13 @@ fn derived(entry: &Entry, via: Via) -> Entry {
 
 /// Whether `table` has another key of an exclusive group that `key` is in.
 fn rival(table: &Table, section: &Section, key: &str) -> bool {
-    let groups = section.exclusive.iter().filter(|group| group.contains(&key));
-    let mut others = groups.flat_map(|group| group.iter()).filter(|other| **other != key);
+    let groups = section
+        .exclusive
+        .iter()
+        .filter(|group| group.contains(&key));
+    let mut others = groups
+        .flat_map(|group| group.iter())
+        .filter(|other| **other != key);
     table.get(key).is_none() && others.any(|other| table.get(other).is_some())
 }
 
@@ -115,7 +137,12 @@ fn settle_upstream(upstream: &mut Table) {
 /// `key = "off"` becomes the table in which `inner` says so.
 fn settle(table: &mut Table, key: &str, inner: &str, value: Value) {
     if let Some(node) = table.get_mut(key).filter(|node| node.is_off()) {
-        let off = Node { value, span: node.span, via: node.via, masked: None };
+        let off = Node {
+            value,
+            span: node.span,
+            via: node.via,
+            masked: None,
+        };
         let mut settled = Table::default();
         settled.push(inner, off);
         node.value = Value::Table(settled);
@@ -135,7 +162,10 @@ fn expand_servers(servers: &mut Node) {
         let mut table = Table::default();
         for node in nodes {
             if let Value::Text(text) = &node.value {
-                let entry = Node { value: Value::Table(Table::default()), ..node.clone() };
+                let entry = Node {
+                    value: Value::Table(Table::default()),
+                    ..node.clone()
+                };
                 table.push(text, entry);
             }
         }
@@ -172,10 +202,16 @@ fn fill_value(node: &mut Node, kind: &'static Kind) {
     match (kind, &mut node.value) {
         (Kind::Table(section), Value::Table(table)) => fill(table, section),
         (Kind::Tables(section), Value::List(nodes)) => {
-            nodes.iter_mut().filter_map(Node::as_table_mut).for_each(|table| fill(table, section));
+            nodes
+                .iter_mut()
+                .filter_map(Node::as_table_mut)
+                .for_each(|table| fill(table, section));
         }
         (Kind::Map(of), Value::Table(table)) => {
-            table.entries.iter_mut().for_each(|entry| fill_value(&mut entry.node, of));
+            table
+                .entries
+                .iter_mut()
+                .for_each(|entry| fill_value(&mut entry.node, of));
         }
         (Kind::OneOf(kinds), Value::Table(_)) => {
             kinds.iter().for_each(|kind| fill_value(node, kind));
@@ -190,14 +226,22 @@ fn built_in(toml: &str) -> Node {
     let (document, _) = toml::de::DeTable::parse_recoverable(&text);
     let table = from_toml(document.get_ref(), Span::NONE.file, &mut |_| {});
     let mut node = table.entries.into_iter().next().map_or_else(
-        || Node { value: Value::Unknown, span: Span::NONE, via: Via::BuiltIn, masked: None },
+        || Node {
+            value: Value::Unknown,
+            span: Span::NONE,
+            via: Via::BuiltIn,
+            masked: None,
+        },
         |entry| entry.node,
     );
     node.visit_mut(&mut |node| {
         node.via = Via::BuiltIn;
         node.span = Span::NONE;
     });
-    debug_assert!(!matches!(document.get_ref().get("default").map(|v| v.get_ref()), None | Some(DeValue::Datetime(_))));
+    debug_assert!(!matches!(
+        document.get_ref().get("default").map(|v| v.get_ref()),
+        None | Some(DeValue::Datetime(_))
+    ));
     node
 }
 
@@ -217,7 +261,10 @@ fn inherit(root: &mut Table) {
         let Some(upstream) = name.and_then(|name| upstreams.table(name)) else {
             continue;
         };
-        for (key, section) in [("timeout", &keys::ROUTE_TIMEOUT), ("retry", &keys::ROUTE_RETRY)] {
+        for (key, section) in [
+            ("timeout", &keys::ROUTE_TIMEOUT),
+            ("retry", &keys::ROUTE_RETRY),
+        ] {
             let Some(base) = upstream.table(key) else {
                 continue;
             };

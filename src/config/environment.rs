@@ -19,11 +19,19 @@ pub(super) fn replace(
             return;
         }
         match expand(text, env) {
-            Ok(Expanded { value, masked, secret }) => {
+            Ok(Expanded {
+                value,
+                masked,
+                secret,
+            }) => {
                 node.masked = secret.then_some(masked);
                 node.value = Value::Text(value);
             }
-            Err(Mistake { code, message, help }) => {
+            Err(Mistake {
+                code,
+                message,
+                help,
+            }) => {
                 problems.error(code, node.span, message).help(help);
                 // An empty text would be refused once more, for another reason.
                 node.value = Value::Unknown;
@@ -47,7 +55,11 @@ struct Mistake {
 }
 
 fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Expanded, Mistake> {
-    let mut out = Expanded { value: String::new(), masked: String::new(), secret: false };
+    let mut out = Expanded {
+        value: String::new(),
+        masked: String::new(),
+        secret: false,
+    };
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         let (before, from) = rest.split_at(at);
@@ -83,7 +95,11 @@ impl Expanded {
             Some((name, default)) => (name, Some(default)),
             None => (inside, None),
         };
-        if name.contains('.') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        if name.contains('.')
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        {
             return Err(Mistake {
                 code: "not-supported-yet",
                 message: format!("the request variable {} is not supported yet", quote(&format!("${{{name}}}"))),
@@ -91,10 +107,15 @@ impl Expanded {
             });
         }
         let mut bytes = name.bytes();
-        let valid = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        let valid = bytes
+            .next()
+            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
             && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if !valid {
-            return Err(malformed(&format!("{} is not the name of an environment variable", quote(name))));
+            return Err(malformed(&format!(
+                "{} is not the name of an environment variable",
+                quote(name)
+            )));
         }
         match (env(name), default) {
             // As in a shell, `:-` also stands in for an empty value.
@@ -142,7 +163,9 @@ mod tests {
     }
 
     fn value(text: &str) -> Result<String, &'static str> {
-        expand(text, &env).map(|out| out.value).map_err(|mistake| mistake.code)
+        expand(text, &env)
+            .map(|out| out.value)
+            .map_err(|mistake| mistake.code)
     }
 
     #[test]
@@ -163,7 +186,10 @@ mod tests {
     #[test]
     fn only_what_the_environment_gave_is_masked() {
         let out = expand("${SET}:${UNSET:-80}", &env).unwrap();
-        assert_eq!((out.value.as_str(), out.masked.as_str(), out.secret), ("value:80", "***:80", true));
+        assert_eq!(
+            (out.value.as_str(), out.masked.as_str(), out.secret),
+            ("value:80", "***:80", true)
+        );
         assert!(!expand("${UNSET:-80}", &env).unwrap().secret);
     }
 

@@ -15,7 +15,11 @@ pub(super) fn literal_base(pattern: &Path) -> PathBuf {
     let parts = pattern.components();
     let literal = parts.take_while(|part| !is_pattern(Path::new(part.as_os_str())));
     let base: PathBuf = literal.collect();
-    if base.as_os_str().is_empty() { PathBuf::from(".") } else { base }
+    if base.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        base
+    }
 }
 
 /// What exists and matches, sorted by name. A path without wildcards matches itself if it exists.
@@ -25,7 +29,10 @@ pub(super) fn expand(pattern: &Path) -> Vec<PathBuf> {
         found = match part {
             Component::Normal(name) if is_pattern(Path::new(name)) => {
                 let name = name.to_string_lossy();
-                found.iter().flat_map(|base| matching(base, &name)).collect()
+                found
+                    .iter()
+                    .flat_map(|base| matching(base, &name))
+                    .collect()
             }
             part => found.into_iter().map(|base| base.join(part)).collect(),
         };
@@ -36,7 +43,11 @@ pub(super) fn expand(pattern: &Path) -> Vec<PathBuf> {
 }
 
 fn matching(base: &Path, pattern: &str) -> Vec<PathBuf> {
-    let directory = if base.as_os_str().is_empty() { Path::new(".") } else { base };
+    let directory = if base.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        base
+    };
     let Ok(entries) = std::fs::read_dir(directory) else {
         return Vec::new();
     };
@@ -112,12 +123,22 @@ mod tests {
 
     #[test]
     fn patterns_match_as_in_a_shell() {
-        for (pattern, name) in
-            [("*.toml", "a.toml"), ("a?c", "abc"), ("[0-9]*", "10-x"), ("[!a]b", "cb"), ("*", "x"), ("a*b*c", "aXbYbc")]
-        {
+        for (pattern, name) in [
+            ("*.toml", "a.toml"),
+            ("a?c", "abc"),
+            ("[0-9]*", "10-x"),
+            ("[!a]b", "cb"),
+            ("*", "x"),
+            ("a*b*c", "aXbYbc"),
+        ] {
             assert!(matches(pattern, name), "{pattern} takes {name}");
         }
-        for (pattern, name) in [("*.toml", "a.toml~"), ("a?c", "ac"), ("[!a]b", "ab"), ("[0-9]", "x")] {
+        for (pattern, name) in [
+            ("*.toml", "a.toml~"),
+            ("a?c", "ac"),
+            ("[!a]b", "ab"),
+            ("[0-9]", "x"),
+        ] {
             assert!(!matches(pattern, name), "{pattern} does not take {name}");
         }
     }
@@ -129,10 +150,19 @@ mod tests {
             std::fs::write(directory.path().join(name), "").unwrap();
         }
         let found = expand(&directory.path().join("*.toml"));
-        assert_eq!(found, [directory.path().join("a.toml"), directory.path().join("b.toml")]);
+        assert_eq!(
+            found,
+            [
+                directory.path().join("a.toml"),
+                directory.path().join("b.toml")
+            ]
+        );
         assert_eq!(expand(&directory.path().join("d.txt")).len(), 1);
         assert_eq!(expand(&directory.path().join("e.txt")).len(), 0);
-        assert_eq!(literal_base(&directory.path().join("x*/y")), directory.path());
+        assert_eq!(
+            literal_base(&directory.path().join("x*/y")),
+            directory.path()
+        );
     }
 
     proptest! {

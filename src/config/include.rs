@@ -48,7 +48,9 @@ impl<'a> Reading<'a> {
         if self.open.contains(&canonical) {
             let message = format!("{} includes itself", quote(&path.display().to_string()));
             let error = self.problems.error("include-cycle", named, message);
-            error.label("by way of this pattern").help("keep included files in a directory of their own");
+            error
+                .label("by way of this pattern")
+                .help("keep included files in a directory of their own");
             return Table::default();
         }
         if !self.seen.insert(canonical.clone()) {
@@ -60,7 +62,11 @@ impl<'a> Reading<'a> {
         };
         let mut root = self.parse(file);
         environment::replace(&mut root, self.env, &mut self.problems);
-        let Node { value: Value::Table(mut table), .. } = root else {
+        let Node {
+            value: Value::Table(mut table),
+            ..
+        } = root
+        else {
             return Table::default();
         };
         self.open.push(canonical);
@@ -78,7 +84,11 @@ impl<'a> Reading<'a> {
             Ok(bytes) => bytes,
             Err(cause) => {
                 self.sources.missing.push(path.to_owned());
-                self.problems.error("unreadable-file", named, format!("cannot read {name}: {cause}"));
+                self.problems.error(
+                    "unreadable-file",
+                    named,
+                    format!("cannot read {name}: {cause}"),
+                );
                 return None;
             }
         };
@@ -94,7 +104,9 @@ impl<'a> Reading<'a> {
             let at = error.valid_up_to();
             let replacement = char::REPLACEMENT_CHARACTER.len_utf8();
             let message = format!("{name} is not UTF-8");
-            let error = self.problems.error("not-utf8", Span::new(index, at..at + replacement), message);
+            let error =
+                self.problems
+                    .error("not-utf8", Span::new(index, at..at + replacement), message);
             error.label("TOML files are UTF-8");
             return None;
         }
@@ -107,7 +119,9 @@ impl<'a> Reading<'a> {
         for mistake in mistakes {
             self.broken = true;
             let span = mistake.span().unwrap_or(0..0);
-            let error = self.problems.error("syntax", Span::new(file, span.clone()), mistake.message());
+            let error =
+                self.problems
+                    .error("syntax", Span::new(file, span.clone()), mistake.message());
             if let Some(help) = syntax_help(&text, span.start) {
                 error.help(help);
             }
@@ -116,7 +130,12 @@ impl<'a> Reading<'a> {
         let table = from_toml(document.get_ref(), file, &mut |span| {
             problems.error("out-of-range", span, "this number does not fit in 64 bits");
         });
-        Node { value: Value::Table(table), span: Span::new(file, 0..0), via: Via::Written, masked: None }
+        Node {
+            value: Value::Table(table),
+            span: Span::new(file, 0..0),
+            via: Via::Written,
+            masked: None,
+        }
     }
 
     /// The files that `include` of `table` names, each with its pattern's place.
@@ -136,7 +155,11 @@ impl<'a> Reading<'a> {
                 self.broken = true;
             }
             found.extend(matched.iter().map(|file| (node.span, file.clone())));
-            self.sources.patterns.push(Pattern { path: pattern, matched, span: node.span });
+            self.sources.patterns.push(Pattern {
+                path: pattern,
+                matched,
+                span: node.span,
+            });
         }
         if self.sources.files.len() + found.len() > MOST_FILES {
             let span = table.get("include").map_or(Span::NONE, |node| node.span);
@@ -150,7 +173,9 @@ impl<'a> Reading<'a> {
 
 /// What the parser cannot know: how addresses and units are meant.
 fn syntax_help(text: &str, at: usize) -> Option<&'static str> {
-    let at = (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at))?;
+    let at = (0..=at.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at))?;
     let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[start..].lines().next()?.trim();
     let (key, value) = line.split_once('=').unwrap_or((line, ""));
@@ -177,7 +202,9 @@ fn merge(table: &mut Table, other: Table, problems: &mut Problems) {
         };
         match (&mut own.node.value, entry.node.value) {
             // Each file's patterns have been followed already.
-            (Value::List(own), Value::List(other)) if ["listener", "route", "include"].contains(&entry.key.as_str()) => {
+            (Value::List(own), Value::List(other))
+                if ["listener", "route", "include"].contains(&entry.key.as_str()) =>
+            {
                 own.extend(other);
             }
             (Value::Table(own), Value::Table(other)) => match entry.key.as_str() {
@@ -187,7 +214,9 @@ fn merge(table: &mut Table, other: Table, problems: &mut Problems) {
             _ => {
                 let message = format!("{} is given in two files", quote(&entry.key));
                 let error = problems.error("duplicate-key", entry.key_span, message);
-                error.label("given again").related(own.key_span, "given here first");
+                error
+                    .label("given again")
+                    .related(own.key_span, "given here first");
             }
         }
     }
@@ -200,7 +229,9 @@ fn merge_upstreams(own: &mut Table, other: Table, problems: &mut Problems) {
             Some(first) => {
                 let message = format!("the upstream {} is defined in two files", quote(&entry.key));
                 let error = problems.error("duplicate-upstream", entry.key_span, message);
-                error.label("defined again").related(first.key_span, "defined here first");
+                error
+                    .label("defined again")
+                    .related(first.key_span, "defined here first");
             }
             None => own.entries.push(entry),
         }

@@ -6,8 +6,8 @@
 
 mod listener;
 mod process;
-pub(super) mod rules;
 mod route;
+pub(super) mod rules;
 mod upstream;
 
 pub(super) use self::listener::{LIMITS, LISTENER};
@@ -37,7 +37,9 @@ impl Section {
 
     /// The keys that may stand there today.
     pub fn supported(&self) -> impl Iterator<Item = &'static Key> {
-        self.keys.iter().filter(|key| !matches!(key.kind, Kind::Later | Kind::Misplaced(_)))
+        self.keys
+            .iter()
+            .filter(|key| !matches!(key.kind, Kind::Later | Kind::Misplaced(_)))
     }
 }
 
@@ -56,11 +58,21 @@ pub(super) struct Key {
 #[derive(Debug)]
 pub(super) enum Kind {
     Switch,
-    Integer { min: i64, max: i64 },
+    Integer {
+        min: i64,
+        max: i64,
+    },
     Text(&'static Rule),
-    Duration { zero: bool },
-    Size { min: u64, max: u64 },
-    Share { zero: bool },
+    Duration {
+        zero: bool,
+    },
+    Size {
+        min: u64,
+        max: u64,
+    },
+    Share {
+        zero: bool,
+    },
     /// One of these words; the second list is refused as "not supported yet".
     Choice(&'static [&'static str], &'static [&'static str]),
     List(&'static Kind),
@@ -78,7 +90,13 @@ pub(super) enum Kind {
 }
 
 const fn key(name: &'static str, kind: Kind, about: &'static str) -> Key {
-    Key { name, kind, words: &[], default: None, about }
+    Key {
+        name,
+        kind,
+        words: &[],
+        default: None,
+        about,
+    }
 }
 
 /// A key of the contract whose behaviour comes later.
@@ -130,7 +148,11 @@ pub(super) static ROOT: Section = Section {
         key("admin", Kind::Table(&ADMIN), ADMIN.about).default("{}"),
         key("listener", Kind::Tables(&LISTENER), LISTENER.about),
         key("defaults", Kind::Table(&DEFAULTS), DEFAULTS.about),
-        key("upstream", Kind::Map(&Kind::Table(&UPSTREAM)), UPSTREAM.about),
+        key(
+            "upstream",
+            Kind::Map(&Kind::Table(&UPSTREAM)),
+            UPSTREAM.about,
+        ),
         key("route", Kind::Tables(&ROUTE), ROUTE.about),
     ],
 };
@@ -140,7 +162,15 @@ pub(super) static DEFAULTS: Section = Section {
     about: "What upstreams and routes have unless they say otherwise",
     exclusive: &[],
     keys: &[
-        key("upstream", Kind::Table(&UPSTREAM), "Any key of [upstream.NAME]"),
-        key("route", Kind::Table(&ROUTE_DEFAULTS), "Any key of [[route]] but the matches"),
+        key(
+            "upstream",
+            Kind::Table(&UPSTREAM),
+            "Any key of [upstream.NAME]",
+        ),
+        key(
+            "route",
+            Kind::Table(&ROUTE_DEFAULTS),
+            "Any key of [[route]] but the matches",
+        ),
     ],
 };

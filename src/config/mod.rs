@@ -76,7 +76,12 @@ impl Loaded {
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Diagnostics> {
     let mut reading = Reading::new(env);
     let merged = reading.read(path, Span::NONE);
-    let Reading { sources, mut problems, broken, .. } = reading;
+    let Reading {
+        sources,
+        mut problems,
+        broken,
+        ..
+    } = reading;
     if broken {
         check_around_syntax(&merged, &mut problems, &sources);
         return Err(problems.finish(sources));
@@ -102,9 +107,15 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
 /// what shares a line with a syntax error mostly follows from it.
 fn check_around_syntax(merged: &Table, problems: &mut Problems, sources: &Sources) {
     let line = |span: Span| {
-        Some((span.file, sources.file(span.file)?.line_and_column(span.start).0))
+        Some((
+            span.file,
+            sources.file(span.file)?.line_and_column(span.start).0,
+        ))
     };
-    let broken: Vec<_> = problems.iter().filter_map(|found| line(found.span)).collect();
+    let broken: Vec<_> = problems
+        .iter()
+        .filter_map(|found| line(found.span))
+        .collect();
     let mut others = Problems::default();
     check::check(merged, &keys::ROOT, &mut others);
     others.retain(|found| line(found.span).is_none_or(|line| !broken.contains(&line)));

@@ -18,19 +18,37 @@ pub(super) struct Reader<'a> {
     pub span: Span,
 }
 
-static EMPTY: Table = Table { entries: Vec::new() };
+static EMPTY: Table = Table {
+    entries: Vec::new(),
+};
 
 impl<'a> Reader<'a> {
     pub fn new(node: &'a Node, section: &'static Section) -> Self {
-        Reader { table: node.as_table().unwrap_or(&EMPTY), section, span: node.span }
+        Reader {
+            table: node.as_table().unwrap_or(&EMPTY),
+            section,
+            span: node.span,
+        }
+    }
+
+    /// The same, found at another place.
+    pub fn at(self, span: Span) -> Self {
+        Reader { span, ..self }
     }
 
     pub fn root(table: &'a Table, section: &'static Section) -> Self {
-        Reader { table, section, span: Span::NONE }
+        Reader {
+            table,
+            section,
+            span: Span::NONE,
+        }
     }
 
     pub fn entry(&self, key: &str) -> Option<&'a Entry> {
-        debug_assert!(self.section.key(key).is_some(), "`{key}` is not in the table of keys");
+        debug_assert!(
+            self.section.key(key).is_some(),
+            "`{key}` is not in the table of keys"
+        );
         self.table.entry(key)
     }
 
@@ -40,7 +58,8 @@ impl<'a> Reader<'a> {
 
     /// Whether the key stands in this very table of the file.
     pub fn written(&self, key: &str) -> Option<&'a Entry> {
-        self.entry(key).filter(|entry| entry.node.via == Via::Written)
+        self.entry(key)
+            .filter(|entry| entry.node.via == Via::Written)
     }
 
     /// The place of a value, else of the table.
@@ -54,17 +73,31 @@ impl<'a> Reader<'a> {
     pub fn table(&self, key: &str, section: &'static Section) -> Option<Reader<'a>> {
         let node = self.node(key)?;
         let table = node.as_table()?;
-        let span = if node.span == Span::NONE { self.span } else { node.span };
-        Some(Reader { table, section, span })
+        let span = if node.span == Span::NONE {
+            self.span
+        } else {
+            node.span
+        };
+        Some(Reader {
+            table,
+            section,
+            span,
+        })
     }
 
     /// The same, or an empty one.
     pub fn table_or_empty(&self, key: &str, section: &'static Section) -> Reader<'a> {
-        self.table(key, section).unwrap_or(Reader { table: &EMPTY, section, span: self.span })
+        self.table(key, section).unwrap_or(Reader {
+            table: &EMPTY,
+            section,
+            span: self.span,
+        })
     }
 
     pub fn entries(&self, key: &str) -> &'a [Entry] {
-        self.node(key).and_then(Node::as_table).map_or(&[], |table| &table.entries)
+        self.node(key)
+            .and_then(Node::as_table)
+            .map_or(&[], |table| &table.entries)
     }
 
     pub fn list(&self, key: &str) -> &'a [Node] {
@@ -77,11 +110,16 @@ impl<'a> Reader<'a> {
 
     /// The texts of an array, with their nodes.
     pub fn texts(&self, key: &str) -> impl Iterator<Item = (&'a Node, &'a str)> {
-        self.list(key).iter().filter_map(|node| Some((node, node.as_text()?)))
+        self.list(key)
+            .iter()
+            .filter_map(|node| Some((node, node.as_text()?)))
     }
 
     pub fn switch(&self, key: &str) -> bool {
-        matches!(self.node(key).map(|node| &node.value), Some(Value::Switch(true)))
+        matches!(
+            self.node(key).map(|node| &node.value),
+            Some(Value::Switch(true))
+        )
     }
 
     pub fn is_off(&self, key: &str) -> bool {
@@ -124,6 +162,7 @@ impl<'a> Reader<'a> {
     }
 
     pub fn share(&self, key: &str) -> Percent {
-        self.optional_share(key).unwrap_or(Percent::from_fraction(0.0))
+        self.optional_share(key)
+            .unwrap_or(Percent::from_fraction(0.0))
     }
 }

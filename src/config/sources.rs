@@ -41,7 +41,10 @@ impl SourceFile {
         let at = within(&self.text, offset..offset, &(0..self.text.len())).start;
         let before = &self.text[..at];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        (
+            before.matches('\n').count() + 1,
+            before[line_start..].chars().count() + 1,
+        )
     }
 
     /// The whole lines around `spans`, and the number of the first.
@@ -49,10 +52,15 @@ impl SourceFile {
         &self,
         spans: impl Iterator<Item = &'a Span>,
     ) -> Option<(Range<usize>, usize)> {
-        let ranges = spans.map(|span| within(&self.text, span.start..span.end, &(0..self.text.len())));
+        let ranges =
+            spans.map(|span| within(&self.text, span.start..span.end, &(0..self.text.len())));
         let all = ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))?;
-        let start = self.text[..all.start].rfind('\n').map_or(0, |newline| newline + 1);
-        let end = self.text[all.end..].find('\n').map_or(self.text.len(), |at| all.end + at);
+        let start = self.text[..all.start]
+            .rfind('\n')
+            .map_or(0, |newline| newline + 1);
+        let end = self.text[all.end..]
+            .find('\n')
+            .map_or(self.text.len(), |at| all.end + at);
         Some((start..end, self.text[..start].matches('\n').count() + 1))
     }
 
@@ -85,7 +93,11 @@ impl Sources {
     }
 
     pub(super) fn main_name(&self) -> String {
-        let first = self.files.first().map(|file| &file.path).or(self.missing.first());
+        let first = self
+            .files
+            .first()
+            .map(|file| &file.path)
+            .or(self.missing.first());
         first.map_or_else(String::new, |path| path.display().to_string())
     }
 
@@ -101,19 +113,28 @@ impl Sources {
         let behind = self.files.iter().map(|file| &file.canonical);
         let included = self.patterns.iter().map(|pattern| &pattern.path);
         let all = named.chain(behind).chain(included).chain(&self.missing);
-        let parents = all.filter_map(|path| Some(match path.parent()? {
-            parent if parent.as_os_str().is_empty() => PathBuf::from("."),
-            parent => glob::literal_base(parent),
-        }));
+        let parents = all.filter_map(|path| {
+            Some(match path.parent()? {
+                parent if parent.as_os_str().is_empty() => PathBuf::from("."),
+                parent => glob::literal_base(parent),
+            })
+        });
         parents.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The include patterns that matched in `previous` and match nothing here.
     pub(super) fn emptied_since<'a>(&'a self, previous: &'a Sources) -> Vec<&'a Pattern> {
         let had = |pattern: &&Pattern| {
-            previous.patterns.iter().any(|old| old.path == pattern.path && !old.matched.is_empty())
+            previous
+                .patterns
+                .iter()
+                .any(|old| old.path == pattern.path && !old.matched.is_empty())
         };
-        self.patterns.iter().filter(|pattern| pattern.matched.is_empty()).filter(had).collect()
+        self.patterns
+            .iter()
+            .filter(|pattern| pattern.matched.is_empty())
+            .filter(had)
+            .collect()
     }
 
     /// Hash of what was read: the files, their bytes, and what the patterns matched.
@@ -135,8 +156,17 @@ impl Sources {
     /// [`Sources::fingerprint`] when a load would read something else.
     pub fn fingerprint_now(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for path in self.files.iter().map(|file| &file.path).chain(&self.missing) {
-            (path, read_bytes(path).ok().map(|bytes| content_hash(&bytes))).hash(&mut hasher);
+        for path in self
+            .files
+            .iter()
+            .map(|file| &file.path)
+            .chain(&self.missing)
+        {
+            (
+                path,
+                read_bytes(path).ok().map(|bytes| content_hash(&bytes)),
+            )
+                .hash(&mut hasher);
         }
         for pattern in &self.patterns {
             (&pattern.path, glob::expand(&pattern.path)).hash(&mut hasher);
@@ -162,7 +192,9 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
         return Err("it is not a regular file".to_owned());
     }
     let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| plain(&error))?;
     if bytes.len() as u64 > MAX_FILE {
         return Err("it is larger than 16 MiB".to_owned());
     }
@@ -172,7 +204,10 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
 /// Non-blocking, because opening a FIFO waits for a writer otherwise.
 fn open(path: &Path) -> std::io::Result<File> {
     let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
-    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)
 }
 
 /// "no such file or directory" without Rust's "(os error 2)".

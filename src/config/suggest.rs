@@ -12,9 +12,11 @@ pub(super) fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
     let near = known.filter_map(|candidate| {
         let distance = distance(&wanted, &plain(candidate));
         // "timeouts" for "timeout" is near; "rise" for "fall" is not, whatever its length.
-        (distance <= allowed && distance < candidate.chars().count()).then_some((distance, candidate))
+        (distance <= allowed && distance < candidate.chars().count())
+            .then_some((distance, candidate))
     });
-    near.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
+    near.min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours (optimal string alignment).
@@ -47,7 +49,14 @@ mod tests {
 
     #[test]
     fn slips_find_their_word() {
-        let known = ["timeout", "upstream", "slow-start", "rise", "fall", "max-requests"];
+        let known = [
+            "timeout",
+            "upstream",
+            "slow-start",
+            "rise",
+            "fall",
+            "max-requests",
+        ];
         let find = |word| closest(word, known.into_iter());
         assert_eq!(find("timeot"), Some("timeout"));
         assert_eq!(find("upstraem"), Some("upstream"));

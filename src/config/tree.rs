@@ -17,10 +17,18 @@ pub struct Span {
 
 impl Span {
     /// Of what stands in no file: a built-in default.
-    pub(super) const NONE: Span = Span { file: u32::MAX, start: 0, end: 0 };
+    pub(super) const NONE: Span = Span {
+        file: u32::MAX,
+        start: 0,
+        end: 0,
+    };
 
     pub(super) fn new(file: u32, range: Range<usize>) -> Self {
-        Span { file, start: range.start, end: range.end }
+        Span {
+            file,
+            start: range.start,
+            end: range.end,
+        }
     }
 }
 
@@ -81,7 +89,10 @@ impl Table {
     }
 
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
-        self.entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.node)
+        self.entries
+            .iter_mut()
+            .find(|entry| entry.key == key)
+            .map(|entry| &mut entry.node)
     }
 
     pub fn table(&self, key: &str) -> Option<&Table> {
@@ -93,7 +104,11 @@ impl Table {
     }
 
     pub fn push(&mut self, key: &str, node: Node) {
-        self.entries.push(Entry { key: key.to_owned(), key_span: node.span, node });
+        self.entries.push(Entry {
+            key: key.to_owned(),
+            key_span: node.span,
+            node,
+        });
     }
 }
 
@@ -136,7 +151,10 @@ impl Node {
         match &mut self.value {
             Value::List(nodes) => nodes.iter_mut().for_each(|node| node.visit_mut(act)),
             Value::Table(table) => {
-                table.entries.iter_mut().for_each(|entry| entry.node.visit_mut(act));
+                table
+                    .entries
+                    .iter_mut()
+                    .for_each(|entry| entry.node.visit_mut(act));
             }
             _ => {}
         }
@@ -176,24 +194,29 @@ pub(super) fn quote(text: &str) -> String {
             out.push('…');
             break;
         }
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if c.is_control() {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
     }
     out.push('`');
     out
 }
 
 /// Takes the parser's tree over. A number that 64 bits cannot hold is handed to `too_large`.
-pub(super) fn from_toml(
-    table: &DeTable<'_>,
-    file: u32,
-    too_large: &mut dyn FnMut(Span),
-) -> Table {
+pub(super) fn from_toml(table: &DeTable<'_>, file: u32, too_large: &mut dyn FnMut(Span)) -> Table {
     let mut entries: Vec<Entry> = table
         .iter()
         .map(|(key, value)| Entry {
             key: key.get_ref().clone().into_owned(),
             key_span: Span::new(file, key.span()),
-            node: node(value.get_ref(), Span::new(file, value.span()), file, too_large),
+            node: node(
+                value.get_ref(),
+                Span::new(file, value.span()),
+                file,
+                too_large,
+            ),
         })
         .collect();
     // The parser sorts by name; messages, `config show` and routes follow the file.
@@ -220,10 +243,22 @@ fn node(value: &DeValue<'_>, span: Span, file: u32, too_large: &mut dyn FnMut(Sp
         DeValue::Array(nodes) => Value::List(
             nodes
                 .iter()
-                .map(|item| node(item.get_ref(), Span::new(file, item.span()), file, too_large))
+                .map(|item| {
+                    node(
+                        item.get_ref(),
+                        Span::new(file, item.span()),
+                        file,
+                        too_large,
+                    )
+                })
                 .collect(),
         ),
         DeValue::Table(table) => Value::Table(from_toml(table, file, too_large)),
     };
-    Node { value, span, via: Via::Written, masked: None }
+    Node {
+        value,
+        span,
+        via: Via::Written,
+        masked: None,
+    }
 }

@@ -18,7 +18,11 @@ pub(super) struct Complaint {
 
 impl Complaint {
     fn new(cause: impl Into<String>) -> Self {
-        Complaint { code: "bad-value", cause: cause.into(), help: None }
+        Complaint {
+            code: "bad-value",
+            cause: cause.into(),
+            help: None,
+        }
     }
 
     fn help(mut self, text: impl Into<String>) -> Self {

@@ -347,7 +347,7 @@ impl Reloader {
         let mut words = if changes.is_empty() {
             "nothing in meaning".to_owned()
         } else {
-            changes.lines.join("; ")
+            changes.summary()
         };
         for (upstream, server, over) in self.parts.registry.overrides() {
             use std::fmt::Write;

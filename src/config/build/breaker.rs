@@ -10,10 +10,20 @@ pub(super) fn breaker(reader: Reader<'_>, building: &mut Building<'_>) -> Breake
     let slow = reader.table_or_empty("slow", &keys::SLOW);
     let (open, max_open) = (reader.duration("open"), reader.duration("max-open"));
     if open > max_open && !max_open.is_zero() {
-        let longer = if reader.written("open").is_some() { "open" } else { "max-open" };
+        let longer = if reader.written("open").is_some() {
+            "open"
+        } else {
+            "max-open"
+        };
         let message = "`open` is longer than `max-open`";
-        let error = building.problems.error("conflicting-keys", reader.span_of(longer), message);
-        error.label(format!("open = {:?}, max-open = {:?}", reader.text("open"), reader.text("max-open")));
+        let error = building
+            .problems
+            .error("conflicting-keys", reader.span_of(longer), message);
+        error.label(format!(
+            "open = {:?}, max-open = {:?}",
+            reader.text("open"),
+            reader.text("max-open")
+        ));
     }
     Breaker {
         mode: match reader.text("mode") {

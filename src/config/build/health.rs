@@ -26,7 +26,9 @@ fn probe(reader: Reader<'_>, building: &mut Building<'_>) -> HealthProbe {
             }
             Value::Switch(false) if reader.node("path").is_none() => {
                 let message = "neither a path nor tcp = true: nothing is checked";
-                let error = building.problems.error("missing-key", tcp.node.span, message);
+                let error = building
+                    .problems
+                    .error("missing-key", tcp.node.span, message);
                 error.help("write `path`, or leave [upstream.NAME.health] out");
             }
             _ => {}
@@ -47,23 +49,44 @@ fn only_http(reader: Reader<'_>, tcp: &Entry, building: &mut Building<'_>) {
     for key in ["path", "status", "body", "method", "headers", "host"] {
         if let Some(entry) = reader.written(key) {
             let message = format!("`{key}` means nothing with `tcp = true`");
-            let error = building.problems.error("conflicting-keys", entry.key_span, message);
-            error.label("only an HTTP check uses it").related(tcp.key_span, "a TCP check");
+            let error = building
+                .problems
+                .error("conflicting-keys", entry.key_span, message);
+            error
+                .label("only an HTTP check uses it")
+                .related(tcp.key_span, "a TCP check");
         }
     }
 }
 
-fn statuses(reader: Reader<'_>, building: &mut Building<'_>) -> Vec<crate::config::model::StatusRange> {
+fn statuses(
+    reader: Reader<'_>,
+    building: &mut Building<'_>,
+) -> Vec<crate::config::model::StatusRange> {
     let empty = |node: &&Node| matches!(&node.value, Value::List(nodes) if nodes.is_empty());
     if let Some(node) = reader.node("status").filter(empty) {
-        building.problems.error("bad-value", node.span, "`status` is empty: no check could pass");
+        building.problems.error(
+            "bad-value",
+            node.span,
+            "`status` is empty: no check could pass",
+        );
     }
-    reader.texts("status").filter_map(|(_, text)| status::range(text).ok()).collect()
+    reader
+        .texts("status")
+        .filter_map(|(_, text)| status::range(text).ok())
+        .collect()
 }
 
 /// Set by the check itself or by the connection.
 const OURS: [&str; 8] = [
-    "host", "connection", "content-length", "transfer-encoding", "te", "upgrade", "expect", "keep-alive",
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "te",
+    "upgrade",
+    "expect",
+    "keep-alive",
 ];
 
 fn headers(reader: Reader<'_>, building: &mut Building<'_>) -> Vec<(String, String)> {
@@ -75,18 +98,30 @@ fn headers(reader: Reader<'_>, building: &mut Building<'_>) -> Vec<(String, Stri
         }
         if !text::is_token(&name) {
             let message = format!("{} is not the name of a header", quote(&entry.key));
-            building.problems.error("bad-value", entry.key_span, message);
+            building
+                .problems
+                .error("bad-value", entry.key_span, message);
         } else if OURS.contains(&name.as_str()) {
             let message = format!("{} cannot be set for a check", quote(&entry.key));
-            let error = building.problems.error("bad-value", entry.key_span, message);
+            let error = building
+                .problems
+                .error("bad-value", entry.key_span, message);
             if name == "host" {
                 error.help("there is the key `host`");
             }
-        } else if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(&name)) {
+        } else if headers
+            .iter()
+            .any(|(other, _)| other.eq_ignore_ascii_case(&name))
+        {
             let message = format!("the header {} is given twice", quote(&entry.key));
-            building.problems.error("duplicate-key", entry.key_span, message);
+            building
+                .problems
+                .error("duplicate-key", entry.key_span, message);
         }
-        headers.push((entry.key.clone(), entry.node.as_text().unwrap_or_default().to_owned()));
+        headers.push((
+            entry.key.clone(),
+            entry.node.as_text().unwrap_or_default().to_owned(),
+        ));
     }
     headers
 }

@@ -24,10 +24,18 @@ pub(super) fn listeners(root: &Reader<'_>, building: &mut Building<'_>) -> Vec<L
         listeners.push(listener);
         readers.push(reader);
     }
-    let other_type = root.node("listener").is_some_and(|node| node.as_table().is_some());
+    let other_type = root
+        .node("listener")
+        .is_some_and(|node| node.as_table().is_some());
     if listeners.is_empty() && !other_type {
-        let start = if building.sources.files.is_empty() { Span::NONE } else { Span::new(0, 0..0) };
-        let error = building.problems.error("no-listener", start, "the file has no [[listener]]");
+        let start = if building.sources.files.is_empty() {
+            Span::NONE
+        } else {
+            Span::new(0, 0..0)
+        };
+        let error = building
+            .problems
+            .error("no-listener", start, "the file has no [[listener]]");
         error.help("[[listener]]\naddress = \"0.0.0.0:8080\"");
     }
     listeners
@@ -35,14 +43,19 @@ pub(super) fn listeners(root: &Reader<'_>, building: &mut Building<'_>) -> Vec<L
 
 fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
     if reader.node("address").is_none() {
-        let error = building.problems.error("missing-key", reader.span, "a listener needs an `address`");
+        let error =
+            building
+                .problems
+                .error("missing-key", reader.span, "a listener needs an `address`");
         error.help("address = \"0.0.0.0:8080\"");
     }
     if let Some(node) = reader.written("protocols").map(|entry| &entry.node)
         && reader.list("protocols").is_empty()
         && matches!(node.value, crate::config::tree::Value::List(_))
     {
-        let error = building.problems.error("bad-value", node.span, "`protocols` is empty");
+        let error = building
+            .problems
+            .error("bad-value", node.span, "`protocols` is empty");
         error.help("write [\"http/1.1\"]");
     }
     let stand_in = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
@@ -74,7 +87,9 @@ fn networks(reader: Reader<'_>, building: &mut Building<'_>) -> Vec<IpNet> {
         };
         if network != network.trunc() {
             let message = format!("{} has bits beyond its prefix", node.quoted());
-            let warning = building.problems.warning("loose-network", node.span, message);
+            let warning = building
+                .problems
+                .warning("loose-network", node.span, message);
             warning.label(format!("taken as {}", network.trunc()));
         }
         networks.push(network.trunc());
@@ -84,8 +99,12 @@ fn networks(reader: Reader<'_>, building: &mut Building<'_>) -> Vec<IpNet> {
 
 fn limits(reader: Reader<'_>) -> ListenerLimits {
     ListenerLimits {
-        header_timeout: reader.optional_duration("header-timeout").unwrap_or(MAX_DURATION),
-        idle_timeout: reader.optional_duration("idle-timeout").unwrap_or(MAX_DURATION),
+        header_timeout: reader
+            .optional_duration("header-timeout")
+            .unwrap_or(MAX_DURATION),
+        idle_timeout: reader
+            .optional_duration("idle-timeout")
+            .unwrap_or(MAX_DURATION),
         max_header_bytes: usize::try_from(reader.size("max-header-bytes").0).unwrap_or(usize::MAX),
         max_headers: reader.integer("max-headers"),
         max_requests_per_connection: reader.integer("max-requests-per-connection"),
@@ -100,16 +119,28 @@ fn distinct<'a>(
 ) {
     for (other, earlier) in others {
         if listener.address == other.address && listener.address.port() != 0 {
-            let message = format!("two listeners have the address {}", quote(reader.text("address")));
-            let error = building.problems.error("duplicate-address", reader.span_of("address"), message);
-            error.label("bound already").related(earlier.span_of("address"), "by this one");
+            let message = format!(
+                "two listeners have the address {}",
+                quote(reader.text("address"))
+            );
+            let error =
+                building
+                    .problems
+                    .error("duplicate-address", reader.span_of("address"), message);
+            error
+                .label("bound already")
+                .related(earlier.span_of("address"), "by this one");
             return;
         }
         // Without a name, two addresses with port 0 are two listeners all the same.
         if listener.name == other.name && reader.node("name").is_some() {
             let message = format!("two listeners have the name {}", quote(&listener.name));
-            let error = building.problems.error("duplicate-name", reader.span_of("name"), message);
-            error.label("given again").related(earlier.span_of("name"), "given here first");
+            let error = building
+                .problems
+                .error("duplicate-name", reader.span_of("name"), message);
+            error
+                .label("given again")
+                .related(earlier.span_of("name"), "given here first");
             return;
         }
     }

@@ -17,7 +17,11 @@ pub(super) fn process(reader: Reader<'_>) -> Process {
 pub(super) fn log(reader: Reader<'_>) -> Log {
     Log {
         level: reader.text("level").to_owned(),
-        format: if reader.text("format") == "json" { LogFormat::Json } else { LogFormat::Text },
+        format: if reader.text("format") == "json" {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        },
     }
 }
 
@@ -47,6 +51,9 @@ pub(super) fn admin(reader: Reader<'_>) -> Option<Admin> {
         token: Some(reader.text("token"))
             .filter(|token| !token.is_empty())
             .map(|token| Secret(token.to_owned())),
-        hosts: reader.texts("hosts").filter_map(|(_, name)| text::host_name(name).ok()).collect(),
+        hosts: reader
+            .texts("hosts")
+            .filter_map(|(_, name)| text::host_name(name).ok())
+            .collect(),
     })
 }

@@ -19,7 +19,10 @@ pub(super) fn retry(reader: Reader<'_>) -> Retry {
 /// A route's: what it does not give itself has been filled in from its upstream.
 pub(super) fn with_budget(reader: Reader<'_>, budget: RetryBudget) -> Retry {
     let mut on = RetryOn::default();
-    for cause in reader.texts("on").filter_map(|(_, text)| retry_cause(text).ok()) {
+    for cause in reader
+        .texts("on")
+        .filter_map(|(_, text)| retry_cause(text).ok())
+    {
         match cause {
             RetryCause::Connect => on.connect = true,
             RetryCause::Reset => on.reset = true,
@@ -31,9 +34,14 @@ pub(super) fn with_budget(reader: Reader<'_>, budget: RetryBudget) -> Retry {
     Retry {
         attempts: reader.integer("attempts"),
         on,
-        methods: reader.texts("methods").map(|(_, method)| method.to_owned()).collect(),
+        methods: reader
+            .texts("methods")
+            .map(|(_, method)| method.to_owned())
+            .collect(),
         budget,
-        max_replay_body: reader.optional_size("max-replay-body").unwrap_or(ByteSize(0)),
+        max_replay_body: reader
+            .optional_size("max-replay-body")
+            .unwrap_or(ByteSize(0)),
     }
 }
 

@@ -28,8 +28,14 @@ pub(super) fn routes(
     building: &mut Building<'_>,
 ) -> Vec<Arc<Route>> {
     let names = Names {
-        listeners: listeners.iter().map(|listener| listener.name.clone()).collect(),
-        upstreams: upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
+        listeners: listeners
+            .iter()
+            .map(|listener| listener.name.clone())
+            .collect(),
+        upstreams: upstreams
+            .iter()
+            .map(|upstream| upstream.name.clone())
+            .collect(),
     };
     let nodes = root.list("route");
     let mut routes: Vec<Route> = nodes
@@ -53,12 +59,17 @@ fn route(
         name: Arc::from(reader.text("name")),
         origin: building.origin(reader.span),
         listeners: listeners(reader, names, building),
-        host: reader.node("host").and_then(|node| text::host_pattern(node.as_text()?).ok()),
+        host: reader
+            .node("host")
+            .and_then(|node| text::host_pattern(node.as_text()?).ok()),
         path: path_match(reader, building),
         when: when::conditions(reader.table_or_empty("when", &keys::WHEN), building),
         priority: reader.integer("priority"),
         upstream,
-        upgrades: reader.texts("upgrades").map(|(_, token)| token.to_ascii_lowercase()).collect(),
+        upgrades: reader
+            .texts("upgrades")
+            .map(|(_, token)| token.to_ascii_lowercase())
+            .collect(),
         forward: match reader.text("forward") {
             "raw" => Forward::Raw,
             _ => Forward::Normalized,
@@ -72,7 +83,10 @@ fn route(
 
 fn upstream(reader: Reader<'_>, names: &Names, building: &mut Building<'_>) -> UpstreamId {
     let Some(node) = reader.node("upstream") else {
-        let error = building.problems.error("missing-key", reader.span, "a route needs an `upstream`");
+        let error =
+            building
+                .problems
+                .error("missing-key", reader.span, "a route needs an `upstream`");
         error.label("where do its requests go?");
         return UpstreamId(0);
     };
@@ -101,7 +115,10 @@ fn listeners(reader: Reader<'_>, names: &Names, building: &mut Building<'_>) -> 
 
 fn path_match(reader: Reader<'_>, building: &mut Building<'_>) -> PathMatch {
     const KEYS: [&str; 3] = ["path", "prefix", "regex"];
-    let given: Vec<&str> = KEYS.into_iter().filter(|key| reader.node(key).is_some()).collect();
+    let given: Vec<&str> = KEYS
+        .into_iter()
+        .filter(|key| reader.node(key).is_some())
+        .collect();
     match given.as_slice() {
         [] => {
             let message = "a route needs one of `path`, `prefix` and `regex`";
@@ -109,8 +126,15 @@ fn path_match(reader: Reader<'_>, building: &mut Building<'_>) -> PathMatch {
             error.help("prefix = \"/\" takes every path");
         }
         [first, second, ..] => {
-            let message = format!("a route has one of `path`, `prefix` and `regex`, not {}", given.len());
-            let [first, second] = [first, second].map(|key| reader.entry(key).map_or(reader.span, |entry| entry.key_span));
+            let message = format!(
+                "a route has one of `path`, `prefix` and `regex`, not {}",
+                given.len()
+            );
+            let [first, second] = [first, second].map(|key| {
+                reader
+                    .entry(key)
+                    .map_or(reader.span, |entry| entry.key_span)
+            });
             let error = building.problems.error("conflicting-keys", second, message);
             error.label("a second match").related(first, "the first");
             error.help("write a route for each");
@@ -125,8 +149,12 @@ fn path_match(reader: Reader<'_>, building: &mut Building<'_>) -> PathMatch {
     let normal = path::normal_form(reader.text(key)).unwrap_or_default();
     if normal.contains('*') {
         let message = format!("`*` in a `{key}` is the character itself");
-        let warning = building.problems.warning("literal-star", reader.span_of(key), message);
-        warning.label("not a wildcard").help("a prefix takes whatever follows; for more there is `regex`");
+        let warning = building
+            .problems
+            .warning("literal-star", reader.span_of(key), message);
+        warning
+            .label("not a wildcard")
+            .help("a prefix takes whatever follows; for more there is `regex`");
     }
     match exact {
         true => PathMatch::Exact(normal),
@@ -148,7 +176,11 @@ fn regex(source: &str) -> PathMatch {
 
 fn timeouts(reader: Reader<'_>, building: &mut Building<'_>) -> Timeouts {
     if let Some(node) = reader.node("timeout").filter(|node| node.is_off()) {
-        let error = building.problems.error("bad-value", node.span, "`timeout` has no \"off\" of its own");
+        let error = building.problems.error(
+            "bad-value",
+            node.span,
+            "`timeout` has no \"off\" of its own",
+        );
         error.label("\"off\" here takes away a table given in [defaults.route], and there is none");
         error.help("timeout = { total = \"off\" }");
     }
@@ -159,7 +191,12 @@ fn retries(reader: Reader<'_>, own: Option<&Arc<Upstream>>) -> Retry {
     let table = reader.table_or_empty("retry", &keys::ROUTE_RETRY);
     match own {
         Some(upstream) => retry::with_budget(table, upstream.retry.budget.clone()),
-        None => retry::retry(Reader::root(&crate::config::tree::Table { entries: Vec::new() }, &keys::RETRY)),
+        None => retry::retry(Reader::root(
+            &crate::config::tree::Table {
+                entries: Vec::new(),
+            },
+            &keys::RETRY,
+        )),
     }
 }
 
@@ -171,7 +208,9 @@ fn fallback(reader: Reader<'_>, names: &Names, building: &mut Building<'_>) -> O
         .map(UpstreamId);
     if upstream.is_some() && table.text("upstream") == reader.text("upstream") {
         let message = "a fallback to the same upstream asks the same servers again";
-        building.problems.warning("useless-fallback", table.span_of("upstream"), message);
+        building
+            .problems
+            .warning("useless-fallback", table.span_of("upstream"), message);
     }
     Some(Fallback {
         status: table.integer("status"),
@@ -183,12 +222,18 @@ fn fallback(reader: Reader<'_>, names: &Names, building: &mut Building<'_>) -> O
 /// Refuses a name that is given twice, and names the routes without one after their match.
 fn name_all(routes: &mut [Route], nodes: &[Node], building: &mut Building<'_>) {
     let mut taken: HashMap<Arc<str>, Span> = HashMap::new();
-    for (route, node) in routes.iter().zip(nodes).filter(|(route, _)| !route.name.is_empty()) {
+    for (route, node) in routes
+        .iter()
+        .zip(nodes)
+        .filter(|(route, _)| !route.name.is_empty())
+    {
         let span = Reader::new(node, &keys::ROUTE).span_of("name");
         if let Some(first) = taken.insert(route.name.clone(), span) {
             let message = format!("two routes have the name {}", quote(&route.name));
             let error = building.problems.error("duplicate-name", span, message);
-            error.label("given again").related(first, "given here first");
+            error
+                .label("given again")
+                .related(first, "given here first");
         }
     }
     for (route, node) in routes.iter_mut().zip(nodes) {
@@ -200,7 +245,9 @@ fn name_all(routes: &mut [Route], nodes: &[Node], building: &mut Building<'_>) {
         let mut candidates = std::iter::once(base.clone())
             .chain(std::iter::once(format!("{base} ({})", kind(&route.path))))
             .chain((2..).map(|number| format!("{base} #{number}")));
-        let name = candidates.find(|name| !taken.contains_key(name.as_str())).unwrap_or(base);
+        let name = candidates
+            .find(|name| !taken.contains_key(name.as_str()))
+            .unwrap_or(base);
         route.name = Arc::from(name);
         taken.insert(route.name.clone(), node.span);
     }
@@ -221,7 +268,13 @@ fn match_as_written(route: &Route, reader: Reader<'_>) -> String {
         Some(HostPattern::Wildcard(suffix)) => format!("*.{suffix}"),
         None => String::new(),
     };
-    name.push_str(["path", "prefix", "regex"].iter().map(|key| reader.text(key)).find(|text| !text.is_empty()).unwrap_or("/"));
+    name.push_str(
+        ["path", "prefix", "regex"]
+            .iter()
+            .map(|key| reader.text(key))
+            .find(|text| !text.is_empty())
+            .unwrap_or("/"),
+    );
     for condition in &route.when {
         let (sort, key, expected) = match condition {
             Condition::Method(methods) => {
@@ -233,7 +286,11 @@ fn match_as_written(route: &Route, reader: Reader<'_>) -> String {
             Condition::Cookie(key, expected) => ("cookie", key, expected),
         };
         // Values may be secrets; the name of a route is a label that everybody sees.
-        let present = if *expected == Expected::Present { "=*" } else { "" };
+        let present = if *expected == Expected::Present {
+            "=*"
+        } else {
+            ""
+        };
         name.push_str(&format!(" {sort}.{key}{present}"));
     }
     if !route.listeners.is_empty() {

@@ -18,7 +18,9 @@ pub(super) fn servers(
 ) -> Vec<Server> {
     let Some(node) = reader.node("servers") else {
         let message = format!("the upstream {} has no `servers`", quote(&upstream.key));
-        let error = building.problems.error("missing-key", upstream.key_span, message);
+        let error = building
+            .problems
+            .error("missing-key", upstream.key_span, message);
         error.help("servers = [\"10.0.0.1:9000\", \"10.0.0.2:9000\"]");
         return Vec::new();
     };
@@ -33,10 +35,17 @@ pub(super) fn servers(
         let Some(server) = server(entry, building) else {
             continue;
         };
-        if let Some((_, first)) = found.iter().find(|(other, _)| other.address == server.address) {
+        if let Some((_, first)) = found
+            .iter()
+            .find(|(other, _)| other.address == server.address)
+        {
             let message = format!("the server {} is given twice", shown(entry));
-            let error = building.problems.error("duplicate-server", entry.key_span, message);
-            error.label("given again").related(first.key_span, "given here first");
+            let error = building
+                .problems
+                .error("duplicate-server", entry.key_span, message);
+            error
+                .label("given again")
+                .related(first.key_span, "given here first");
             error.help("a server that shall get more has a higher weight");
             continue;
         }
@@ -54,13 +63,24 @@ fn server(entry: &Entry, building: &mut Building<'_>) -> Option<Server> {
     let address = match address::server(&entry.key) {
         Ok(address) => address,
         // Of a list the checker has said so; the keys of a table come to be addresses only here.
-        Err(_) if building.problems.iter().any(|found| found.span == entry.key_span) => return None,
+        Err(_)
+            if building
+                .problems
+                .iter()
+                .any(|found| found.span == entry.key_span) =>
+        {
+            return None;
+        }
         Err(complaint) => {
             let message = format!("bad address {}", quote(&entry.key));
-            let error = building.problems.error("bad-address", entry.key_span, message);
+            let error = building
+                .problems
+                .error("bad-address", entry.key_span, message);
             error.label(complaint.cause);
             if entry.key.contains("${") {
-                error.help("variables are replaced in values, not in keys: write a list of addresses");
+                error.help(
+                    "variables are replaced in values, not in keys: write a list of addresses",
+                );
             } else if let Some(help) = complaint.help {
                 error.help(help);
             }
@@ -77,18 +97,17 @@ fn server(entry: &Entry, building: &mut Building<'_>) -> Option<Server> {
     })
 }
 
-fn weights(
-    found: &[(Server, &Entry)],
-    all: Span,
-    balance: &Balance,
-    building: &mut Building<'_>,
-) {
+fn weights(found: &[(Server, &Entry)], all: Span, balance: &Balance, building: &mut Building<'_>) {
     let usable = || found.iter().filter(|(server, _)| server.weight > 0);
     if !found.is_empty() && usable().next().is_none() {
-        let warning = building.problems.warning("no-weight", all, "every server has weight 0");
+        let warning = building
+            .problems
+            .warning("no-weight", all, "every server has weight 0");
         warning.label("no request can go anywhere");
     } else if !found.is_empty() && usable().all(|(server, _)| server.drain) {
-        building.problems.warning("all-draining", all, "every server is draining");
+        building
+            .problems
+            .warning("all-draining", all, "every server is draining");
     }
     match balance {
         Balance::RoundRobin => equal(found, building),
@@ -114,20 +133,29 @@ fn equal(found: &[(Server, &Entry)], building: &mut Building<'_>) {
 
 fn weight_span(entry: &Entry) -> Span {
     let weight = entry.node.as_table().and_then(|table| table.get("weight"));
-    weight.map(|node| node.span).filter(|span| *span != Span::NONE).unwrap_or(entry.key_span)
+    weight
+        .map(|node| node.span)
+        .filter(|span| *span != Span::NONE)
+        .unwrap_or(entry.key_span)
 }
 
 fn period(found: &[(Server, &Entry)], all: Span, building: &mut Building<'_>) {
     for backup in [false, true] {
         let group = || found.iter().filter(|(server, _)| server.backup == backup);
-        let weights = || group().map(|(server, _)| u64::from(server.weight)).filter(|weight| *weight > 0);
+        let weights = || {
+            group()
+                .map(|(server, _)| u64::from(server.weight))
+                .filter(|weight| *weight > 0)
+        };
         let divisor = weights().fold(0, gcd);
         if divisor == 0 {
             continue;
         }
         let period = weights().sum::<u64>() / divisor;
         if period > LONGEST_PERIOD {
-            let message = format!("the order of these weights has {period} places, more than {LONGEST_PERIOD}");
+            let message = format!(
+                "the order of these weights has {period} places, more than {LONGEST_PERIOD}"
+            );
             let warning = building.problems.warning("long-period", all, message);
             warning.label("built from scaled weights");
             warning.help("use smaller weights, or weights with a common divisor");

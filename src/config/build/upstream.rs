@@ -12,15 +12,21 @@ use crate::config::values::text;
 /// All upstreams, in the order of the file.
 pub(super) fn upstreams(root: &Reader<'_>, building: &mut Building<'_>) -> Vec<Arc<Upstream>> {
     let entries = root.entries("upstream");
-    entries.iter().map(|entry| Arc::new(upstream(entry, building))).collect()
+    entries
+        .iter()
+        .map(|entry| Arc::new(upstream(entry, building)))
+        .collect()
 }
 
 fn upstream(entry: &Entry, building: &mut Building<'_>) -> Upstream {
     if let Err(complaint) = text::upstream_name(&entry.key) {
         let message = format!("bad name {} for an upstream", quote(&entry.key));
-        building.problems.error("bad-value", entry.key_span, message).label(complaint.cause);
+        building
+            .problems
+            .error("bad-value", entry.key_span, message)
+            .label(complaint.cause);
     }
-    let reader = Reader { span: entry.key_span, ..Reader::new(&entry.node, &keys::UPSTREAM) };
+    let reader = Reader::new(&entry.node, &keys::UPSTREAM).at(entry.key_span);
     if entry.node.as_table().is_none() {
         // The checker has said what it is instead.
         return blank(entry, reader, building);
@@ -31,8 +37,13 @@ fn upstream(entry: &Entry, building: &mut Building<'_>) -> Upstream {
         if let Some(node) = reader.node(key).filter(|node| node.is_off()) {
             let message = format!("`{key}` has no \"off\" of its own");
             let error = building.problems.error("bad-value", node.span, message);
-            error.label("\"off\" here takes away a table given in [defaults.upstream], and there is none");
-            error.help(format!("switch off its keys one by one, in [upstream.{}.{key}]", entry.key));
+            error.label(
+                "\"off\" here takes away a table given in [defaults.upstream], and there is none",
+            );
+            error.help(format!(
+                "switch off its keys one by one, in [upstream.{}.{key}]",
+                entry.key
+            ));
         }
     }
     compile(entry, reader, balance, servers, building)
@@ -60,7 +71,9 @@ fn compile(
         }),
         panic_threshold: reader.optional_share("panic-threshold"),
         servers,
-        health: reader.table("health", &keys::HEALTH).map(|table| health::health(table, building)),
+        health: reader
+            .table("health", &keys::HEALTH)
+            .map(|table| health::health(table, building)),
         breaker: breaker::breaker(reader.table_or_empty("breaker", &keys::BREAKER), building),
         retry: retry::retry(reader.table_or_empty("retry", &keys::RETRY)),
         timeout: retry::timeouts(reader.table_or_empty("timeout", &keys::TIMEOUT)),
@@ -71,21 +84,33 @@ fn compile(
 fn balance(reader: Reader<'_>, building: &mut Building<'_>) -> Balance {
     let name = reader.text("balance");
     if name == "hash" {
-        let by = reader.table("hash", &keys::HASH).map(|hash| hash.text("by"));
+        let by = reader
+            .table("hash", &keys::HASH)
+            .map(|hash| hash.text("by"));
         let Some(by) = by else {
             if reader.node("hash").is_none() {
                 let message = "balance = \"hash\" needs to know what to hash";
-                let error = building.problems.error("missing-key", reader.span_of("balance"), message);
-                error.label("`hash` is missing").help("hash = { by = \"client-ip\" }");
+                let error =
+                    building
+                        .problems
+                        .error("missing-key", reader.span_of("balance"), message);
+                error
+                    .label("`hash` is missing")
+                    .help("hash = { by = \"client-ip\" }");
             }
             return Balance::Hash(HashKey::ClientIp);
         };
         return Balance::Hash(text::hash_key(by).unwrap_or(HashKey::ClientIp));
     }
     // One that [defaults.upstream] gives is for the upstreams that hash.
-    if let Some(entry) = reader.entry("hash").filter(|entry| entry.node.via == Via::Written) {
+    if let Some(entry) = reader
+        .entry("hash")
+        .filter(|entry| entry.node.via == Via::Written)
+    {
         let message = format!("`hash` means nothing with balance = \"{name}\"");
-        let error = building.problems.error("conflicting-keys", entry.key_span, message);
+        let error = building
+            .problems
+            .error("conflicting-keys", entry.key_span, message);
         error.label("only balance = \"hash\" uses it");
         if reader.written("balance").is_some() {
             error.related(reader.span_of("balance"), "the policy");

@@ -10,7 +10,11 @@ pub(super) fn conditions(reader: Reader<'_>, building: &mut Building<'_>) -> Vec
     let mut conditions = Vec::new();
     if let Some(node) = reader.node("method") {
         if matches!(&node.value, Value::List(nodes) if nodes.is_empty()) {
-            let error = building.problems.error("bad-value", node.span, "`method` is empty: nothing could match");
+            let error = building.problems.error(
+                "bad-value",
+                node.span,
+                "`method` is empty: nothing could match",
+            );
             error.help("leave it out to take every method");
         }
         let methods = reader.texts("method").map(|(_, method)| method.to_owned());
@@ -38,13 +42,21 @@ fn named(
         // A query parameter may have any name; the other two are tokens (RFC 9110, RFC 6265).
         if name.is_empty() || (key != "query" && !text::is_token(&name)) {
             let message = format!("{} is not the name of a {key}", quote(&entry.key));
-            building.problems.error("bad-value", entry.key_span, message);
+            building
+                .problems
+                .error("bad-value", entry.key_span, message);
         } else if key == "header" && name == "host" {
-            let error = building.problems.error("bad-value", entry.key_span, "Host is matched by the key `host`");
+            let error = building.problems.error(
+                "bad-value",
+                entry.key_span,
+                "Host is matched by the key `host`",
+            );
             error.help("host = \"api.example.org\"");
         } else if seen.contains(&name) {
             let message = format!("the header {} is given twice", quote(&entry.key));
-            building.problems.error("duplicate-key", entry.key_span, message);
+            building
+                .problems
+                .error("duplicate-key", entry.key_span, message);
         }
         let expected = match entry.node.as_text() {
             Some("*") => Expected::Present,

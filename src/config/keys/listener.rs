@@ -7,8 +7,16 @@ pub(in crate::config) static LISTENER: Section = Section {
     about: "An address where requests come in",
     exclusive: &[],
     keys: &[
-        key("name", Kind::Text(&rules::NAME), "In logs, metrics and routes; default: the address"),
-        key("address", Kind::Text(&rules::LISTENER_ADDRESS), "An IP address and port"),
+        key(
+            "name",
+            Kind::Text(&rules::NAME),
+            "In logs, metrics and routes; default: the address",
+        ),
+        key(
+            "address",
+            Kind::Text(&rules::LISTENER_ADDRESS),
+            "An IP address and port",
+        ),
         key(
             "protocols",
             Kind::List(&Kind::Choice(&["http/1.1"], &["h2", "h3"])),
@@ -30,7 +38,10 @@ pub(in crate::config) static LISTENER: Section = Section {
         key("via", Kind::Switch, "Whether Via is appended").default("true"),
         key(
             "backlog",
-            Kind::Integer { min: 1, max: 65_535 },
+            Kind::Integer {
+                min: 1,
+                max: 65_535,
+            },
             "Connections that may wait to be accepted",
         )
         .default("4096"),
@@ -62,15 +73,28 @@ pub(in crate::config) static LIMITS: Section = Section {
         .default("\"75s\""),
         key(
             "max-header-bytes",
-            Kind::Size { min: 1 << 10, max: 1 << 20 },
+            Kind::Size {
+                min: 1 << 10,
+                max: 1 << 20,
+            },
             "Of a request head, request line included",
         )
         .default("\"32KiB\""),
-        key("max-headers", Kind::Integer { min: 1, max: 10_000 }, "Header fields of a request")
-            .default("100"),
+        key(
+            "max-headers",
+            Kind::Integer {
+                min: 1,
+                max: 10_000,
+            },
+            "Header fields of a request",
+        )
+        .default("100"),
         key(
             "max-requests-per-connection",
-            Kind::Integer { min: 0, max: i64::MAX },
+            Kind::Integer {
+                min: 0,
+                max: i64::MAX,
+            },
             "Then the connection closes; 0 is unlimited",
         )
         .default("0"),

@@ -43,8 +43,12 @@ pub(in crate::config) static LOG: Section = Section {
             "error, warn, info, debug or trace; also per module: \"info,evenkeel::upstream=debug\"",
         )
         .default("\"info\""),
-        key("format", Kind::Choice(&["text", "json"], &[]), "Lines for people or for machines")
-            .default("\"text\""),
+        key(
+            "format",
+            Kind::Choice(&["text", "json"], &[]),
+            "Lines for people or for machines",
+        )
+        .default("\"text\""),
     ],
 };
 
@@ -53,8 +57,12 @@ pub(in crate::config) static ACCESS_LOG: Section = Section {
     about: "One line per request; absent: none",
     exclusive: &[],
     keys: &[
-        key("path", Kind::Text(&rules::NOT_EMPTY), "stdout, stderr or a file")
-            .default("\"stdout\""),
+        key(
+            "path",
+            Kind::Text(&rules::NOT_EMPTY),
+            "stdout, stderr or a file",
+        )
+        .default("\"stdout\""),
         key(
             "format",
             Kind::Choice(&["combined", "json", "ecs"], &[]),
@@ -69,7 +77,10 @@ pub(in crate::config) static ACCESS_LOG: Section = Section {
         .default("\"100%\""),
         key(
             "buffer",
-            Kind::Size { min: 4 << 10, max: 64 << 20 },
+            Kind::Size {
+                min: 4 << 10,
+                max: 64 << 20,
+            },
             "Bytes that wait for the writer; beyond it lines are dropped and counted",
         )
         .default("\"64KiB\""),

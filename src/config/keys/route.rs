@@ -5,17 +5,24 @@ use crate::config::keys::upstream::{
 };
 use crate::config::keys::{Key, Kind, Section, key, later, rules};
 
-const UPSTREAM: Key =
-    key("upstream", Kind::Text(&rules::NOT_EMPTY), "Name of the upstream that answers");
+const UPSTREAM: Key = key(
+    "upstream",
+    Kind::Text(&rules::NOT_EMPTY),
+    "Name of the upstream that answers",
+);
+static UPGRADE: Kind = Kind::Text(&rules::UPGRADE);
 const UPGRADES: Key = key(
     "upgrades",
-    Kind::List(&Kind::Text(&rules::UPGRADE)),
+    Kind::List(&UPGRADE),
     "Tokens that may be upgraded to",
 )
 .default("[\"websocket\"]");
 const PRIORITY: Key = key(
     "priority",
-    Kind::Integer { min: -1_000_000, max: 1_000_000 },
+    Kind::Integer {
+        min: -1_000_000,
+        max: 1_000_000,
+    },
     "Only where everything else is equal; higher wins",
 )
 .default("0");
@@ -27,15 +34,20 @@ const FORWARD: Key = key(
 .default("\"normalized\"");
 const MAX_BODY: Key = key(
     "max-body",
-    Kind::Size { min: 0, max: crate::util::units::MAX_SIZE },
+    Kind::Size {
+        min: 0,
+        max: crate::util::units::MAX_SIZE,
+    },
     "Of a request, counted as the bytes come",
 )
 .or_off()
 .default("\"off\"");
-const TIMEOUTS: Key =
-    key("timeout", Kind::Table(&ROUTE_TIMEOUT), ROUTE_TIMEOUT.about).or_off().default("{}");
-const RETRIES: Key =
-    key("retry", Kind::Table(&ROUTE_RETRY), ROUTE_RETRY.about).or_off().default("{}");
+const TIMEOUTS: Key = key("timeout", Kind::Table(&ROUTE_TIMEOUT), ROUTE_TIMEOUT.about)
+    .or_off()
+    .default("{}");
+const RETRIES: Key = key("retry", Kind::Table(&ROUTE_RETRY), ROUTE_RETRY.about)
+    .or_off()
+    .default("{}");
 const FALLBACKS: Key = key("fallback", Kind::Table(&FALLBACK), FALLBACK.about).or_off();
 
 pub(in crate::config) static ROUTE: Section = Section {
@@ -43,17 +55,33 @@ pub(in crate::config) static ROUTE: Section = Section {
     about: "What is asked for, and who answers",
     exclusive: &[],
     keys: &[
-        key("name", Kind::Text(&rules::NAME), "In logs and metrics; default: the match as written"),
+        key(
+            "name",
+            Kind::Text(&rules::NAME),
+            "In logs and metrics; default: the match as written",
+        ),
         key(
             "listener",
             Kind::List(&Kind::Text(&rules::NOT_EMPTY)),
             "Names of the listeners that it serves; empty: all",
         )
         .default("[]"),
-        key("host", Kind::Text(&rules::HOST_PATTERN), "Exact or \"*.example.org\"; default: any"),
+        key(
+            "host",
+            Kind::Text(&rules::HOST_PATTERN),
+            "Exact or \"*.example.org\"; default: any",
+        ),
         key("path", Kind::Text(&rules::MATCH_PATH), "This path exactly"),
-        key("prefix", Kind::Text(&rules::MATCH_PATH), "Whole segments: /api takes /api/x, not /apix"),
-        key("regex", Kind::Text(&rules::REGEX), "Of the whole path, anchored"),
+        key(
+            "prefix",
+            Kind::Text(&rules::MATCH_PATH),
+            "Whole segments: /api takes /api/x, not /apix",
+        ),
+        key(
+            "regex",
+            Kind::Text(&rules::REGEX),
+            "Of the whole path, anchored",
+        ),
         key("when", Kind::Table(&WHEN), WHEN.about).default("{}"),
         UPSTREAM,
         UPGRADES,
@@ -123,10 +151,26 @@ pub(in crate::config) static WHEN: Section = Section {
     about: "More that must hold; \"*\" is any value",
     exclusive: &[],
     keys: &[
-        key("method", Kind::List(&Kind::Text(&rules::METHOD)), "One of these"),
-        key("header", Kind::Map(&Kind::Text(&rules::EXPECTED)), "Header to value"),
-        key("query", Kind::Map(&Kind::Text(&rules::EXPECTED)), "Query parameter to value"),
-        key("cookie", Kind::Map(&Kind::Text(&rules::EXPECTED)), "Cookie to value"),
+        key(
+            "method",
+            Kind::List(&Kind::Text(&rules::METHOD)),
+            "One of these",
+        ),
+        key(
+            "header",
+            Kind::Map(&Kind::Text(&rules::EXPECTED)),
+            "Header to value",
+        ),
+        key(
+            "query",
+            Kind::Map(&Kind::Text(&rules::EXPECTED)),
+            "Query parameter to value",
+        ),
+        key(
+            "cookie",
+            Kind::Map(&Kind::Text(&rules::EXPECTED)),
+            "Cookie to value",
+        ),
     ],
 };
 
@@ -146,7 +190,11 @@ pub(in crate::config) static ROUTE_RETRY: Section = Section {
         ON,
         METHODS,
         MAX_REPLAY_BODY,
-        key("budget", Kind::Misplaced("the budget is per upstream: write it in [upstream.NAME.retry]"), ""),
+        key(
+            "budget",
+            Kind::Misplaced("the budget is per upstream: write it in [upstream.NAME.retry]"),
+            "",
+        ),
     ],
 };
 
@@ -155,7 +203,12 @@ pub(in crate::config) static FALLBACK: Section = Section {
     about: "Instead of our own 502, 503 and 504; absent: none",
     exclusive: &[],
     keys: &[
-        key("status", Kind::Integer { min: 200, max: 599 }, "Of the fixed answer").default("503"),
+        key(
+            "status",
+            Kind::Integer { min: 200, max: 599 },
+            "Of the fixed answer",
+        )
+        .default("503"),
         key("body", Kind::Text(&rules::ANY), "Of the fixed answer").default("\"\""),
         key(
             "upstream",

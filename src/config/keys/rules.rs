@@ -12,16 +12,29 @@ pub(in crate::config) struct Rule {
     pub pattern: &'static str,
 }
 
-pub(in crate::config) static ANY: Rule = Rule { what: "a text", check: |_| Ok(()), pattern: ".*" };
+pub(in crate::config) static ANY: Rule = Rule {
+    what: "a text",
+    check: |_| Ok(()),
+    pattern: ".*",
+};
 
-pub(in crate::config) static NOT_EMPTY: Rule =
-    Rule { what: "a text", check: text::not_empty, pattern: ".+" };
+pub(in crate::config) static NOT_EMPTY: Rule = Rule {
+    what: "a text",
+    check: text::not_empty,
+    pattern: ".+",
+};
 
-pub(in crate::config) static NAME: Rule =
-    Rule { what: "a name", check: text::name, pattern: ".{1,128}" };
+pub(in crate::config) static NAME: Rule = Rule {
+    what: "a name",
+    check: text::name,
+    pattern: ".{1,128}",
+};
 
-pub(in crate::config) static TOKEN: Rule =
-    Rule { what: "a token", check: text::token_value, pattern: "[!-~]*" };
+pub(in crate::config) static TOKEN: Rule = Rule {
+    what: "a token",
+    check: text::token_value,
+    pattern: "[!-~]*",
+};
 
 pub(in crate::config) static LOG_LEVEL: Rule = Rule {
     what: "error, warn, info, debug, trace or off",
@@ -65,8 +78,11 @@ pub(in crate::config) static HOST_PATTERN: Rule = Rule {
     pattern: "(\\*\\.)?[^\\s/*]+",
 };
 
-pub(in crate::config) static HOST_HEADER: Rule =
-    Rule { what: "a host, with or without a port", check: text::host_header, pattern: "[^\\s/]*" };
+pub(in crate::config) static HOST_HEADER: Rule = Rule {
+    what: "a host, with or without a port",
+    check: text::host_header,
+    pattern: "[^\\s/]*",
+};
 
 pub(in crate::config) static METHOD: Rule = Rule {
     what: "a method",
@@ -80,8 +96,11 @@ pub(in crate::config) static UPGRADE: Rule = Rule {
     pattern: "[^\\s]+",
 };
 
-pub(in crate::config) static HEADER_VALUE: Rule =
-    Rule { what: "a header value", check: text::header_value, pattern: ".*" };
+pub(in crate::config) static HEADER_VALUE: Rule = Rule {
+    what: "a header value",
+    check: text::header_value,
+    pattern: ".*",
+};
 
 pub(in crate::config) static EXPECTED: Rule = Rule {
     what: "a value, or \"*\" for any",

@@ -2,7 +2,10 @@
 
 use crate::config::keys::{Key, Kind, Section, key, later, rules};
 
-const COUNT: Kind = Kind::Integer { min: 1, max: 1_000_000 };
+const COUNT: Kind = Kind::Integer {
+    min: 1,
+    max: 1_000_000,
+};
 
 pub(in crate::config) static UPSTREAM: Section = Section {
     name: "[upstream.NAME]",
@@ -81,7 +84,12 @@ pub(in crate::config) static QUEUE: Section = Section {
     exclusive: &[],
     keys: &[
         key("size", COUNT, "Requests that may wait").default("1024"),
-        key("timeout", Kind::Duration { zero: false }, "How long each may wait").default("\"1s\""),
+        key(
+            "timeout",
+            Kind::Duration { zero: false },
+            "How long each may wait",
+        )
+        .default("\"1s\""),
     ],
 };
 
@@ -90,7 +98,12 @@ pub(in crate::config) static SERVER: Section = Section {
     about: "One address of an upstream",
     exclusive: &[],
     keys: &[
-        key("weight", Kind::Integer { min: 0, max: 1000 }, "Share of the traffic").default("1"),
+        key(
+            "weight",
+            Kind::Integer { min: 0, max: 1000 },
+            "Share of the traffic",
+        )
+        .default("1"),
         key("max-requests", COUNT, "In flight; default: the upstream's").or_off(),
         key("backup", Kind::Switch, "Used when no other is in rotation").default("false"),
         key("drain", Kind::Switch, "Takes nothing new").default("false"),
@@ -102,24 +115,70 @@ pub(in crate::config) static HEALTH: Section = Section {
     about: "Active checks; absent: none",
     exclusive: &[&["path", "tcp", "grpc"]],
     keys: &[
-        key("path", Kind::Text(&rules::REQUEST_PATH), "What an HTTP check asks for")
-            .default("\"/healthz\""),
-        key("tcp", Kind::Switch, "true: a connection that opens is enough"),
-        key("interval", Kind::Duration { zero: false }, "Between checks, +-10%").default("\"5s\""),
+        key(
+            "path",
+            Kind::Text(&rules::REQUEST_PATH),
+            "What an HTTP check asks for",
+        )
+        .default("\"/healthz\""),
+        key(
+            "tcp",
+            Kind::Switch,
+            "true: a connection that opens is enough",
+        ),
+        key(
+            "interval",
+            Kind::Duration { zero: false },
+            "Between checks, +-10%",
+        )
+        .default("\"5s\""),
         key("timeout", Kind::Duration { zero: false }, "Of one check").default("\"2s\""),
-        key("rise", Kind::Integer { min: 1, max: 1000 }, "Passes in a row that make it healthy")
-            .default("2"),
-        key("fall", Kind::Integer { min: 1, max: 1000 }, "Failures in a row that take it out")
-            .default("3"),
-        key("status", Kind::List(&Kind::Text(&rules::STATUS)), "What passes")
-            .default("[\"200-399\"]"),
-        key("body", Kind::Text(&rules::ANY), "The body must contain this").default("\"\""),
+        key(
+            "rise",
+            Kind::Integer { min: 1, max: 1000 },
+            "Passes in a row that make it healthy",
+        )
+        .default("2"),
+        key(
+            "fall",
+            Kind::Integer { min: 1, max: 1000 },
+            "Failures in a row that take it out",
+        )
+        .default("3"),
+        key(
+            "status",
+            Kind::List(&Kind::Text(&rules::STATUS)),
+            "What passes",
+        )
+        .default("[\"200-399\"]"),
+        key(
+            "body",
+            Kind::Text(&rules::ANY),
+            "The body must contain this",
+        )
+        .default("\"\""),
         key("method", Kind::Text(&rules::METHOD), "Of the check").default("\"GET\""),
-        key("headers", Kind::Map(&Kind::Text(&rules::HEADER_VALUE)), "Sent with the check")
-            .default("{}"),
-        key("host", Kind::Text(&rules::HOST_HEADER), "Host header; default: the server's address")
-            .default("\"\""),
-        key("port", Kind::Integer { min: 0, max: 65_535 }, "0: the server's").default("0"),
+        key(
+            "headers",
+            Kind::Map(&Kind::Text(&rules::HEADER_VALUE)),
+            "Sent with the check",
+        )
+        .default("{}"),
+        key(
+            "host",
+            Kind::Text(&rules::HOST_HEADER),
+            "Host header; default: the server's address",
+        )
+        .default("\"\""),
+        key(
+            "port",
+            Kind::Integer {
+                min: 0,
+                max: 65_535,
+            },
+            "0: the server's",
+        )
+        .default("0"),
         later("grpc"),
         later("tls"),
     ],
@@ -130,24 +189,44 @@ pub(in crate::config) static BREAKER: Section = Section {
     about: "Takes a failing server out by its traffic",
     exclusive: &[],
     keys: &[
-        key("mode", Kind::Choice(&["on", "watch", "off"], &[]), "watch observes only")
-            .default("\"on\""),
-        key("consecutive-failures", COUNT, "In a row that open it").or_off().default("5"),
-        key("failure-ratio", Kind::Share { zero: false }, "Of the window's requests")
+        key(
+            "mode",
+            Kind::Choice(&["on", "watch", "off"], &[]),
+            "watch observes only",
+        )
+        .default("\"on\""),
+        key("consecutive-failures", COUNT, "In a row that open it")
             .or_off()
-            .default("\"50%\""),
+            .default("5"),
+        key(
+            "failure-ratio",
+            Kind::Share { zero: false },
+            "Of the window's requests",
+        )
+        .or_off()
+        .default("\"50%\""),
         key("min-requests", COUNT, "Below it ratios say nothing").default("20"),
-        key("window", Kind::Duration { zero: false }, "What ratios look back on")
-            .default("\"10s\""),
-        key("slow", Kind::Table(&SLOW), SLOW.about).or_off().default("{}"),
+        key(
+            "window",
+            Kind::Duration { zero: false },
+            "What ratios look back on",
+        )
+        .default("\"10s\""),
+        key("slow", Kind::Table(&SLOW), SLOW.about)
+            .or_off()
+            .default("{}"),
         key(
             "open",
             Kind::Duration { zero: false },
             "How long it stays open; doubles with each trip in a row",
         )
         .default("\"10s\""),
-        key("max-open", Kind::Duration { zero: false }, "The most that grows to")
-            .default("\"5m\""),
+        key(
+            "max-open",
+            Kind::Duration { zero: false },
+            "The most that grows to",
+        )
+        .default("\"5m\""),
         key(
             "probes",
             Kind::Integer { min: 1, max: 1000 },
@@ -174,26 +253,42 @@ pub(in crate::config) static SLOW: Section = Section {
     about: "Opens on slow answers",
     exclusive: &[],
     keys: &[
-        key("threshold", Kind::Duration { zero: false }, "An answer that takes longer is slow")
-            .or_off()
-            .default("\"off\""),
-        key("ratio", Kind::Share { zero: false }, "Of the window's requests").default("\"50%\""),
+        key(
+            "threshold",
+            Kind::Duration { zero: false },
+            "An answer that takes longer is slow",
+        )
+        .or_off()
+        .default("\"off\""),
+        key(
+            "ratio",
+            Kind::Share { zero: false },
+            "Of the window's requests",
+        )
+        .default("\"50%\""),
     ],
 };
 
 /// Shared with `[route.retry]`, where the default is the upstream's.
-pub(super) const ATTEMPTS: Key =
-    key("attempts", Kind::Integer { min: 0, max: 100 }, "Extra tries, each at another server");
-pub(super) const ON: Key =
-    key("on", Kind::List(&Kind::Text(&rules::RETRY_ON)), "What is worth another try");
+pub(super) const ATTEMPTS: Key = key(
+    "attempts",
+    Kind::Integer { min: 0, max: 100 },
+    "Extra tries, each at another server",
+);
+static RETRY_CAUSE: Kind = Kind::Text(&rules::RETRY_ON);
+pub(super) const ON: Key = key("on", Kind::List(&RETRY_CAUSE), "What is worth another try");
+static METHOD: Kind = Kind::Text(&rules::METHOD);
 pub(super) const METHODS: Key = key(
     "methods",
-    Kind::List(&Kind::Text(&rules::METHOD)),
+    Kind::List(&METHOD),
     "That may be sent twice; a failed connect may always be repeated",
 );
 pub(super) const MAX_REPLAY_BODY: Key = key(
     "max-replay-body",
-    Kind::Size { min: 0, max: 64 << 20 },
+    Kind::Size {
+        min: 0,
+        max: 64 << 20,
+    },
     "Request bodies up to this are kept for another try",
 )
 .or_off();
@@ -204,7 +299,9 @@ pub(in crate::config) static RETRY: Section = Section {
     exclusive: &[],
     keys: &[
         ATTEMPTS.default("1"),
-        ON.default("[\"connect\", \"reset\", \"timeout\", \"bad-response\", \"502\", \"503\", \"504\"]"),
+        ON.default(
+            "[\"connect\", \"reset\", \"timeout\", \"bad-response\", \"502\", \"503\", \"504\"]",
+        ),
         METHODS.default("[\"GET\", \"HEAD\", \"OPTIONS\", \"PUT\", \"DELETE\"]"),
         key("budget", Kind::Table(&BUDGET), BUDGET.about).default("{}"),
         MAX_REPLAY_BODY.default("\"64KiB\""),
@@ -217,16 +314,31 @@ pub(in crate::config) static BUDGET: Section = Section {
     exclusive: &[],
     keys: &[
         key("ratio", Kind::Share { zero: true }, "Of the requests").default("\"20%\""),
-        key("min-per-second", Kind::Integer { min: 0, max: 1_000_000 }, "Always allowed")
-            .default("3"),
-        key("window", Kind::Duration { zero: false }, "What is looked back on")
-            .default("\"10s\""),
+        key(
+            "min-per-second",
+            Kind::Integer {
+                min: 0,
+                max: 1_000_000,
+            },
+            "Always allowed",
+        )
+        .default("3"),
+        key(
+            "window",
+            Kind::Duration { zero: false },
+            "What is looked back on",
+        )
+        .default("\"10s\""),
     ],
 };
 
 /// Shared with `[route.timeout]`, where the default is the upstream's.
-pub(super) const CONNECT: Key =
-    key("connect", Kind::Duration { zero: false }, "Start of dial to ready").or_off();
+pub(super) const CONNECT: Key = key(
+    "connect",
+    Kind::Duration { zero: false },
+    "Start of dial to ready",
+)
+.or_off();
 pub(super) const FIRST_BYTE: Key = key(
     "first-byte",
     Kind::Duration { zero: false },
@@ -272,13 +384,20 @@ pub(in crate::config) static CONNECTIONS: Section = Section {
     keys: &[
         key(
             "max-idle",
-            Kind::Integer { min: 0, max: 1_000_000 },
+            Kind::Integer {
+                min: 0,
+                max: 1_000_000,
+            },
             "Per server over all workers; each keeps its share, at least 1",
         )
         .default("256"),
-        key("max-connections", COUNT, "Per server over all workers, idle ones included")
-            .or_off()
-            .default("\"off\""),
+        key(
+            "max-connections",
+            COUNT,
+            "Per server over all workers, idle ones included",
+        )
+        .or_off()
+        .default("\"off\""),
         key(
             "idle-timeout",
             Kind::Duration { zero: false },
@@ -286,8 +405,12 @@ pub(in crate::config) static CONNECTIONS: Section = Section {
         )
         .or_off()
         .default("\"30s\""),
-        key("max-lifetime", Kind::Duration { zero: false }, "Of a connection")
-            .or_off()
-            .default("\"off\""),
+        key(
+            "max-lifetime",
+            Kind::Duration { zero: false },
+            "Of a connection",
+        )
+        .or_off()
+        .default("\"off\""),
     ],
 };

@@ -1,7 +1,7 @@
 //! Addresses: of listeners, of servers, of the admin listener, and networks.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -30,7 +30,9 @@ fn bound(text: &str) -> Result<SocketAddr, Complaint> {
     let bare_port = text.trim_start_matches("*:").trim_start_matches(':');
     if !bare_port.is_empty() && bare_port.bytes().all(|b| b.is_ascii_digit()) {
         port(bare_port)?;
-        return Err(Complaint::new("the IP address is missing").suggest(&format!("0.0.0.0:{bare_port}")));
+        return Err(
+            Complaint::new("the IP address is missing").suggest(&format!("0.0.0.0:{bare_port}"))
+        );
     }
     let (host, number) = host_and_port(text)?;
     if host.eq_ignore_ascii_case("localhost") {
@@ -38,8 +40,12 @@ fn bound(text: &str) -> Result<SocketAddr, Complaint> {
         return Err(Complaint::new(cause).suggest(&format!("127.0.0.1:{number}")));
     }
     match looks_like_ipv4(host) {
-        true => Err(Complaint::new("not an IPv4 address: four numbers from 0 to 255")),
-        false => Err(Complaint::new("an IP address is needed to bind, not a name")),
+        true => Err(Complaint::new(
+            "not an IPv4 address: four numbers from 0 to 255",
+        )),
+        false => Err(Complaint::new(
+            "an IP address is needed to bind, not a name",
+        )),
     }
 }
 
@@ -66,7 +72,11 @@ pub(in crate::config) fn server(text: &str) -> Result<ServerAddress, Complaint> 
     if let Some((scheme, rest)) = text.split_once("://") {
         let rest = rest.split('/').next().unwrap_or(rest);
         let port = if scheme == "https" { 443 } else { 80 };
-        let address = if rest.contains(':') { rest.to_owned() } else { format!("{rest}:{port}") };
+        let address = if rest.contains(':') {
+            rest.to_owned()
+        } else {
+            format!("{rest}:{port}")
+        };
         return Err(Complaint::new("an address has no scheme and no path").suggest(&address));
     }
     if text.starts_with('_') {
@@ -77,20 +87,24 @@ pub(in crate::config) fn server(text: &str) -> Result<ServerAddress, Complaint> 
         return Err(Complaint::new("no server listens on port 0"));
     }
     if looks_like_ipv4(host) {
-        return Err(Complaint::new("not an IPv4 address: four numbers from 0 to 255"));
+        return Err(Complaint::new(
+            "not an IPv4 address: four numbers from 0 to 255",
+        ));
     }
     name(host)?;
-    Ok(ServerAddress::Name(Arc::from(host.to_ascii_lowercase()), number))
+    Ok(ServerAddress::Name(
+        Arc::from(host.to_ascii_lowercase()),
+        number,
+    ))
 }
 
 fn unix(path: &str) -> Result<&Path, Complaint> {
     match path {
-        _ if !path.starts_with('/') => {
-            Err(Complaint::new("the path of a unix socket is absolute").suggest(&format!("unix:/{path}")))
-        }
-        _ if path.len() > MAX_UNIX_PATH => {
-            Err(Complaint::new(format!("the path of a unix socket has at most {MAX_UNIX_PATH} bytes")))
-        }
+        _ if !path.starts_with('/') => Err(Complaint::new("the path of a unix socket is absolute")
+            .suggest(&format!("unix:/{path}"))),
+        _ if path.len() > MAX_UNIX_PATH => Err(Complaint::new(format!(
+            "the path of a unix socket has at most {MAX_UNIX_PATH} bytes"
+        ))),
         _ if path.contains('\0') => Err(Complaint::new("a path has no NUL")),
         _ => Ok(Path::new(path)),
     }
@@ -98,20 +112,24 @@ fn unix(path: &str) -> Result<&Path, Complaint> {
 
 fn host_and_port(text: &str) -> Result<(&str, u16), Complaint> {
     if let Ok(address) = text.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
-        return Err(Complaint::new("an IPv6 address stands in brackets, and a port follows")
-            .suggest(&format!("[{address}]:8080")));
+        return Err(
+            Complaint::new("an IPv6 address stands in brackets, and a port follows")
+                .suggest(&format!("[{address}]:8080")),
+        );
     }
     let Some((host, number)) = text.rsplit_once(':') else {
         return Err(Complaint::new("the port is missing").suggest(&format!("{text}:80")));
     };
     if host.contains(':') && !host.starts_with('[') && host.parse::<Ipv6Addr>().is_ok() {
-        return Err(Complaint::new("an IPv6 address stands in brackets").suggest(&format!("[{host}]:{number}")));
+        return Err(Complaint::new("an IPv6 address stands in brackets")
+            .suggest(&format!("[{host}]:{number}")));
     }
     if host.starts_with('[') {
         return Err(Complaint::new("not an IPv6 address and a port"));
     }
     if host.is_empty() {
-        return Err(Complaint::new("the address before the port is missing").suggest(&format!("127.0.0.1:{number}")));
+        return Err(Complaint::new("the address before the port is missing")
+            .suggest(&format!("127.0.0.1:{number}")));
     }
     Ok((host, port(number)?))
 }
@@ -135,9 +153,18 @@ fn name(host: &str) -> Result<(), Complaint> {
     }
     let host = host.strip_suffix('.').unwrap_or(host);
     for label in host.split('.') {
-        let characters = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        if label.is_empty() || label.len() > 63 || label.starts_with('-') || label.ends_with('-') || !characters {
-            return Err(Complaint::new("not a host name: letters, digits and `-` between dots"));
+        let characters = label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if label.is_empty()
+            || label.len() > 63
+            || label.starts_with('-')
+            || label.ends_with('-')
+            || !characters
+        {
+            return Err(Complaint::new(
+                "not a host name: letters, digits and `-` between dots",
+            ));
         }
     }
     Ok(())
@@ -151,9 +178,9 @@ pub(in crate::config) fn network(text: &str) -> Result<IpNet, Complaint> {
         return Ok(IpNet::from(address));
     }
     match text.split_once('/') {
-        Some((address, _)) if address.parse::<IpAddr>().is_ok() => {
-            Err(Complaint::new("the length of the prefix is 0 to 32, for IPv6 0 to 128"))
-        }
+        Some((address, _)) if address.parse::<IpAddr>().is_ok() => Err(Complaint::new(
+            "the length of the prefix is 0 to 32, for IPv6 0 to 128",
+        )),
         _ => Err(Complaint::new("not an IP address")),
     }
 }
@@ -162,12 +189,12 @@ pub(in crate::config) fn network(text: &str) -> Result<IpNet, Complaint> {
 pub(in crate::config) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let family = a.is_ipv4() == b.is_ipv4();
     let wild = a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || (wild && family) || (a.ip().is_unspecified() && a.is_ipv6()) || (b.ip().is_unspecified() && b.is_ipv6()))
-}
-
-/// As a path for [`AdminAddress::Unix`] and log files.
-pub(in crate::config) fn file_path(text: &str) -> PathBuf {
-    PathBuf::from(text)
+    a.port() != 0
+        && a.port() == b.port()
+        && (a.ip() == b.ip()
+            || (wild && family)
+            || (a.ip().is_unspecified() && a.is_ipv6())
+            || (b.ip().is_unspecified() && b.is_ipv6()))
 }
 
 #[cfg(test)]
@@ -180,9 +207,15 @@ mod tests {
     fn servers_are_addresses_names_and_sockets() {
         assert_eq!(server("10.0.0.1:80").unwrap().to_string(), "10.0.0.1:80");
         assert_eq!(server("[::1]:80").unwrap().to_string(), "[::1]:80");
-        assert_eq!(server("App.Internal:80").unwrap().to_string(), "app.internal:80");
+        assert_eq!(
+            server("App.Internal:80").unwrap().to_string(),
+            "app.internal:80"
+        );
         assert_eq!(server("my_app:80").unwrap().to_string(), "my_app:80");
-        assert_eq!(server("unix:/run/app.sock").unwrap().to_string(), "unix:/run/app.sock");
+        assert_eq!(
+            server("unix:/run/app.sock").unwrap().to_string(),
+            "unix:/run/app.sock"
+        );
     }
 
     #[test]
@@ -193,7 +226,18 @@ mod tests {
         assert_eq!(help("https://app"), "write \"app:443\"");
         assert_eq!(help("::1:80"), "write \"[::1]:80\"".replace("::1", "::1"));
         assert_eq!(help("unix:run/x"), "write \"unix:/run/x\"");
-        for text in ["10.0.0.256:80", "a:0", "a:65536", "a:+80", "-a:80", "a..b:80", "a b:80", "[::1]", ":80", "a:"] {
+        for text in [
+            "10.0.0.256:80",
+            "a:0",
+            "a:65536",
+            "a:+80",
+            "-a:80",
+            "a..b:80",
+            "a b:80",
+            "[::1]",
+            ":80",
+            "a:",
+        ] {
             assert!(server(text).is_err(), "{text}");
         }
     }

@@ -17,7 +17,9 @@ pub(in crate::config) fn normal_form(text: &str) -> Result<String, Complaint> {
     if !text.starts_with('/') {
         let complaint = Complaint::new("a path begins with `/`");
         return Err(match text.split_once("://") {
-            Some(_) => complaint.help("scheme and host are not part of it; there is `host` for that"),
+            Some(_) => {
+                complaint.help("scheme and host are not part of it; there is `host` for that")
+            }
             None => complaint.suggest(&format!("/{text}")),
         });
     }
@@ -26,7 +28,9 @@ pub(in crate::config) fn normal_form(text: &str) -> Result<String, Complaint> {
         return Err(Complaint::new(format!("`{c}` ends a path")).suggest(cut));
     }
     if text.contains(|c: char| c.is_control() || c == '\\') {
-        return Err(Complaint::new("requests with control characters or `\\` in the path are refused"));
+        return Err(Complaint::new(
+            "requests with control characters or `\\` in the path are refused",
+        ));
     }
     let escaped = escapes(text)?;
     let normal = segments(&escaped);
@@ -46,12 +50,17 @@ fn escapes(text: &str) -> Result<String, Complaint> {
         match byte {
             b'%' => {
                 let Some((value, after)) = escape(rest) else {
-                    return Err(Complaint::new("`%` is followed by two hexadecimal digits").help("write `%25` for `%` itself"));
+                    return Err(Complaint::new("`%` is followed by two hexadecimal digits")
+                        .help("write `%25` for `%` itself"));
                 };
                 match value {
-                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(value)),
+                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                        out.push(char::from(value))
+                    }
                     0..0x20 | 0x7F | b'\\' => {
-                        return Err(Complaint::new("requests with this character in the path are refused"));
+                        return Err(Complaint::new(
+                            "requests with this character in the path are refused",
+                        ));
                     }
                     _ => out.push_str(&format!("%{value:02X}")),
                 }
@@ -86,7 +95,11 @@ fn segments(path: &str) -> String {
         }
     }
     let directory = path.ends_with('/') || path.ends_with("/.") || path.ends_with("/..");
-    let slash = if directory && !kept.is_empty() { "/" } else { "" };
+    let slash = if directory && !kept.is_empty() {
+        "/"
+    } else {
+        ""
+    };
     format!("/{}{slash}", kept.join("/"))
 }
 
@@ -96,8 +109,11 @@ pub(in crate::config) fn request_target(text: &str) -> Result<(), Complaint> {
         return Err(Complaint::new("a path begins with `/`").suggest(&format!("/{text}")));
     }
     match text.chars().find(|c| !c.is_ascii_graphic() || *c == '#') {
-        Some(c) => Err(Complaint::new(format!("{} cannot be sent in a path", quote(&c.to_string())))
-            .help("escape it: `%` and two hexadecimal digits")),
+        Some(c) => Err(Complaint::new(format!(
+            "{} cannot be sent in a path",
+            quote(&c.to_string())
+        ))
+        .help("escape it: `%` and two hexadecimal digits")),
         None => Ok(()),
     }
 }
@@ -105,8 +121,10 @@ pub(in crate::config) fn request_target(text: &str) -> Result<(), Complaint> {
 /// Compiles `source` anchored at both ends.
 pub(in crate::config) fn regex(source: &str) -> Result<Regex, Complaint> {
     if source.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        return Err(Complaint::new("it is matched against the whole path, which begins with `/`")
-            .suggest(&format!("/{source}")));
+        return Err(
+            Complaint::new("it is matched against the whole path, which begins with `/`")
+                .suggest(&format!("/{source}")),
+        );
     }
     // Alone first, so that an error shows it as written and `a)(b` is not made whole by our group.
     compile(source)?;
@@ -115,7 +133,10 @@ pub(in crate::config) fn regex(source: &str) -> Result<Regex, Complaint> {
 
 fn compile(pattern: &str) -> Result<Regex, Complaint> {
     // Paths are ASCII when they are matched.
-    let built = RegexBuilder::new(pattern).unicode(false).size_limit(REGEX_SIZE_LIMIT).build();
+    let built = RegexBuilder::new(pattern)
+        .unicode(false)
+        .size_limit(REGEX_SIZE_LIMIT)
+        .build();
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => Complaint::new("it compiles to more than 1 MiB"),
         error => {
@@ -135,14 +156,29 @@ mod tests {
 
     #[test]
     fn spellings_of_a_byte_become_one() {
-        for (text, normal) in [("/", "/"), ("/a/", "/a/"), ("/%7euser", "/~user"), ("/caf\u{e9}", "/caf%C3%A9"), ("/a%2fb", "/a%2Fb"), ("/a b", "/a%20b")] {
+        for (text, normal) in [
+            ("/", "/"),
+            ("/a/", "/a/"),
+            ("/%7euser", "/~user"),
+            ("/caf\u{e9}", "/caf%C3%A9"),
+            ("/a%2fb", "/a%2Fb"),
+            ("/a b", "/a%20b"),
+        ] {
             assert_eq!(normal_form(text).as_deref(), Ok(normal));
         }
     }
 
     #[test]
     fn other_paths_are_suggested_not_assumed() {
-        for (text, help) in [("users", "/users"), ("/a//b", "/a/b"), ("/a/../b", "/b"), ("/a/%2e%2E/b", "/b"), ("/a/.", "/a/"), ("/a?b=c", "/a"), ("//", "/")] {
+        for (text, help) in [
+            ("users", "/users"),
+            ("/a//b", "/a/b"),
+            ("/a/../b", "/b"),
+            ("/a/%2e%2E/b", "/b"),
+            ("/a/.", "/a/"),
+            ("/a?b=c", "/a"),
+            ("//", "/"),
+        ] {
             let complaint = normal_form(text).unwrap_err();
             assert_eq!(complaint.help, Some(format!("write \"{help}\"")), "{text}");
         }
@@ -158,7 +194,12 @@ mod tests {
         assert!(!regex_of("/a|/b").is_match(b"/bx"));
         assert!(regex("/(").unwrap_err().cause.contains("unclosed group"));
         assert!(regex("/)(").is_err());
-        assert!(regex("/(a{1000}){1000}").unwrap_err().cause.contains("1 MiB"));
+        assert!(
+            regex("/(a{1000}){1000}")
+                .unwrap_err()
+                .cause
+                .contains("1 MiB")
+        );
         assert!(regex("users/[0-9]+").is_err());
     }
 

@@ -6,7 +6,11 @@ use crate::config::tree::quote;
 use crate::config::values::Complaint;
 
 pub(in crate::config) fn not_empty(text: &str) -> Result<(), Complaint> {
-    if text.is_empty() { Err(Complaint::new("it is empty")) } else { Ok(()) }
+    if text.is_empty() {
+        Err(Complaint::new("it is empty"))
+    } else {
+        Ok(())
+    }
 }
 
 /// A name becomes a label of metrics and a field of logs.
@@ -16,7 +20,10 @@ pub(in crate::config) fn name(text: &str) -> Result<(), Complaint> {
         return Err(Complaint::new("a name has at most 128 characters"));
     }
     match text.chars().find(|c| c.is_control()) {
-        Some(c) => Err(Complaint::new(format!("{} cannot be in a name", quote(&c.to_string())))),
+        Some(c) => Err(Complaint::new(format!(
+            "{} cannot be in a name",
+            quote(&c.to_string())
+        ))),
         None => Ok(()),
     }
 }
@@ -25,7 +32,10 @@ pub(in crate::config) fn name(text: &str) -> Result<(), Complaint> {
 pub(in crate::config) fn upstream_name(text: &str) -> Result<(), Complaint> {
     name(text)?;
     match text.chars().find(|c| *c == '/' || c.is_whitespace()) {
-        Some(c) => Err(Complaint::new(format!("{} cannot be in the name of an upstream", quote(&c.to_string())))),
+        Some(c) => Err(Complaint::new(format!(
+            "{} cannot be in the name of an upstream",
+            quote(&c.to_string())
+        ))),
         None => Ok(()),
     }
 }
@@ -34,7 +44,9 @@ pub(in crate::config) fn upstream_name(text: &str) -> Result<(), Complaint> {
 pub(in crate::config) fn token_value(text: &str) -> Result<(), Complaint> {
     match text.bytes().all(|b| b.is_ascii_graphic()) {
         true => Ok(()),
-        false => Err(Complaint::new("a token has no spaces and only visible ASCII characters")),
+        false => Err(Complaint::new(
+            "a token has no spaces and only visible ASCII characters",
+        )),
     }
 }
 
@@ -73,32 +85,48 @@ pub(in crate::config) fn host_name(text: &str) -> Result<String, Complaint> {
         };
     }
     if let Some((host, _)) = text.split_once(':') {
-        return Err(Complaint::new("the port of a Host is ignored, so none may be given").suggest(host));
+        return Err(
+            Complaint::new("the port of a Host is ignored, so none may be given").suggest(host),
+        );
     }
     if !text.is_ascii() {
-        return Err(Complaint::new("clients send such names in their ASCII form").help("write the name as it is in DNS, with `xn--`"));
+        return Err(
+            Complaint::new("clients send such names in their ASCII form")
+                .help("write the name as it is in DNS, with `xn--`"),
+        );
     }
     let text = text.strip_suffix('.').unwrap_or(text);
     let label = |label: &str| {
-        !label.is_empty() && label.len() <= 63
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        !label.is_empty()
+            && label.len() <= 63
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     if text.len() > 253 || !text.split('.').all(label) {
-        return Err(Complaint::new("not a host name: letters, digits and `-` between dots"));
+        return Err(Complaint::new(
+            "not a host name: letters, digits and `-` between dots",
+        ));
     }
     Ok(text.to_ascii_lowercase())
 }
 
 pub(in crate::config) fn host_pattern(text: &str) -> Result<HostPattern, Complaint> {
     if text == "*" {
-        return Err(Complaint::new("any host is what a route without `host` takes").help("leave `host` out"));
+        return Err(
+            Complaint::new("any host is what a route without `host` takes")
+                .help("leave `host` out"),
+        );
     }
     let (suffix, wild) = match text.strip_prefix("*.") {
         Some(suffix) => (suffix, true),
         None => (text, false),
     };
     if suffix.contains('*') {
-        return Err(Complaint::new("`*` stands only for whole labels at the beginning").help("write \"*.example.org\", or a route for each name"));
+        return Err(
+            Complaint::new("`*` stands only for whole labels at the beginning")
+                .help("write \"*.example.org\", or a route for each name"),
+        );
     }
     let name = host_name(suffix).map_err(|complaint| match (&complaint.help, wild) {
         (Some(help), true) => {
@@ -107,7 +135,11 @@ pub(in crate::config) fn host_pattern(text: &str) -> Result<HostPattern, Complai
         }
         _ => complaint,
     })?;
-    Ok(if wild { HostPattern::Wildcard(name) } else { HostPattern::Exact(name) })
+    Ok(if wild {
+        HostPattern::Wildcard(name)
+    } else {
+        HostPattern::Exact(name)
+    })
 }
 
 /// Empty, or what may stand in a Host header.
@@ -116,7 +148,9 @@ pub(in crate::config) fn host_header(text: &str) -> Result<(), Complaint> {
     if text.bytes().all(allowed) {
         return Ok(());
     }
-    Err(Complaint::new("a Host header is a name or an address, and may have a port"))
+    Err(Complaint::new(
+        "a Host header is a name or an address, and may have a port",
+    ))
 }
 
 /// RFC 9110 section 5.6.2.
@@ -127,7 +161,9 @@ pub(in crate::config) fn is_token(text: &str) -> bool {
 
 pub(in crate::config) fn method(text: &str) -> Result<(), Complaint> {
     if text == "*" {
-        return Err(Complaint::new("every method is what no `method` means").help("leave `method` out"));
+        return Err(
+            Complaint::new("every method is what no `method` means").help("leave `method` out")
+        );
     }
     if !is_token(text) {
         return Err(Complaint::new("not a method"));
@@ -137,14 +173,18 @@ pub(in crate::config) fn method(text: &str) -> Result<(), Complaint> {
         return Err(Complaint::new("methods are case-sensitive").suggest(&upper));
     }
     if upper == "CONNECT" || upper == "TRACE" {
-        return Err(Complaint::new(format!("{upper} is always answered with 405")));
+        return Err(Complaint::new(format!(
+            "{upper} is always answered with 405"
+        )));
     }
     Ok(())
 }
 
 pub(in crate::config) fn upgrade(text: &str) -> Result<(), Complaint> {
     match text {
-        "h2c" => Err(Complaint::new("an upgrade to h2c is never passed on: it would hide requests from the proxy")),
+        "h2c" => Err(Complaint::new(
+            "an upgrade to h2c is never passed on: it would hide requests from the proxy",
+        )),
         text if text.split('/').count() <= 2 && text.split('/').all(is_token) => Ok(()),
         _ => Err(Complaint::new("not a protocol token")),
     }
@@ -153,10 +193,15 @@ pub(in crate::config) fn upgrade(text: &str) -> Result<(), Complaint> {
 /// RFC 9110 section 5.5, without the leading and trailing blanks that would be lost.
 pub(in crate::config) fn header_value(text: &str) -> Result<(), Complaint> {
     if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\t') {
-        return Err(Complaint::new(format!("{} cannot be in a value", quote(&c.to_string()))));
+        return Err(Complaint::new(format!(
+            "{} cannot be in a value",
+            quote(&c.to_string())
+        )));
     }
     if text.starts_with([' ', '\t']) || text.ends_with([' ', '\t']) {
-        return Err(Complaint::new("blanks at the beginning and the end are not part of a value"));
+        return Err(Complaint::new(
+            "blanks at the beginning and the end are not part of a value",
+        ));
     }
     Ok(())
 }
@@ -164,21 +209,32 @@ pub(in crate::config) fn header_value(text: &str) -> Result<(), Complaint> {
 pub(in crate::config) fn hash_key(text: &str) -> Result<HashKey, Complaint> {
     let named = |name: &str, key: fn(String) -> HashKey| match is_token(name) {
         true => Ok(key(name.to_owned())),
-        false => Err(Complaint::new("the name behind the colon is missing or not valid")),
+        false => Err(Complaint::new(
+            "the name behind the colon is missing or not valid",
+        )),
     };
     match text.split_once(':') {
         None if text == "client-ip" => Ok(HashKey::ClientIp),
         None if text == "path" => Ok(HashKey::Path),
         Some(("header", name)) => named(&name.to_ascii_lowercase(), HashKey::Header),
         Some(("cookie", name)) => named(name, HashKey::Cookie),
-        Some(("query", "")) => Err(Complaint::new("the name behind the colon is missing or not valid")),
+        Some(("query", "")) => Err(Complaint::new(
+            "the name behind the colon is missing or not valid",
+        )),
         Some(("query", name)) => Ok(HashKey::Query(name.to_owned())),
         _ => {
             let complaint = Complaint::new("not something that can be hashed");
-            let words = ["client-ip", "path", "header:NAME", "cookie:NAME", "query:NAME"];
+            let words = [
+                "client-ip",
+                "path",
+                "header:NAME",
+                "cookie:NAME",
+                "query:NAME",
+            ];
             Err(match closest(text, words.into_iter()) {
                 Some(word) => complaint.help(format!("did you mean \"{word}\"?")),
-                None => complaint.help("there are client-ip, path, header:NAME, cookie:NAME and query:NAME"),
+                None => complaint
+                    .help("there are client-ip, path, header:NAME, cookie:NAME and query:NAME"),
             })
         }
     }
@@ -190,9 +246,18 @@ mod tests {
 
     #[test]
     fn hosts_are_names_without_more() {
-        assert_eq!(host_pattern("API.Example.org"), Ok(HostPattern::Exact("api.example.org".into())));
-        assert_eq!(host_pattern("*.example.org"), Ok(HostPattern::Wildcard("example.org".into())));
-        assert_eq!(host_pattern("[::1]"), Ok(HostPattern::Exact("[::1]".into())));
+        assert_eq!(
+            host_pattern("API.Example.org"),
+            Ok(HostPattern::Exact("api.example.org".into()))
+        );
+        assert_eq!(
+            host_pattern("*.example.org"),
+            Ok(HostPattern::Wildcard("example.org".into()))
+        );
+        assert_eq!(
+            host_pattern("[::1]"),
+            Ok(HostPattern::Exact("[::1]".into()))
+        );
         let help = |text| host_pattern(text).unwrap_err().help.unwrap_or_default();
         assert_eq!(help("https://a.b/c"), "write \"a.b\"");
         assert_eq!(help("a.b:80"), "write \"a.b\"");
@@ -206,14 +271,23 @@ mod tests {
     fn levels_are_not_taken_for_modules() {
         assert!(log_level("info").is_ok());
         assert!(log_level("info,evenkeel::upstream=debug").is_ok());
-        assert!(log_level("inof").unwrap_err().help.unwrap().contains("info"));
+        assert!(
+            log_level("inof")
+                .unwrap_err()
+                .help
+                .unwrap()
+                .contains("info")
+        );
         assert!(log_level("verbose").is_err());
         assert!(log_level("a=b=c").is_err());
     }
 
     #[test]
     fn hash_keys() {
-        assert_eq!(hash_key("header:X-User"), Ok(HashKey::Header("x-user".into())));
+        assert_eq!(
+            hash_key("header:X-User"),
+            Ok(HashKey::Header("x-user".into()))
+        );
         assert_eq!(hash_key("cookie:Id"), Ok(HashKey::Cookie("Id".into())));
         assert!(hash_key("cookie:").is_err());
         assert!(hash_key("ip").is_err());
@@ -221,7 +295,10 @@ mod tests {
 
     #[test]
     fn methods_are_upper_case() {
-        assert_eq!(method("get").unwrap_err().help.as_deref(), Some("write \"GET\""));
+        assert_eq!(
+            method("get").unwrap_err().help.as_deref(),
+            Some("write \"GET\"")
+        );
         assert!(method("PURGE").is_ok());
         assert!(method("TRACE").is_err());
     }
