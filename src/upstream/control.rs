@@ -166,3 +166,256 @@ fn text(cause: Cause) -> &'static str {
         Cause::SlowRatio => "share of slow responses",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::model;
+    use crate::upstream::plan::Role;
+    use crate::upstream::testing::{
+        config, fail, health, pick, publish, registry, sequence, server, verdict,
+    };
+    use crate::util::units::Percent;
+
+    const TEN: Duration = Duration::from_secs(10);
+
+    fn checked(servers: &[(u16, u32)]) -> model::Upstream {
+        model::Upstream {
+            health: Some(health()),
+            ..config(servers)
+        }
+    }
+
+    fn ramping(config: model::Upstream) -> model::Upstream {
+        model::Upstream {
+            slow_start: TEN,
+            ..config
+        }
+    }
+
+    /// Of the second server.
+    fn tenths(upstream: &Upstream) -> u32 {
+        upstream.facts(Instant::now())[1].tenths
+    }
+
+    fn roles(upstream: &Upstream) -> Vec<Role> {
+        upstream.set().roles().to_vec()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_breaker_opens_lets_probes_through_and_closes_into_slow_start() {
+        let registry = registry();
+        let upstream = publish(&registry, ramping(config(&[(1, 1), (2, 1)])));
+        let failing = upstream.servers()[1].clone();
+        fail(&failing, upstream.config(), 5);
+        let due = registry.look(Instant::now()).expect("the probe's time");
+        assert_eq!(roles(&upstream), [Role::InRotation, Role::Open]);
+        assert_eq!(sequence(&upstream, 4), [1, 1, 1, 1]);
+
+        tokio::time::sleep_until(due).await;
+        assert_eq!(registry.look(Instant::now()), None);
+        assert_eq!(roles(&upstream), [Role::InRotation, Role::HalfOpen]);
+        for _ in 0..3 {
+            let mut probe = failing
+                .claim(9, &upstream.config().breaker)
+                .expect("a probe");
+            probe.answered(Instant::now(), Duration::ZERO, 200);
+        }
+        registry.look(Instant::now());
+        assert_eq!(roles(&upstream), [Role::InRotation, Role::InRotation]);
+        assert_eq!(tenths(&upstream), 1);
+        let taken = sequence(&upstream, 110)
+            .iter()
+            .filter(|port| **port == 2)
+            .count();
+        assert_eq!(taken, 10, "a tenth of its weight next to a whole one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_start_takes_ten_steps_and_wakes_for_each() {
+        let registry = registry();
+        let upstream = publish(&registry, ramping(checked(&[(1, 1), (2, 1)])));
+        verdict(&upstream.servers()[1], Standing::Unhealthy);
+        registry.look(Instant::now());
+        verdict(&upstream.servers()[1], Standing::Healthy);
+        let mut due = registry.look(Instant::now());
+        let mut seen = vec![tenths(&upstream)];
+        while let Some(next) = due {
+            tokio::time::sleep_until(next).await;
+            due = registry.look(Instant::now());
+            seen.push(tenths(&upstream));
+        }
+        assert_eq!(seen, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_flipped_is_seen_by_the_running_task() {
+        let registry = registry();
+        let upstream = publish(&registry, config(&[(1, 1), (2, 1)]));
+        let task = tokio::spawn(registry.clone().run());
+        fail(&upstream.servers()[1], upstream.config(), 5);
+        for role in [Role::Open, Role::HalfOpen] {
+            let seen = async {
+                while roles(&upstream)[1] != role {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            tokio::time::timeout(TEN * 2, seen)
+                .await
+                .expect("the order follows");
+        }
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_added_next_to_others_starts_slowly_and_an_edit_does_not() {
+        let registry = registry();
+        publish(&registry, ramping(config(&[(1, 1)])));
+        let upstream = publish(&registry, ramping(config(&[(1, 1), (2, 1)])));
+        assert_eq!(tenths(&upstream), 1);
+        tokio::time::advance(TEN).await;
+        registry.look(Instant::now());
+        assert_eq!(tenths(&upstream), 10);
+        let upstream = publish(&registry, ramping(config(&[(1, 1), (2, 5)])));
+        assert_eq!(tenths(&upstream), 10, "a weight edit");
+        let upstream = publish(&registry, ramping(config(&[(1, 1), (2, 0)])));
+        assert_eq!(tenths(&upstream), 10);
+        let upstream = publish(&registry, ramping(config(&[(1, 1), (2, 1)])));
+        assert_eq!(tenths(&upstream), 10, "weight 0 to 1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_start_goes_on_over_a_reload() {
+        let registry = registry();
+        publish(&registry, ramping(config(&[(1, 1)])));
+        publish(&registry, ramping(config(&[(1, 1), (2, 1)])));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let upstream = publish(&registry, ramping(config(&[(1, 1), (2, 3)])));
+        assert_eq!(tenths(&upstream), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn servers_that_are_all_new_do_not_start_slowly() {
+        let registry = registry();
+        let upstream = publish(&registry, ramping(config(&[(1, 1), (2, 1)])));
+        assert_eq!(tenths(&upstream), 10);
+        let upstream = publish(&registry, ramping(config(&[(3, 1), (4, 1)])));
+        assert_eq!(tenths(&upstream), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_undrained_server_does_not_start_slowly() {
+        let registry = registry();
+        let mut drained = ramping(config(&[(1, 1), (2, 1)]));
+        drained.servers[1].drain = true;
+        publish(&registry, ramping(config(&[(1, 1)])));
+        publish(&registry, drained);
+        let upstream = publish(&registry, ramping(config(&[(1, 1), (2, 1)])));
+        assert_eq!(tenths(&upstream), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_added_server_waits_for_its_first_pass_and_then_starts_slowly() {
+        let registry = registry();
+        publish(&registry, ramping(checked(&[(1, 1)])));
+        let upstream = publish(&registry, ramping(checked(&[(1, 1), (2, 1)])));
+        assert_eq!(roles(&upstream), [Role::InRotation, Role::Waiting]);
+        verdict(&upstream.servers()[1], Standing::Healthy);
+        registry.look(Instant::now());
+        assert_eq!(roles(&upstream), [Role::InRotation, Role::InRotation]);
+        assert_eq!(tenths(&upstream), 1);
+    }
+
+    #[tokio::test]
+    async fn servers_of_a_new_upstream_are_usable_at_once() {
+        let upstream = publish(&registry(), checked(&[(1, 1), (2, 1)]));
+        assert_eq!(roles(&upstream), [Role::InRotation, Role::InRotation]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_replaces_a_draining_one_does_not_wait() {
+        let registry = registry();
+        publish(&registry, checked(&[(1, 1)]));
+        let mut next = checked(&[(1, 1), (2, 1)]);
+        next.servers[0].drain = true;
+        let upstream = publish(&registry, next);
+        assert_eq!(roles(&upstream), [Role::Draining, Role::InRotation]);
+    }
+
+    #[tokio::test]
+    async fn a_lease_learns_that_checks_took_its_server_out() {
+        let registry = registry();
+        let upstream = publish(&registry, checked(&[(1, 1), (2, 1)]));
+        let (first, second) = (pick(&upstream).unwrap(), pick(&upstream).unwrap());
+        verdict(first.server(), Standing::Healthy);
+        verdict(second.server(), Standing::Unhealthy);
+        registry.look(Instant::now());
+        assert!(!first.taken_out());
+        assert!(second.taken_out());
+    }
+
+    #[tokio::test]
+    async fn panic_takes_nobody_out_until_it_ends() {
+        let registry = registry();
+        let upstream = publish(&registry, checked(&[(1, 1), (2, 1)]));
+        let (first, second) = (pick(&upstream).unwrap(), pick(&upstream).unwrap());
+        verdict(first.server(), Standing::Unhealthy);
+        verdict(second.server(), Standing::Unhealthy);
+        registry.look(Instant::now());
+        assert!(upstream.set().panic());
+        assert_eq!(roles(&upstream), [Role::InRotation, Role::InRotation]);
+        assert!(!first.taken_out() && !second.taken_out());
+        verdict(first.server(), Standing::Healthy);
+        registry.look(Instant::now());
+        assert!(!upstream.set().panic());
+        assert!(!first.taken_out() && second.taken_out());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_follow_what_counts() {
+        let registry = registry();
+        let upstream = publish(&registry, config(&[(1, 1), (2, 1), (3, 1)]));
+        let places = upstream.common().places();
+        for server in upstream.servers() {
+            fail(server, upstream.config(), 5);
+        }
+        registry.look(Instant::now());
+        assert_eq!(places.taken(), 1, "half of three, rounded down");
+        let mut drained = config(&[(1, 1), (2, 1), (3, 1)]);
+        drained.servers[0].drain = true;
+        let upstream = publish(&registry, drained);
+        assert_eq!(places.taken(), 0, "a draining server does not count");
+        fail(&upstream.servers()[1], upstream.config(), 5);
+        assert_eq!(places.taken(), 1);
+        publish(&registry, config(&[(3, 1)]));
+        assert_eq!(places.taken(), 0, "a removed server gives its place back");
+    }
+
+    #[tokio::test]
+    async fn a_lone_server_may_open() {
+        let registry = registry();
+        let mut alone = config(&[(1, 1)]);
+        alone.breaker.max_ejected = Percent::from_fraction(0.1);
+        let upstream = publish(&registry, alone);
+        fail(&upstream.servers()[0], upstream.config(), 5);
+        registry.look(Instant::now());
+        assert_eq!(roles(&upstream), [Role::Open]);
+    }
+
+    #[tokio::test]
+    async fn a_breaker_that_is_switched_off_closes() {
+        let registry = registry();
+        let upstream = publish(&registry, config(&[(1, 1), (2, 1)]));
+        fail(&upstream.servers()[0], upstream.config(), 5);
+        registry.look(Instant::now());
+        assert_eq!(roles(&upstream)[0], Role::Open);
+        let mut off = config(&[(1, 1), (2, 1)]);
+        off.breaker.mode = BreakerMode::Off;
+        off.servers.push(server(3, 1));
+        let upstream = publish(&registry, off);
+        assert_eq!(roles(&upstream)[0], Role::InRotation);
+        assert_eq!(upstream.common().places().taken(), 0);
+    }
+}

@@ -22,6 +22,8 @@ pub mod server;
 pub mod server_set;
 pub mod slow_start;
 mod tasks;
+#[cfg(test)]
+mod testing;
 #[expect(
     clippy::module_inception,
     reason = "the file is named for the type that it defines"

@@ -155,7 +155,7 @@ impl Registry {
     }
 
     /// Steps what was touched or is due; when the next one is due.
-    fn look(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn look(&self, now: Instant) -> Option<Instant> {
         let upstreams = {
             let inner = lock(&self.inner);
             let gone = inner.gone.iter().filter_map(Weak::upgrade);

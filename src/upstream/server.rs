@@ -7,9 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::model::{self, ServerAddress};
-use crate::telemetry::{
-    BreakerReading, CheckResult, Metrics, ServerMetrics, ServerReading, events,
-};
+use crate::telemetry::{BreakerReading, Metrics, ServerMetrics, ServerReading, events};
 use crate::upstream::breaker::{self, Breaker};
 use crate::upstream::common::{Common, lock};
 use crate::upstream::connector::Target;
@@ -255,10 +253,7 @@ impl Server {
     pub fn checked(&self, report: Report) {
         let now = Instant::now();
         let passed = report.outcome.is_ok();
-        self.metrics.checked(match passed {
-            true => CheckResult::Success,
-            false => CheckResult::Failure,
-        });
+        self.metrics.checked(report.result);
         // Settled: the result agrees with the verdict. Between two verdicts checks come faster.
         let settled = passed == (report.standing == Standing::Healthy);
         if let Some(health) = &self.common.settings().health {

@@ -400,3 +400,233 @@ fn fact(
         tenths: elapsed.map_or(10, |elapsed| slow_start::tenths(elapsed, slow_start)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::upstream::testing::{
+        config, fail, health, pick, pick_other, port, publish, queue, registry, sequence, verdict,
+    };
+
+    fn counts(ports: &[u16]) -> BTreeMap<u16, usize> {
+        let mut counts = BTreeMap::new();
+        for port in ports {
+            *counts.entry(*port).or_default() += 1;
+        }
+        counts
+    }
+
+    #[tokio::test]
+    async fn first_attempts_follow_nginx_and_retries_never_move_the_order() {
+        let upstream = publish(&registry(), config(&[(1, 5), (2, 1), (3, 1)]));
+        let first = upstream.servers()[0].id();
+        let mut ports = Vec::new();
+        for _ in 0..14 {
+            ports.push(port(pick(&upstream).unwrap().server()));
+            let other = pick_other(&upstream, &[first]).unwrap();
+            assert_ne!(other.server().id(), first, "a retry goes to another server");
+        }
+        assert_eq!(ports, [1, 1, 2, 1, 3, 1, 1, 1, 1, 2, 1, 3, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn the_order_is_exact_over_all_threads_together() {
+        let upstream = publish(&registry(), config(&[(1, 4), (2, 2), (3, 1)]));
+        let ports = std::thread::scope(|scope| {
+            let picker = || scope.spawn(|| sequence(&upstream, 7 * 300));
+            let threads: Vec<_> = (0..4).map(|_| picker()).collect();
+            let joined = threads.into_iter().map(|thread| thread.join().unwrap());
+            joined.flatten().collect::<Vec<_>>()
+        });
+        let expected = BTreeMap::from([(1, 4_800), (2, 2_400), (3, 1_200)]);
+        assert_eq!(counts(&ports), expected);
+    }
+
+    #[tokio::test]
+    async fn one_of_three_down_leaves_the_others_equal() {
+        let registry = registry();
+        let upstream = publish(
+            &registry,
+            model::Upstream {
+                health: Some(health()),
+                ..config(&[(1, 1), (2, 1), (3, 1)])
+            },
+        );
+        verdict(&upstream.servers()[0], Standing::Healthy);
+        verdict(&upstream.servers()[1], Standing::Unhealthy);
+        registry.look(Instant::now());
+        let expected = BTreeMap::from([(1, 50), (3, 50)]);
+        assert_eq!(counts(&sequence(&upstream, 100)), expected);
+    }
+
+    #[tokio::test]
+    async fn max_requests_holds_whatever_the_concurrency() {
+        let mut config = config(&[(1, 1)]);
+        config.servers[0].max_requests = 3;
+        let upstream = publish(&registry(), config);
+        let server = &upstream.servers()[0];
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..2_000 {
+                        let lease = pick(&upstream);
+                        assert!(server.in_flight() <= 3, "more slots than max-requests");
+                        drop(lease);
+                    }
+                });
+            }
+        });
+        assert_eq!(server.in_flight(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_open_breakers_in_the_way_is_circuit_open_with_the_time_to_the_probe() {
+        let registry = registry();
+        let upstream = publish(&registry, config(&[(1, 1)]));
+        fail(&upstream.servers()[0], upstream.config(), 5);
+        registry.look(Instant::now());
+        let refused = pick(&upstream).unwrap_err();
+        let Refused::CircuitOpen { retry_after } = refused else {
+            panic!("refused as {refused:?}");
+        };
+        assert!((9..=11).contains(&retry_after), "{retry_after}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_open_without_a_free_probe_is_circuit_open() {
+        let registry = registry();
+        let upstream = publish(&registry, config(&[(1, 1)]));
+        fail(&upstream.servers()[0], upstream.config(), 5);
+        tokio::time::advance(Duration::from_secs(12)).await;
+        registry.look(Instant::now());
+        let probes: Vec<_> = (0..3).map(|_| pick(&upstream).unwrap()).collect();
+        assert_eq!(
+            pick(&upstream).unwrap_err(),
+            Refused::CircuitOpen { retry_after: 1 }
+        );
+        drop(probes);
+        assert!(pick(&upstream).is_ok(), "an unreported probe is free again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_checks_in_the_way_are_no_server_with_the_time_to_the_check() {
+        let registry = registry();
+        let upstream = publish(
+            &registry,
+            model::Upstream {
+                health: Some(health()),
+                panic_threshold: None,
+                ..config(&[(1, 1)])
+            },
+        );
+        verdict(&upstream.servers()[0], Standing::Unhealthy);
+        registry.look(Instant::now());
+        assert_eq!(
+            pick(&upstream).unwrap_err(),
+            Refused::NoServer { retry_after: 5 }
+        );
+    }
+
+    #[tokio::test]
+    async fn weight_zero_and_draining_are_no_server() {
+        let mut config = config(&[(1, 0), (2, 1)]);
+        config.servers[1].drain = true;
+        let upstream = publish(&registry(), config);
+        assert_eq!(
+            pick(&upstream).unwrap_err(),
+            Refused::NoServer { retry_after: 1 }
+        );
+    }
+
+    #[tokio::test]
+    async fn a_full_server_in_rotation_is_full_although_another_breaker_is_open() {
+        let registry = registry();
+        let mut config = config(&[(1, 1), (2, 1)]);
+        config.servers[0].max_requests = 1;
+        let upstream = publish(&registry, config);
+        fail(&upstream.servers()[1], upstream.config(), 5);
+        registry.look(Instant::now());
+        let held = pick(&upstream).unwrap();
+        assert_eq!(port(held.server()), 1);
+        assert_eq!(pick(&upstream).unwrap_err(), Refused::Full);
+        let refused = upstream.enqueue(&Timers::new()).err();
+        assert!(
+            matches!(refused, Some(Refused::Overloaded { .. })),
+            "{refused:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_overloaded() {
+        let mut config = config(&[(1, 1)]);
+        config.servers[0].max_requests = 1;
+        config.queue = queue(1);
+        let upstream = publish(&registry(), config);
+        let timers = Timers::new();
+        let _held = pick(&upstream).unwrap();
+        let waiter = upstream.enqueue(&timers).ok().expect("room for one");
+        let refused = upstream.enqueue(&timers).err();
+        assert!(
+            matches!(refused, Some(Refused::Overloaded { .. })),
+            "{refused:?}"
+        );
+        drop(waiter);
+        assert!(upstream.enqueue(&timers).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_bound_request_does_not_go_to_a_draining_server() {
+        let registry = registry();
+        let upstream = publish(&registry, config(&[(1, 1), (2, 1)]));
+        let server = upstream.servers()[0].clone();
+        assert!(upstream.claim(&server).is_some());
+        let mut drained = config(&[(1, 1), (2, 1)]);
+        drained.servers[0].drain = true;
+        publish(&registry, drained);
+        assert!(upstream.claim(&server).is_none());
+    }
+
+    #[tokio::test]
+    async fn backups_serve_when_no_other_is_in_rotation_and_leave_when_one_returns() {
+        let registry = registry();
+        let mut config = model::Upstream {
+            health: Some(health()),
+            ..config(&[(1, 1), (2, 1)])
+        };
+        config.servers[1].backup = true;
+        let upstream = publish(&registry, config);
+        assert_eq!(sequence(&upstream, 2), [1, 1]);
+        for server in upstream.servers() {
+            verdict(server, Standing::Healthy);
+        }
+        verdict(&upstream.servers()[0], Standing::Unhealthy);
+        registry.look(Instant::now());
+        assert_eq!(sequence(&upstream, 2), [2, 2]);
+        verdict(&upstream.servers()[0], Standing::Healthy);
+        registry.look(Instant::now());
+        assert_eq!(sequence(&upstream, 2), [1, 1]);
+    }
+
+    #[tokio::test]
+    async fn explain_gives_chances_and_reasons() {
+        let registry = registry();
+        let mut config = config(&[(1, 3), (2, 1), (3, 1), (4, 0)]);
+        config.servers[2].drain = true;
+        let upstream = publish(&registry, config);
+        let rows = upstream.explain(None, Instant::now());
+        let row = |index: usize| (rows[index].chance, rows[index].reason.as_deref());
+        assert_eq!(row(0), (0.75, None));
+        assert_eq!(row(1), (0.25, None));
+        assert_eq!(row(2), (0.0, Some("is draining")));
+        assert_eq!(row(3), (0.0, Some("its weight is 0")));
+    }
+
+    #[tokio::test]
+    async fn explain_works_without_publishing() {
+        let prepared = registry().prepare(&Arc::new(config(&[(1, 1), (2, 1)])));
+        let rows = prepared.explain(None, Instant::now());
+        assert_eq!(rows.iter().map(|row| row.chance).sum::<f64>(), 1.0);
+    }
+}
