@@ -119,7 +119,7 @@ fn refused(error: &OverrideError) -> Refused {
 
 fn call(path: &str) -> Option<Call> {
     Some(match path {
-        "/" | "/app.js" | "/app.css" => Call::Page,
+        "/" | "/app.js" | "/app.css" | "/icon.svg" => Call::Page,
         "/healthz" => Call::Healthz,
         "/readyz" => Call::Readyz,
         "/metrics" => Call::Metrics,

@@ -1,4 +1,4 @@
-//! The live page: three embedded files, nothing from outside, no data in any of them.
+//! The live page: embedded files, nothing from outside, no data in any of them.
 
 use http::StatusCode;
 
@@ -7,6 +7,7 @@ use super::reply::{self, Reply};
 const HTML: &str = include_str!("assets/index.html");
 const SCRIPT: &str = include_str!("assets/app.js");
 const STYLE: &str = include_str!("assets/app.css");
+const ICON: &str = include_str!("assets/icon.svg");
 
 /// The part of the page at `path`.
 pub(super) fn part(path: &str) -> Option<Reply> {
@@ -14,6 +15,7 @@ pub(super) fn part(path: &str) -> Option<Reply> {
         "/" => ("text/html; charset=utf-8", HTML),
         "/app.js" => ("text/javascript; charset=utf-8", SCRIPT),
         "/app.css" => ("text/css; charset=utf-8", STYLE),
+        "/icon.svg" => ("image/svg+xml", ICON),
         _ => return None,
     };
     Some(reply::reply(StatusCode::OK, content_type, body))
