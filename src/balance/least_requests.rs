@@ -3,17 +3,11 @@
 use crate::balance::Servers;
 use crate::balance::candidates::Candidate;
 
-/// The one with less in flight per weight; in a tie the first drawn.
-pub(super) fn better<S: Servers>(servers: &S, first: Candidate, second: Candidate) -> Candidate {
-    let in_flight = |candidate: Candidate| u64::from(servers.in_flight(candidate.index));
-    // a / x > b / y without division.
-    let first_load = in_flight(first) * u64::from(second.share);
-    let second_load = in_flight(second) * u64::from(first.share);
-    if second_load < first_load {
-        second
-    } else {
-        first
-    }
+/// In flight per weight; the one that costs less is taken, in a tie the first drawn.
+///
+/// Two equal ratios give the same number, because division rounds correctly: ties are found.
+pub(super) fn cost<S: Servers>(servers: &S, candidate: Candidate) -> f64 {
+    f64::from(servers.in_flight(candidate.index)) / f64::from(candidate.share)
 }
 
 #[cfg(test)]
@@ -21,28 +15,37 @@ mod tests {
     use super::*;
     use crate::balance::testing::Fakes;
 
-    fn winner(in_flight: [u32; 2], shares: [u32; 2]) -> usize {
+    fn costs(in_flight: [u32; 2], shares: [u32; 2]) -> [f64; 2] {
         let servers = Fakes {
             in_flight: in_flight.to_vec(),
             ..Fakes::new(2)
         };
-        let candidate = |index: usize| Candidate {
-            index,
-            share: shares[index],
-        };
-        better(&servers, candidate(0), candidate(1)).index
+        [0, 1].map(|index| {
+            cost(
+                &servers,
+                Candidate {
+                    index,
+                    share: shares[index],
+                },
+            )
+        })
     }
 
     #[test]
-    fn less_in_flight_per_weight_wins() {
-        assert_eq!(winner([3, 2], [10, 10]), 1);
-        assert_eq!(winner([3, 2], [20, 10]), 0);
-        assert_eq!(winner([u32::MAX, u32::MAX - 1], [10_000, 10_000]), 1);
+    fn less_in_flight_per_weight_costs_less() {
+        let [first, second] = costs([3, 2], [10, 10]);
+        assert!(second < first);
+        let [first, second] = costs([3, 2], [20, 10]);
+        assert!(first < second);
+        let [first, second] = costs([u32::MAX, u32::MAX - 1], [10_000, 10_000]);
+        assert!(second < first);
     }
 
     #[test]
-    fn a_tie_goes_to_the_first_drawn() {
-        assert_eq!(winner([0, 0], [1, 9]), 0);
-        assert_eq!(winner([4, 2], [20, 10]), 0);
+    fn equal_ratios_are_a_tie() {
+        for times in 1..1_000 {
+            let [first, second] = costs([7, 7 * times], [3, 3 * times]);
+            assert!(first == second, "7/3 and {times} times that");
+        }
     }
 }

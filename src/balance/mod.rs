@@ -4,16 +4,16 @@
 //! rotation change, which may take milliseconds; a pick then reads it and the live state behind
 //! [`Servers`], never allocates and never waits. One file per algorithm:
 //!
-//! - `random`: one weighted draw ([`candidates`]).
-//! - `round-robin`, `smooth-weighted`: a precomputed order ([`round_robin`], [`smooth_weighted`])
-//!   with one counter over all workers ([`turns`]). A turn whose server does not admit is passed
+//! - `random`: one weighted draw (`candidates`).
+//! - `round-robin`, `smooth-weighted`: a precomputed order (`round_robin`, `smooth_weighted`)
+//!   with one counter over all workers (`turns`). A turn whose server does not admit is passed
 //!   on to the next, a few times; then, and for every retry, a weighted draw. A retry never takes a
 //!   turn: it would shift the order under first attempts, and where every nth server fails that
 //!   locks them on to it.
 //! - `least-requests`, `peak-ewma`: two weighted draws and the better of them.
-//! - `hash`: a Maglev table ([`maglev`]) with bounded loads ([`hash`]).
+//! - `hash`: a Maglev table (`maglev`) with bounded loads (`hash`).
 //!
-//! The rule for backup servers lives here too ([`candidates`]), so that every policy has it.
+//! The rule for backup servers lives here too (`candidates`), so that every policy has it.
 
 mod candidates;
 mod hash;
@@ -206,18 +206,26 @@ impl Picker {
             }
             Policy::LeastRequests | Policy::PeakEwma => {
                 let (admitting, total) = self.admitting(servers);
-                for &first in &admitting {
+                // Each cost once: that of a server without samples asks all others.
+                let costed: Vec<(Candidate, f64)> = admitting
+                    .iter()
+                    .map(|&one| (one, self.cost(servers, one)))
+                    .collect();
+                for &(first, first_cost) in &costed {
                     let chance = f64::from(first.share) / total;
                     let rest = total - f64::from(first.share);
-                    if admitting.len() == 1 {
+                    if costed.len() == 1 {
                         add(first.index, chance);
                     }
-                    for &second in admitting
-                        .iter()
-                        .filter(|second| second.index != first.index)
-                    {
-                        let winner = self.better(servers, first, second);
-                        add(winner.index, chance * f64::from(second.share) / rest);
+                    for &(second, second_cost) in &costed {
+                        if second.index != first.index {
+                            let winner = if second_cost < first_cost {
+                                second
+                            } else {
+                                first
+                            };
+                            add(winner.index, chance * f64::from(second.share) / rest);
+                        }
                     }
                 }
             }
@@ -270,13 +278,15 @@ impl Picker {
         let Some(second) = self.candidates.draw(servers, Some(first), random) else {
             return Some(first.index);
         };
-        Some(self.better(servers, first, second).index)
+        let better = self.cost(servers, second) < self.cost(servers, first);
+        Some(if better { second.index } else { first.index })
     }
 
-    fn better<S: Servers>(&self, servers: &S, first: Candidate, second: Candidate) -> Candidate {
+    /// What the two-choice policies compare.
+    fn cost<S: Servers>(&self, servers: &S, candidate: Candidate) -> f64 {
         match &self.policy {
-            Policy::PeakEwma => peak_ewma::better(servers, self.candidates.list(), first, second),
-            _ => least_requests::better(servers, first, second),
+            Policy::PeakEwma => peak_ewma::cost(servers, self.candidates.list(), candidate),
+            _ => least_requests::cost(servers, candidate),
         }
     }
 

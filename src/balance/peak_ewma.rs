@@ -3,24 +3,10 @@
 use crate::balance::Servers;
 use crate::balance::candidates::Candidate;
 
-/// The one that costs less; in a tie the first drawn. `all` is who takes part.
-pub(super) fn better<S: Servers>(
-    servers: &S,
-    all: &[Candidate],
-    first: Candidate,
-    second: Candidate,
-) -> Candidate {
-    let costs = |candidate| cost(servers, all, candidate);
-    if costs(second) < costs(first) {
-        second
-    } else {
-        first
-    }
-}
-
-/// Latency x (1 + in flight / weight). The latency of a server without samples is the mean of the
-/// others': its load still counts, so a burst does not all go to a newcomer.
-fn cost<S: Servers>(servers: &S, all: &[Candidate], candidate: Candidate) -> f64 {
+/// Latency x (1 + in flight / weight); the one that costs less is taken, in a tie the first drawn.
+/// `all` is who takes part: the latency of a server without samples is the mean of the others'. Its
+/// load still counts, so that a burst does not all go to a newcomer.
+pub(super) fn cost<S: Servers>(servers: &S, all: &[Candidate], candidate: Candidate) -> f64 {
     let latency = servers
         .latency(candidate.index)
         .unwrap_or_else(|| mean_of_others(servers, all, candidate));
@@ -44,6 +30,7 @@ mod tests {
     use super::*;
     use crate::balance::testing::Fakes;
 
+    /// Of the first two, as a pick that draws them in this order takes it.
     fn winner(latency: &[Option<f64>], in_flight: &[u32], shares: &[u32]) -> usize {
         let (latency, in_flight) = (latency.to_vec(), in_flight.to_vec());
         let servers = Fakes {
@@ -51,12 +38,11 @@ mod tests {
             in_flight,
             ..Fakes::new(shares.len())
         };
-        let all: Vec<Candidate> = shares
-            .iter()
-            .enumerate()
+        let numbered = shares.iter().enumerate();
+        let all: Vec<Candidate> = numbered
             .map(|(index, &share)| Candidate { index, share })
             .collect();
-        better(&servers, &all, all[0], all[1]).index
+        usize::from(cost(&servers, &all, all[1]) < cost(&servers, &all, all[0]))
     }
 
     #[test]

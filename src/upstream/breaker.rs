@@ -5,10 +5,10 @@
 //! each trip in a row. Then the control task makes it half-open: a few probes pass, as many
 //! successes close it, any failure opens it again.
 //!
-//! - The state is one word ([`word`]), changed only by compare-and-swap, so that at most `probes`
+//! - The state is one word (`word`), changed only by compare-and-swap, so that at most `probes`
 //!   are under way whatever the concurrency and each change happens, and is reported, once.
 //! - A trip begins a new epoch. A [`Ticket`] carries the epoch that it was admitted in; outcomes of
-//!   another epoch change nothing. The counts ([`Window`], [`run`]) are stamped with the epoch, so
+//!   another epoch change nothing. The counts (`counts`) are stamped with the epoch, so
 //!   that even a thread that stalls between looking and counting cannot touch a newer one.
 //! - A success is reported with the response head; when the body then fails, the same request
 //!   becomes a failure: in the window it moves from one side to the other, in the run of failures
@@ -17,6 +17,7 @@
 //!   open.
 //! - Changes are returned as [`Transition`]s: the caller logs, counts, wakes who waits.
 
+mod counts;
 mod places;
 mod run;
 mod word;
@@ -26,18 +27,13 @@ use std::time::Duration;
 
 use crate::config::model::{Breaker as Settings, BreakerMode};
 use crate::util::random::mix;
-use crate::util::units::Percent;
-use crate::util::window::{At, Mark, Window};
+use crate::util::window::At;
 
-pub use places::Places;
-
-use run::{Ended, Run};
+use counts::{Counts, Success};
 use word::{Phase, Word};
 
-/// Indices into the window.
-const TOTAL: usize = 0;
-const FAILURES: usize = 1;
-const SLOW: usize = 2;
+pub use counts::Cause;
+pub use places::Places;
 
 /// The open time is up to this share longer or shorter.
 const JITTER: f64 = 0.1;
@@ -50,11 +46,7 @@ pub struct Breaker {
     /// [`Word`], sequentially consistent: who frees a probe and then looks at the queue, and who
     /// enqueues and then looks for a probe, must not miss each other.
     word: AtomicU64,
-    run: Run,
-    window: Window<3>,
-    /// When a failure or a slow answer was last counted, plus one: without one in the window a
-    /// success need not look at the ratios.
-    troubled: AtomicU64,
+    counts: Counts,
     /// A trip that did not happen has been reported for this run of failures.
     reported: AtomicBool,
     /// Whether the server is one of those that `max-ejected` is a share of.
@@ -83,7 +75,7 @@ pub struct Ticket {
 enum Outcome {
     None,
     /// Counted while closed.
-    Success(Mark, Ended),
+    Success(Success),
     /// Counted as a success of a probe, or not at all.
     Uncounted,
     Failure,
@@ -107,21 +99,12 @@ pub enum Transition {
     WouldOpen { cause: Cause },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    ConsecutiveFailures,
-    FailureRatio,
-    SlowRatio,
-}
-
 impl Breaker {
     /// `salt` is any random number: it tells this server's jitter from that of others.
     pub fn new(salt: u64) -> Self {
         Breaker {
             word: AtomicU64::new(Word::new().pack()),
-            run: Run::new(),
-            window: Window::new(),
-            troubled: AtomicU64::new(0),
+            counts: Counts::new(),
             reported: AtomicBool::new(false),
             counted: AtomicBool::new(true),
             salt,
@@ -197,8 +180,13 @@ impl Breaker {
         while word.epoch == ticket.epoch {
             let (probes, successes) = match word.phase {
                 Phase::Closed => {
-                    let slow = is_slow(latency, settings);
-                    return self.count_success(ticket, slow, now_ms, settings, places);
+                    let at = At {
+                        now_ms,
+                        window: settings.window,
+                        epoch: word.epoch,
+                    };
+                    ticket.outcome = Outcome::Success(self.counts.success(latency, at, settings));
+                    return self.judge_success(at, settings, places);
                 }
                 Phase::HalfOpen { probes, successes } if ticket.probe => (probes, successes),
                 Phase::HalfOpen { .. } | Phase::Open { .. } => return None,
@@ -235,8 +223,17 @@ impl Breaker {
         while word.epoch == ticket.epoch {
             match word.phase {
                 Phase::Closed => {
-                    self.count_failure(ticket.epoch, before, now_ms, settings);
-                    return self.judge_failure(ticket.epoch, now_ms, settings, places);
+                    let success = match before {
+                        Outcome::Success(success) => Some(success),
+                        _ => None,
+                    };
+                    let at = At {
+                        now_ms,
+                        window: settings.window,
+                        epoch: word.epoch,
+                    };
+                    self.counts.failure(success, at);
+                    return self.judge_failure(at, settings, places);
                 }
                 Phase::HalfOpen { .. } if ticket.probe => {}
                 Phase::HalfOpen { .. } | Phase::Open { .. } => return None,
@@ -363,106 +360,27 @@ impl Breaker {
         Transition::Closed
     }
 
-    fn count_success(
-        &self,
-        ticket: &mut Ticket,
-        slow: bool,
-        now_ms: u64,
-        settings: &Settings,
-        places: &Places,
-    ) -> Option<Transition> {
-        let at = At {
-            now_ms,
-            window: settings.window,
-            epoch: ticket.epoch,
-        };
-        let mark = self.window.add(TOTAL, at);
-        ticket.outcome = Outcome::Success(mark, self.run.success(ticket.epoch));
-        if slow {
-            self.window.add_at(SLOW, mark, at);
-            self.troubled.store(now_ms + 1, Ordering::Relaxed);
-        }
-        // A success can complete the volume that a ratio waits for. One that could not trip for
-        // want of a place is tried again at the next failure only.
-        let troubled = self.troubled.load(Ordering::Relaxed);
-        let recent = now_ms.saturating_sub(troubled) <= settings.window.as_millis() as u64;
-        if troubled == 0 || !recent || self.reported.load(Ordering::Relaxed) {
+    fn judge_success(&self, at: At, settings: &Settings, places: &Places) -> Option<Transition> {
+        // A trip that found no place is tried again at the next failure, not at a success.
+        if !self.counts.troubled(at) || self.reported.load(Ordering::Relaxed) {
             return None;
         }
-        let cause = self.cause(at, settings)?;
-        self.trip(ticket.epoch, cause, now_ms, settings, places)
+        let cause = self.counts.cause(at, settings)?;
+        self.trip(at, cause, settings, places)
     }
 
-    fn count_failure(&self, epoch: u32, before: Outcome, now_ms: u64, settings: &Settings) {
-        let at = At {
-            now_ms,
-            window: settings.window,
-            epoch,
-        };
-        let counted = match before {
-            Outcome::Success(mark, ended) => {
-                self.run.revoked(epoch, ended);
-                self.window.add_at(FAILURES, mark, at)
-            }
-            _ => {
-                self.run.failure(epoch);
-                false
-            }
-        };
-        // A success that has left the window comes back whole, as a failure of now.
-        if !counted {
-            let mark = self.window.add(TOTAL, at);
-            self.window.add_at(FAILURES, mark, at);
-        }
-        self.troubled.store(now_ms + 1, Ordering::Relaxed);
-    }
-
-    fn judge_failure(
-        &self,
-        epoch: u32,
-        now_ms: u64,
-        settings: &Settings,
-        places: &Places,
-    ) -> Option<Transition> {
-        let at = At {
-            now_ms,
-            window: settings.window,
-            epoch,
-        };
-        let Some(cause) = self.cause(at, settings) else {
+    fn judge_failure(&self, at: At, settings: &Settings, places: &Places) -> Option<Transition> {
+        let Some(cause) = self.counts.cause(at, settings) else {
             self.reported.store(false, Ordering::Relaxed);
             return None;
         };
-        self.trip(epoch, cause, now_ms, settings, places)
-    }
-
-    fn cause(&self, at: At, settings: &Settings) -> Option<Cause> {
-        let run = settings.consecutive_failures.min(Run::LONGEST);
-        if run > 0 && self.run.length(at.epoch) >= run {
-            return Some(Cause::ConsecutiveFailures);
-        }
-        let [total, failures, slow] = self.window.sums(at);
-        if total < u64::from(settings.min_requests) {
-            return None;
-        }
-        if settings
-            .failure_ratio
-            .is_some_and(|ratio| reached(failures, total, ratio))
-        {
-            return Some(Cause::FailureRatio);
-        }
-        let slow_ratio = settings.slow.as_ref().map(|slow| slow.ratio);
-        if slow_ratio.is_some_and(|ratio| reached(slow, total, ratio)) {
-            return Some(Cause::SlowRatio);
-        }
-        None
+        self.trip(at, cause, settings, places)
     }
 
     fn trip(
         &self,
-        epoch: u32,
+        at: At,
         cause: Cause,
-        now_ms: u64,
         settings: &Settings,
         places: &Places,
     ) -> Option<Transition> {
@@ -471,7 +389,7 @@ impl Breaker {
             return first().then_some(Transition::WouldOpen { cause });
         }
         let word = self.load();
-        if word.epoch != epoch || word.phase != Phase::Closed || word.placed {
+        if word.epoch != at.epoch || word.phase != Phase::Closed || word.placed {
             return None;
         }
         // Closed with a place is a trip under way: of the threads that see the cause together, one
@@ -488,7 +406,7 @@ impl Breaker {
             self.word.store(word.pack(), Ordering::SeqCst);
             return first().then_some(Transition::Withheld { cause });
         }
-        let next = word.tripped(units(now_ms), counted);
+        let next = word.tripped(units(at.now_ms), counted);
         self.word.store(next.pack(), Ordering::SeqCst);
         self.reported.store(false, Ordering::Relaxed);
         Some(Transition::Opened {
@@ -504,7 +422,8 @@ impl Breaker {
             .open
             .saturating_mul(1 << word.trips.saturating_sub(1).min(30));
         let capped = doubled.min(settings.max_open);
-        let spread = mix(self.salt ^ u64::from(word.epoch)) as f64 / u64::MAX as f64;
+        let spread =
+            mix(mix(self.salt).wrapping_add(u64::from(word.epoch))) as f64 / u64::MAX as f64;
         capped.mul_f64(1.0 + JITTER * (2.0 * spread - 1.0))
     }
 
@@ -532,18 +451,6 @@ fn units(now_ms: u64) -> u32 {
 
 fn probe_limit(settings: &Settings) -> u16 {
     u16::try_from(settings.probes).unwrap_or(u16::MAX).max(1)
-}
-
-fn is_slow(latency: Duration, settings: &Settings) -> bool {
-    settings
-        .slow
-        .as_ref()
-        .is_some_and(|slow| latency >= slow.threshold)
-}
-
-/// At or above; the small number because 7% of 100 is 7.000000000000001 in binary.
-fn reached(part: u64, total: u64, ratio: Percent) -> bool {
-    part > 0 && part as f64 + 1e-9 >= ratio.fraction() * total as f64
 }
 
 #[cfg(test)]

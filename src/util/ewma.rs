@@ -58,9 +58,10 @@ impl PeakEwma {
             });
     }
 
-    /// Adds a failed attempt: a fast error counts as slow.
+    /// Adds a failed attempt: a fast error counts as slow, never as faster than the average.
     pub fn observe_failure(&self, elapsed: Duration, now_ms: u64) {
-        self.observe(elapsed.max(FAILURE), now_ms);
+        let average = Duration::try_from_secs_f64(self.latest().unwrap_or(0.0));
+        self.observe(elapsed.max(FAILURE).max(average.unwrap_or(FAILURE)), now_ms);
     }
 
     /// What the policy compares: the average faded by the time since the last sample, in seconds;
@@ -144,6 +145,12 @@ mod tests {
         assert_eq!(ewma.latest(), Some(1.0));
         ewma.observe_failure(ms(2_000), 2);
         assert_eq!(ewma.latest(), Some(2.0));
+        ewma.observe_failure(ms(1), 5_000);
+        assert_eq!(
+            ewma.latest(),
+            Some(2.0),
+            "an error must not make it look faster"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::model::Slow;
 use crate::util::random::Random;
+use crate::util::units::Percent;
 
 const QUICK: Duration = Duration::from_millis(1);
 
@@ -70,6 +71,15 @@ impl Bench {
 
     fn state(&self) -> State {
         self.breaker.state(&self.settings)
+    }
+
+    fn run(&self, epoch: u32) -> u32 {
+        let at = At {
+            now_ms: self.now_ms,
+            window: self.settings.window,
+            epoch,
+        };
+        self.breaker.counts.seen(at).0
     }
 
     fn fail(&self) -> Option<Transition> {
@@ -199,13 +209,6 @@ fn the_slow_ratio_opens_at_its_value() {
 }
 
 #[test]
-fn a_share_that_binary_cannot_hold_still_trips_at_its_value() {
-    assert!(reached(7, 100, percent(7.0)));
-    assert!(!reached(6, 100, percent(7.0)));
-    assert!(!reached(0, 100, percent(0.0)), "no failure is no reason");
-}
-
-#[test]
 fn a_body_that_fails_takes_its_success_back() {
     let bench = Bench::new(settings());
     for _ in 0..4 {
@@ -236,14 +239,14 @@ fn a_body_that_fails_is_counted_once_in_the_window() {
     bench.success(&mut ticket);
     bench.failure(&mut ticket);
     bench.failure(&mut ticket);
-    assert_eq!(bench.breaker.window.sums(at(&bench)), [1, 1, 0]);
+    assert_eq!(bench.breaker.counts.seen(at(&bench)).1, [1, 1, 0]);
 
     let mut long = bench.admit().unwrap();
     bench.success(&mut long);
     bench.now_ms += 60_000;
     bench.failure(&mut long);
     assert_eq!(
-        bench.breaker.window.sums(at(&bench)),
+        bench.breaker.counts.seen(at(&bench)).1,
         [1, 1, 0],
         "it is a request of now"
     );
@@ -263,7 +266,7 @@ fn a_later_success_keeps_the_run_ended() {
         None,
         "four failures were long ago"
     );
-    assert_eq!(bench.breaker.run.length(0), 1);
+    assert_eq!(bench.run(0), 1);
 }
 
 #[test]
@@ -373,7 +376,7 @@ fn a_probe_whose_body_fails_after_closing_counts_as_one_failure() {
         window: bench.settings.window,
         epoch: 1,
     };
-    assert_eq!(bench.breaker.window.sums(at), [1, 1, 0]);
+    assert_eq!(bench.breaker.counts.seen(at).1, [1, 1, 0]);
     assert!(!bench.breaker.release(probe), "no probe is left to free");
 }
 
@@ -409,7 +412,7 @@ fn a_straggler_changes_nothing() {
     for straggler in &mut stragglers[7..] {
         assert_eq!(bench.failure(straggler), None);
     }
-    assert_eq!(bench.breaker.run.length(1), 0);
+    assert_eq!(bench.run(1), 0);
     assert_eq!(bench.state(), State::Closed);
 }
 
@@ -513,7 +516,7 @@ fn off_counts_nothing() {
         window: bench.settings.window,
         epoch: 0,
     };
-    assert_eq!(bench.breaker.window.sums(at), [0, 0, 0]);
+    assert_eq!(bench.breaker.counts.seen(at).1, [0, 0, 0]);
 }
 
 #[test]
@@ -579,8 +582,6 @@ fn servers_that_trip_together_are_not_probed_together() {
 fn racing_threads_never_have_more_than_the_probes_under_way() {
     let mut bench = Bench::new(Settings {
         probes: 4,
-        max_open: QUICK,
-        open: QUICK,
         ..settings()
     });
     bench.trip();
@@ -590,31 +591,23 @@ fn racing_threads_never_have_more_than_the_probes_under_way() {
         AtomicUsize::new(0),
         AtomicUsize::new(0),
     );
-    let bench = &bench;
     std::thread::scope(|scope| {
         for seed in 0..16 {
-            let (under_way, most, admitted) = (&under_way, &most, &admitted);
+            let (bench, under_way, most, admitted) = (&bench, &under_way, &most, &admitted);
             scope.spawn(move || {
                 let mut random = Random::seeded(seed);
                 for _ in 0..3_000 {
-                    let Some(mut ticket) = bench.admit() else {
+                    // No probe is answered, or the race would be over.
+                    let Some(ticket) = bench.admit() else {
                         continue;
                     };
-                    assert!(ticket.is_probe());
                     most.fetch_max(under_way.fetch_add(1, SeqCst) + 1, SeqCst);
                     admitted.fetch_add(1, SeqCst);
                     if random.below(4) == 0 {
                         std::thread::yield_now();
                     }
-                    // Failures would open it and end the race.
-                    if admitted.load(SeqCst) % 1_000 == 999 {
-                        bench.success(&mut ticket);
-                    }
                     under_way.fetch_sub(1, SeqCst);
-                    bench.breaker.release(ticket);
-                    if bench.state() == State::Closed {
-                        return;
-                    }
+                    assert!(bench.breaker.release(ticket));
                 }
             });
         }
