@@ -181,7 +181,7 @@ mod tests {
         let local = Local::Tcp(local.parse().expect("an address"));
         match check(&request, needs, &local, &settings) {
             Ok(()) => 200,
-            Err(refused) => refused.status().as_u16(),
+            Err(refused) => refused.reply().status().as_u16(),
         }
     }
 

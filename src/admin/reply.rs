@@ -38,10 +38,6 @@ impl Refused {
         }
     }
 
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
-
     pub fn reply(&self) -> Reply {
         let mut reply = json(self.status, &serde_json::json!({ "error": self.message }));
         if let Some(allow) = self.allow {

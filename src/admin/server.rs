@@ -34,7 +34,11 @@ pub struct Bound(Socket);
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix {
+        listener: UnixListener,
+        /// Held for its drop.
+        _file: SocketFile,
+    },
 }
 
 /// Removes the socket's file when the listener goes, unless another one has taken the path since.
@@ -90,13 +94,13 @@ pub fn bind(address: &AdminAddress) -> io::Result<Bound> {
         AdminAddress::Unix(path) => {
             let listener = bind_unix(path)?;
             let inode = inode(path);
-            Socket::Unix(
+            Socket::Unix {
                 listener,
-                SocketFile {
+                _file: SocketFile {
                     path: path.clone(),
                     inode,
                 },
-            )
+            }
         }
     }))
 }
@@ -150,7 +154,7 @@ impl Bound {
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match &self.0 {
             Socket::Tcp(listener) => listener.local_addr().ok(),
-            Socket::Unix(..) => None,
+            Socket::Unix { .. } => None,
         }
     }
 
@@ -175,7 +179,7 @@ impl Bound {
                         drop(permit);
                     });
                 }),
-                Socket::Unix(listener, _) => listener.accept().await.map(|(stream, _)| {
+                Socket::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| {
                     tokio::spawn(async move {
                         connection(stream, Local::Unix, control).await;
                         drop(permit);
