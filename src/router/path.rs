@@ -116,37 +116,55 @@ const fn classes() -> [Class; 256] {
     table
 }
 
+/// Bytes that a normal path may have anywhere; a dot needs a look only where a segment begins.
+const PLAIN: [bool; 256] = plain();
+
+const fn plain() -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(CLASSES[byte], Class::Unreserved | Class::Reserved);
+        byte += 1;
+    }
+    table
+}
+
 /// True only for a path in normal form; false where a closer look is needed.
 fn is_normal(raw: &[u8]) -> bool {
-    let mut previous = 0;
-    let mut at = 0;
-    while let Some(&byte) = raw.get(at) {
-        match CLASSES[usize::from(byte)] {
-            Class::Unreserved if byte == b'.' && previous == b'/' => {
-                // `/.well-known` is normal, `/.`, `/..` and `/..;` are not.
-                let (dots, after) = leading_dots(&raw[at..]);
-                if dots <= 2 && (after.is_empty() || ends_name(after)) {
-                    return false;
-                }
-            }
-            Class::Unreserved | Class::Reserved => {}
-            Class::Slash if previous == b'/' => return false,
-            Class::Slash => {}
-            Class::Percent => match escape(&raw[at..]) {
-                // A slash in disguise may hide a dot segment.
-                Ok((b'/', _)) | Err(_) => return false,
-                Ok((decoded, upper)) => {
-                    if upper != raw[at + 1..at + 3] || !stays_escaped(decoded) {
-                        return false;
-                    }
-                }
-            },
-            Class::High | Class::Refused(_) => return false,
+    let mut rest = raw;
+    let is_special = |byte: &u8| !PLAIN[usize::from(*byte)];
+    while let Some(at) = rest.iter().position(is_special) {
+        let normal = match rest[at] {
+            b'/' => begins_normal_segment(&rest[at + 1..]),
+            b'%' => is_normal_escape(&rest[at..]),
+            _ => false,
+        };
+        if !normal {
+            return false;
         }
-        previous = byte;
-        at += 1;
+        rest = &rest[at + 1..];
     }
     true
+}
+
+/// `.well-known` is a normal segment; an empty one, `.`, `..` and `..;` are not.
+fn begins_normal_segment(rest: &[u8]) -> bool {
+    match rest.first() {
+        Some(b'/') => false,
+        Some(b'.') => {
+            let (dots, after) = leading_dots(rest);
+            dots > 2 || !(after.is_empty() || ends_name(after))
+        }
+        _ => true,
+    }
+}
+
+/// A slash in disguise gets a closer look: it may hide a dot segment.
+fn is_normal_escape(rest: &[u8]) -> bool {
+    match escape(rest) {
+        Ok((b'/', _)) | Err(_) => false,
+        Ok((decoded, upper)) => upper == rest[1..3] && stays_escaped(decoded),
+    }
 }
 
 /// True for bytes whose escape is data in the normal form.
