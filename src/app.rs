@@ -3,6 +3,7 @@
 //! Everything runs on threads of its own, so that [`Running`] works the same from `run`, from
 //! `demo` and from tests: start, look at the addresses, shut down.
 
+mod control;
 mod descriptors;
 mod drain;
 mod signals;

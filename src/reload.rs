@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 pub(crate) use attempt::load;
 pub use attempt::{Parts, Rejection, first};
-pub use status::{LastReload, Status};
+pub use status::LastReload;
 
 use crate::config::{Diagnostics, Diff, Loaded};
 use crate::snapshot::Snapshot;
@@ -79,7 +79,7 @@ pub struct Handle {
 /// Written by the reload task (`stopping`: by whoever drains), read by everybody.
 pub(crate) struct State {
     current: ArcSwap<Current>,
-    status: ArcSwap<Status>,
+    last: ArcSwap<LastReload>,
     /// Fingerprint of what was read last, accepted or not. Read by the watcher; relaxed, because
     /// a stale value only makes it ask for a reload that finds nothing new.
     seen: AtomicU64,
@@ -114,8 +114,9 @@ impl Handle {
         self.state.current.load_full()
     }
 
-    pub fn status(&self) -> Arc<Status> {
-        self.state.status.load_full()
+    /// How the last attempt went.
+    pub fn last(&self) -> Arc<LastReload> {
+        self.state.last.load_full()
     }
 
     /// Configured, bound and not draining: what `/readyz` says.

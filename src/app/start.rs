@@ -6,9 +6,14 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use super::control::Control;
 use super::signals::Signals;
 use super::{Options, Started, Stop, descriptors, drain};
+use crate::admin;
+use crate::admin::Bound;
+use crate::config::model::{Admin, AdminAddress};
 use crate::config::{Diagnostics, Loaded};
 use crate::reload;
 use crate::reload::{Parts, Rejection};
@@ -114,6 +119,7 @@ async fn start(
         tracing::warn!(warning = %warning.message, "configuration");
     }
     descriptors::raise_limit();
+    let bound_admin = bind_admin(loaded.config.admin.as_ref())?;
 
     let count = workers(&loaded);
     let metrics = Metrics::new(count);
@@ -142,13 +148,40 @@ async fn start(
             first.handle.clone(),
         ));
     }
+    let admin = bound_admin
+        .as_ref()
+        .and_then(Bound::local_addr)
+        .map(AdminAddress::Tcp);
+    let admin = admin.or_else(|| {
+        first
+            .handle
+            .current()
+            .snapshot
+            .config
+            .admin_address()
+            .cloned()
+    });
+    if let Some(bound) = bound_admin {
+        let control = Control {
+            reload: first.handle.clone(),
+            registry,
+            metrics: metrics.clone(),
+            workers: count,
+            config_file: options.config.clone(),
+            started: Instant::now(),
+        };
+        tokio::spawn(bound.serve(Arc::new(control)));
+    }
+    if let Some(address) = &admin {
+        tracing::info!(%address, "admin listening");
+    }
     for (name, address) in &first.listeners {
         events::listening(name, *address);
     }
     events::started(&metrics, 1, count);
     let started = Started {
         listeners: first.listeners,
-        admin: None,
+        admin,
         reload: first.handle,
         metrics,
     };
@@ -159,6 +192,18 @@ async fn start(
             access,
         },
     ))
+}
+
+fn bind_admin(config: Option<&Admin>) -> Result<Option<Bound>, StartError> {
+    let Some(Admin { address, .. }) = config else {
+        return Ok(None);
+    };
+    admin::bind(address)
+        .map(Some)
+        .map_err(|source| StartError::Admin {
+            address: address.to_string(),
+            source,
+        })
 }
 
 /// One per core that this process may use, unless configured.

@@ -16,7 +16,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// A Layer-7 reverse proxy and load balancer: one binary, one TOML file, reloaded while it runs
 #[derive(Debug, Parser)]
-#[command(name = "evenkeel", version, disable_help_subcommand = true, after_help = EXIT_CODES)]
+#[command(
+    name = "evenkeel",
+    version,
+    disable_help_subcommand = true,
+    after_help = EXIT_CODES
+)]
 pub struct Cli {
     /// Configuration file
     #[arg(
@@ -29,7 +34,7 @@ pub struct Cli {
     )]
     pub config: PathBuf,
     /// Check the configuration and exit: the same as `check`
-    #[arg(short = 't', long = "test", conflicts_with = "command")]
+    #[arg(short = 't', long = "test")]
     pub test: bool,
     #[command(subcommand)]
     pub command: Option<Command>,

@@ -39,6 +39,13 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
 }
 
+impl Config {
+    /// Where the admin listener is, unless it is off.
+    pub fn admin_address(&self) -> Option<&AdminAddress> {
+        self.admin.as_ref().map(|admin| &admin.address)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Process {
     /// `None` is "auto": one per core that this process may use.
@@ -94,6 +101,15 @@ pub struct Admin {
 pub enum AdminAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+impl std::fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            AdminAddress::Tcp(address) => write!(f, "{address}"),
+            AdminAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// A value that is never shown: `Debug` prints `***`.

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Current, Environment, Handle, LastReload, Outcome, Reloader, State, Status, Trigger};
+use super::{Current, Environment, Handle, LastReload, Outcome, Reloader, State, Trigger};
 use crate::config;
 use crate::config::{Config, Diagnostics, Loaded, Sources};
 use crate::listener;
@@ -44,6 +44,14 @@ impl Rejection {
         match self {
             Rejection::Config(mistakes) => mistakes.to_json(),
             other => serde_json::json!([{ "severity": "error", "message": other.summary() }]),
+        }
+    }
+
+    /// For people: every mistake with its place, without colours.
+    pub fn render(&self) -> String {
+        match self {
+            Rejection::Config(mistakes) => mistakes.render_human(false),
+            other => format!("error: {}\n", other.summary()),
         }
     }
 
@@ -145,7 +153,12 @@ pub async fn first(parts: Parts, loaded: Loaded, count: usize) -> Result<First, 
     };
     let state = Arc::new(State {
         current: ArcSwap::from_pointee(current),
-        status: ArcSwap::from_pointee(Status::default()),
+        last: ArcSwap::from_pointee(LastReload {
+            at: SystemTime::now(),
+            trigger: None,
+            successful: true,
+            summary: "started".to_owned(),
+        }),
         seen: AtomicU64::new(seen),
         sources: ArcSwap::from_pointee(sources),
         sources_changed: Notify::new(),
@@ -334,7 +347,7 @@ impl Reloader {
         self.state
             .current
             .store(Arc::new(Current { snapshot, loaded }));
-        self.remember(trigger, true, words, serde_json::Value::Null);
+        self.remember(trigger, true, words);
         Outcome::Accepted {
             generation,
             changes,
@@ -365,17 +378,11 @@ impl Reloader {
     /// A file that is again what is in use takes back what an earlier refusal said.
     fn unchanged(&self, trigger: Trigger) -> Outcome {
         let generation = self.live.snapshots.load().generation;
-        let refused = self
-            .state
-            .status
-            .load()
-            .last
-            .as_ref()
-            .is_some_and(|last| !last.successful);
+        let refused = !self.state.last.load().successful;
         if refused {
             let words = "back to the configuration in use".to_owned();
             events::reload_accepted(&self.parts.metrics, generation, trigger.as_str(), &words);
-            self.remember(trigger, true, words, serde_json::Value::Null);
+            self.remember(trigger, true, words);
         }
         Outcome::Unchanged { generation }
     }
@@ -388,28 +395,19 @@ impl Reloader {
                 tracing::debug!(code = mistake.code, mistake = %mistake.message, "mistake");
             }
         }
-        self.remember(trigger, false, summary, rejection.to_json());
+        self.remember(trigger, false, summary);
         Outcome::Rejected(Arc::new(rejection))
     }
 
-    fn remember(
-        &self,
-        trigger: Trigger,
-        successful: bool,
-        summary: String,
-        mistakes: serde_json::Value,
-    ) {
+    fn remember(&self, trigger: Trigger, successful: bool, summary: String) {
         let at = SystemTime::now();
         let last = LastReload {
             at,
-            trigger,
+            trigger: Some(trigger),
             successful,
             summary,
-            mistakes,
         };
-        self.state
-            .status
-            .store(Arc::new(Status { last: Some(last) }));
+        self.state.last.store(Arc::new(last));
     }
 }
 
@@ -421,8 +419,7 @@ fn warn_of_restart(old: &Config, new: &Config) {
     if old.log.format != new.log.format {
         tracing::warn!("log.format needs a restart: the format stays");
     }
-    let address = |config: &Config| config.admin.as_ref().map(|admin| admin.address.clone());
-    if address(old) != address(new) {
+    if old.admin_address() != new.admin_address() {
         tracing::warn!("admin.address needs a restart: the admin listener stays where it is");
     }
 }

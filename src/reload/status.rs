@@ -1,23 +1,16 @@
-//! How the last reload went, for `/status`.
+//! How the last attempt to change the configuration went, for `/status`.
 
 use std::time::SystemTime;
 
 use super::Trigger;
 
-/// See the module.
-#[derive(Debug, Clone, Default)]
-pub struct Status {
-    /// `None` since the start.
-    pub last: Option<LastReload>,
-}
-
+/// See the module. The start counts as the first attempt.
 #[derive(Debug, Clone)]
 pub struct LastReload {
     pub at: SystemTime,
-    pub trigger: Trigger,
+    /// `None`: the start.
+    pub trigger: Option<Trigger>,
     pub successful: bool,
     /// One line: what changed, or the first mistake and how many more.
     pub summary: String,
-    /// All mistakes of a refused file, one object each; `Null` otherwise.
-    pub mistakes: serde_json::Value,
 }

@@ -1,1 +1,4 @@
 //! Behaviour over real sockets: one module per behaviour, helpers in `support`.
+
+mod modules;
+mod support;

@@ -1,0 +1,160 @@
+//! The process as the admin listener sees it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::admin;
+use crate::admin::{
+    ExplainRequest, ListenerStatus, Readiness, Rejected, Reloaded, RouteStatus, Settings,
+};
+use crate::config;
+use crate::reload::{Handle, Outcome, Trigger};
+use crate::telemetry::Metrics;
+use crate::upstream::view::{ServerView, UpstreamView};
+use crate::upstream::{Override, OverrideError, Registry};
+
+pub(super) struct Control {
+    pub reload: Handle,
+    pub registry: Arc<Registry>,
+    pub metrics: Arc<Metrics>,
+    pub workers: usize,
+    pub config_file: PathBuf,
+    pub started: Instant,
+}
+
+impl admin::Control for Control {
+    fn settings(&self) -> Settings {
+        let current = self.reload.current();
+        match &current.snapshot.config.admin {
+            Some(admin) => Settings {
+                token: admin.token.clone(),
+                hosts: admin.hosts.clone().into(),
+            },
+            // Switched off since the start, which takes effect with a restart: nobody may ask.
+            None => Settings::default(),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        if self.reload.is_ready() {
+            Readiness::Ready
+        } else {
+            Readiness::Draining
+        }
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.encode()
+    }
+
+    fn status(&self) -> admin::Status {
+        let current = self.reload.current();
+        let last = self.reload.last();
+        let snapshot = &current.snapshot;
+        admin::Status {
+            version: env!("CARGO_PKG_VERSION"),
+            state: self.readiness(),
+            generation: snapshot.generation,
+            uptime_seconds: self.started.elapsed().as_secs(),
+            workers: self.workers,
+            config_file: self.config_file.display().to_string(),
+            last_reload: admin::LastReload {
+                successful: last.successful,
+                time: rfc3339(last.at),
+                mistakes: (!last.successful).then(|| last.summary.clone()),
+            },
+            listeners: snapshot.listeners.iter().map(listener).collect(),
+            routes: snapshot.routes.iter().map(route).collect(),
+        }
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamView> {
+        self.registry.view()
+    }
+
+    fn configuration(&self) -> String {
+        config::show(&self.reload.current().loaded, true)
+    }
+
+    fn reload(&self) -> admin::Future<Result<Reloaded, Rejected>> {
+        let reload = self.reload.clone();
+        Box::pin(async move { told(reload.reload(Trigger::Admin).await) })
+    }
+
+    fn explain(&self, _request: ExplainRequest) -> Result<serde_json::Value, String> {
+        Err("not there yet".to_owned())
+    }
+
+    fn set_override(
+        &self,
+        upstream: &str,
+        server: &str,
+        change: Override,
+    ) -> Result<ServerView, OverrideError> {
+        self.registry.set_override(upstream, server, change)
+    }
+
+    fn clear_override(&self, upstream: &str, server: &str) -> Result<ServerView, OverrideError> {
+        self.registry.clear_override(upstream, server)
+    }
+}
+
+/// A reload's outcome in the words of the API.
+fn told(outcome: Outcome) -> Result<Reloaded, Rejected> {
+    match outcome {
+        Outcome::Unchanged { generation } => Ok(Reloaded {
+            generation,
+            changes: Vec::new(),
+            warnings: Vec::new(),
+        }),
+        Outcome::Accepted {
+            generation,
+            changes,
+            warnings,
+        } => Ok(Reloaded {
+            generation,
+            changes: changes.lines,
+            warnings: warnings
+                .iter()
+                .map(|warning| warning.message.clone())
+                .collect(),
+        }),
+        Outcome::Rejected(rejection) => Err(Rejected {
+            text: rejection.render(),
+            mistakes: rejection.to_json(),
+        }),
+        Outcome::Stopping => {
+            let text = "the process is ending: nothing is reloaded any more\n".to_owned();
+            let mistakes = serde_json::json!([{ "severity": "error", "message": text.trim() }]);
+            Err(Rejected { text, mistakes })
+        }
+    }
+}
+
+fn listener(state: &crate::snapshot::ListenerState) -> ListenerStatus {
+    ListenerStatus {
+        name: state.rules.name.to_string(),
+        address: state.rules.address,
+        connections: state.metrics.connections_active(),
+        requests_in_flight: state.metrics.requests_in_flight(),
+    }
+}
+
+fn route(state: &crate::snapshot::RouteState) -> RouteStatus {
+    RouteStatus {
+        name: state.rules.name.to_string(),
+        upstream: state.upstream.name().to_string(),
+        requests_total: state.metrics.requests_total(),
+    }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    // Fails for years that no clock shows.
+    Timestamp::try_from(time)
+        .map(|time| time.to_string())
+        .unwrap_or_default()
+}
