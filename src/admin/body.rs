@@ -34,6 +34,13 @@ where
             ));
         }
     };
+    // serde takes an array for a struct too, field by field: nobody means that.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Refused::new(
+            StatusCode::BAD_REQUEST,
+            "the body must be a JSON object",
+        ));
+    }
     serde_json::from_slice(&bytes)
         .map_err(|error| Refused::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))
 }

@@ -13,6 +13,10 @@ mod page;
 mod reply;
 mod server;
 mod status;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use context::{
     Control, ExplainRequest, Future, LastReload, ListenerStatus, Readiness, Rejected, Reloaded,

@@ -117,7 +117,7 @@ fn told(outcome: Outcome) -> Result<Reloaded, Rejected> {
             warnings,
         } => Ok(Reloaded {
             generation,
-            changes: changes.lines,
+            changes: changes.to_string().lines().map(str::to_owned).collect(),
             warnings: warnings
                 .iter()
                 .map(|warning| warning.message.clone())

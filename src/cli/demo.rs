@@ -11,13 +11,13 @@ mod traffic;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
 use tokio::net::TcpListener;
 
-use crate::cli::demo::file::Written;
+use crate::app;
 use crate::cli::demo::guide::Guide;
 use crate::cli::demo::origin::Origin;
 
@@ -48,50 +48,48 @@ struct Places {
     origins: Vec<(Arc<str>, SocketAddr)>,
 }
 
-/// Runs until Ctrl-C or TERM. The exit code.
-pub fn run(options: Options) -> i32 {
+/// Runs until Ctrl-C or TERM.
+pub fn run(options: Options) -> ExitCode {
     let outcome = match (options.origin, options.address) {
         (Some(name), Some(address)) => origin::run_alone(&name, address),
-        _ => run_all(options.no_traffic),
+        _ => run_all(!options.no_traffic),
     };
-    match outcome {
-        Ok(code) => code,
-        Err(error) => {
-            anstream::eprintln!("evenkeel demo: {error}");
-            3
-        }
-    }
+    outcome.unwrap_or_else(|error| {
+        anstream::eprintln!("evenkeel demo: {error}");
+        ExitCode::from(3)
+    })
 }
 
-fn run_all(no_traffic: bool) -> io::Result<i32> {
+fn run_all(traffic: bool) -> io::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let handle = runtime.handle().clone();
     let (places, origins) = runtime.block_on(claim_places())?;
     let written = file::write(&places)?;
-    // The proxy watches its directory: a bare name has none.
+    // The proxy watches the file's directory: a bare name has none.
     let config = std::path::absolute(&written.path)?;
-    let guide = Guide::new(&places, written, !no_traffic);
-    let traffic = (!no_traffic).then_some(places.proxy);
     thread::Builder::new().name("demo".into()).spawn(move || {
         runtime.block_on(async {
             for (listener, origin) in origins {
                 tokio::spawn(origin::serve(listener, origin));
             }
-            if guide.wait_and_print().await
-                && let Some(proxy) = traffic
-            {
-                tokio::spawn(traffic::run(proxy));
-            }
             // The process ends when the proxy does.
             std::future::pending::<()>().await;
         });
     })?;
-    Ok(run_proxy(config))
-}
-
-fn run_proxy(_config: PathBuf) -> i32 {
-    todo!("app::run")
+    let options = app::Options {
+        signals: true,
+        logging: true,
+        ..app::Options::new(&config)
+    };
+    Ok(super::run::serve(options, |_| {
+        let proxy = places.proxy;
+        anstream::println!("{}", Guide::new(places, written, traffic));
+        if traffic {
+            handle.spawn(traffic::run(proxy));
+        }
+    }))
 }
 
 /// Binds the origins, and finds ports for the proxy, which binds its own.

@@ -1,10 +1,13 @@
 //! The command line: one file per command, no logic that another command needs.
 
 pub mod check;
+pub mod client;
 pub mod completions;
 pub mod config_show;
 pub mod demo;
+pub mod healthcheck;
 pub mod man;
+pub mod reload;
 pub mod run;
 pub mod schema;
 pub mod version;
@@ -16,12 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// A Layer-7 reverse proxy and load balancer: one binary, one TOML file, reloaded while it runs
 #[derive(Debug, Parser)]
-#[command(
-    name = "evenkeel",
-    version,
-    disable_help_subcommand = true,
-    after_help = EXIT_CODES
-)]
+#[command(name = "evenkeel", version, disable_help_subcommand = true, after_help = EXIT_CODES)]
 pub struct Cli {
     /// Configuration file
     #[arg(
@@ -34,7 +32,7 @@ pub struct Cli {
     )]
     pub config: PathBuf,
     /// Check the configuration and exit: the same as `check`
-    #[arg(short = 't', long = "test")]
+    #[arg(short = 't', long = "test", conflicts_with = "command")]
     pub test: bool,
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -48,6 +46,8 @@ pub enum Command {
     /// Run in the foreground; events go to stderr
     Run(run::Args),
     Check(check::Args),
+    Reload(reload::Args),
+    Healthcheck(healthcheck::Args),
     /// Show everything with no other program: three origin servers, a proxy, the admin page
     Demo(demo::Options),
     Schema(schema::Args),
@@ -82,17 +82,15 @@ pub fn main() -> ExitCode {
     match command {
         Command::Run(args) => run::run(args, &cli.config),
         Command::Check(args) => check::run(args),
-        Command::Demo(options) => exit_code(demo::run(options)),
+        Command::Reload(args) => reload::run(&args, &cli.config),
+        Command::Healthcheck(args) => healthcheck::run(&args, &cli.config),
+        Command::Demo(options) => demo::run(options),
         Command::Schema(args) => schema::run(args),
         Command::Config(ConfigCommand::Show(args)) => config_show::run(args),
         Command::Version(args) => version::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
-}
-
-fn exit_code(code: i32) -> ExitCode {
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 #[cfg(test)]

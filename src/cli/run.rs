@@ -16,8 +16,14 @@ pub fn run(_args: Args, config: &Path) -> ExitCode {
         logging: true,
         ..Options::new(config)
     };
+    serve(options, |_| {})
+}
+
+/// Starts, calls `started` once every listener accepts, and returns when the proxy has ended.
+pub(super) fn serve(options: Options, started: impl FnOnce(&Running)) -> ExitCode {
     match Running::start(options) {
         Ok(running) => {
+            started(&running);
             running.wait();
             ExitCode::SUCCESS
         }

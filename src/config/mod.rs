@@ -5,6 +5,7 @@
 //! defaults give, [`build`] resolves names and makes the model. A mistake stops none of these, so
 //! that one run shows all; only a file that does not parse is not asked what it lacks.
 
+pub mod admin;
 mod build;
 mod check;
 pub mod diagnostics;

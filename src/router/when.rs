@@ -88,7 +88,7 @@ fn every<'a>(
 
 /// The values of a query parameter as sent, in order; without `=` it is empty. The name is
 /// compared decoded.
-pub fn query_values<'a>(query: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+pub fn query_values<'q>(query: &'q [u8], name: &[u8]) -> impl Iterator<Item = &'q [u8]> {
     query
         .split(|&byte| byte == b'&')
         .filter(|pair| !pair.is_empty())
@@ -101,7 +101,7 @@ pub fn query_values<'a>(query: &'a [u8], name: &'a [u8]) -> impl Iterator<Item =
 }
 
 /// The values of a cookie, over all `Cookie` fields in order.
-pub fn cookie_values<'a>(fields: &'a Fields, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+pub fn cookie_values<'f>(fields: &'f Fields, name: &[u8]) -> impl Iterator<Item = &'f [u8]> {
     fields
         .values(Known::Cookie)
         .flat_map(|line| line.split(|&byte| byte == b';'))

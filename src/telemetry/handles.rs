@@ -169,6 +169,11 @@ impl RouteMetrics {
         shard.request_bytes.add(bytes.0, access);
         shard.response_bytes.add(bytes.1, access);
     }
+
+    /// Requests so far, over all listeners.
+    pub fn requests_total(&self) -> u64 {
+        self.requests.totals().values().sum()
+    }
 }
 
 fn request_key(slot: u64, method: usize, status: u16) -> u64 {

@@ -1,25 +1,10 @@
 //! What the demo prints: what runs where, and what to try.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
-
-use bytes::Bytes;
-use http::{Request, header};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
 
 use crate::cli::demo::Places;
 use crate::cli::demo::file::Written;
-
-/// How long the proxy may take to be ready; it takes milliseconds.
-const READY_WITHIN: Duration = Duration::from_secs(10);
-const ASK_EVERY: Duration = Duration::from_millis(20);
 
 /// The text, its values filled in by `Display`.
 #[derive(Debug)]
@@ -32,26 +17,13 @@ pub(super) struct Guide {
 }
 
 impl Guide {
-    pub(super) fn new(places: &Places, written: Written, traffic: bool) -> Self {
+    pub(super) fn new(places: Places, written: Written, traffic: bool) -> Self {
         Guide {
-            places: places.clone(),
+            places,
             written,
             program: program(),
             traffic,
         }
-    }
-
-    /// Prints once the proxy is ready. False when it did not become so: it has said why.
-    pub(super) async fn wait_and_print(&self) -> bool {
-        let deadline = Instant::now() + READY_WITHIN;
-        while !is_ready(self.places.admin).await {
-            if Instant::now() > deadline {
-                return false;
-            }
-            sleep(ASK_EVERY).await;
-        }
-        anstream::println!("{self}");
-        true
     }
 }
 
@@ -62,61 +34,97 @@ impl fmt::Display for Guide {
             admin,
             origins,
         } = &self.places;
-        let program = &self.program;
         let file = self.written.path.display();
         writeln!(f, "\nThe demo runs; Ctrl-C ends it.\n")?;
-        writeln!(
+        place(
             f,
-            "  Open     http://{admin}/    live page: servers, states, weights, rates"
+            "Open",
+            format_args!("http://{admin}/"),
+            "live page: servers, weights, rates",
         )?;
-        writeln!(f, "  Proxy    http://{proxy}/")?;
+        place(
+            f,
+            "Proxy",
+            format_args!("http://{proxy}/"),
+            "every request goes here",
+        )?;
         for (index, (name, address)) in origins.iter().enumerate() {
             let title = if index == 0 { "Origins" } else { "" };
-            writeln!(f, "  {title:8} http://{address}/    {name}")?;
+            place(f, title, format_args!("http://{address}/"), name)?;
         }
-        match &self.written.remark {
-            Some(remark) => writeln!(f, "  File     {file}    ({remark})")?,
-            None => writeln!(f, "  File     {file}")?,
-        }
+        let remark = self.written.remark.as_deref();
+        place(
+            f,
+            "File",
+            format_args!("{file}"),
+            remark.unwrap_or("edit it while the demo runs"),
+        )?;
         writeln!(f, "\nTry, in another terminal:\n")?;
-        writeln!(
-            f,
-            "  curl http://{proxy}/hello                 # again and again: who answers?"
-        )?;
-        if let Some((name, address)) = origins.first() {
-            writeln!(
-                f,
-                "  sed -i 's/\"{address}\" = 3/\"{address}\" = 1/' {file}"
-            )?;
-            writeln!(
-                f,
-                "                                    # or any editor: change a weight, watch the page"
-            )?;
-            writeln!(
-                f,
-                "  curl -X POST http://{address}/break       # {name} fails; no client notices"
-            )?;
-            writeln!(
-                f,
-                "  curl -X POST http://{address}/mend        # {name} comes back, slowly"
-            )?;
+        for (command, remark) in self.tries() {
+            writeln!(f, "  {command:60} # {remark}")?;
         }
-        writeln!(
-            f,
-            "  curl 'http://{proxy}/?delay=2s&status=404'    # a slow one, a failing one"
-        )?;
-        writeln!(
-            f,
-            "  curl http://{admin}/metrics               # what Prometheus scrapes"
-        )?;
-        writeln!(f, "  {program} explain GET http://{proxy}/hello -c {file}")?;
         if self.traffic {
-            writeln!(
-                f,
-                "\nA client of ours sends a few requests a second, so that the page moves (--no-traffic: none)."
-            )?;
+            let what = "A client of ours sends a few requests a second, so that the page moves";
+            writeln!(f, "\n{what} (--no-traffic: none).")?;
         }
         Ok(())
+    }
+}
+
+fn place(
+    f: &mut fmt::Formatter<'_>,
+    title: &str,
+    what: fmt::Arguments<'_>,
+    remark: &str,
+) -> fmt::Result {
+    writeln!(f, "  {title:8} {:26} {remark}", what.to_string())
+}
+
+impl Guide {
+    /// Commands, and what they show.
+    fn tries(&self) -> Vec<(String, String)> {
+        let Places {
+            proxy,
+            admin,
+            origins,
+        } = &self.places;
+        let file = self.written.path.display();
+        let program = &self.program;
+        let mut tries = vec![(
+            format!("curl http://{proxy}/hello"),
+            "again and again: who answers?".to_owned(),
+        )];
+        if let Some((name, first)) = origins.first() {
+            tries.extend([
+                (
+                    format!("sed -i '/\"{first}\"/s/= 3/= 1/' {file}"),
+                    "or any editor: change a weight, watch the page".to_owned(),
+                ),
+                (
+                    format!("curl -X POST http://{first}/break"),
+                    format!("{name} fails; no client notices"),
+                ),
+                (
+                    format!("curl -X POST http://{first}/mend"),
+                    format!("{name} comes back, slowly"),
+                ),
+            ]);
+        }
+        tries.extend([
+            (
+                format!("curl 'http://{proxy}/?delay=2s&status=404'"),
+                "a slow answer, a failing one".to_owned(),
+            ),
+            (
+                format!("{program} explain GET http://{proxy}/hello -c {file}"),
+                "where would it go, and why?".to_owned(),
+            ),
+            (
+                format!("curl http://{admin}/metrics"),
+                "what Prometheus scrapes".to_owned(),
+            ),
+        ]);
+        tries
     }
 }
 
@@ -134,24 +142,10 @@ fn program() -> String {
     }
 }
 
-async fn is_ready(admin: SocketAddr) -> bool {
-    let asked = timeout(Duration::from_secs(1), ask(admin)).await;
-    matches!(asked, Ok(Some(true)))
-}
-
-async fn ask(admin: SocketAddr) -> Option<bool> {
-    let stream = TcpStream::connect(admin).await.ok()?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
-    let mut driver = JoinSet::new();
-    driver.spawn(connection);
-    let request = Request::get("/readyz").header(header::HOST, admin.to_string());
-    let request = request.body(Empty::<Bytes>::new()).ok()?;
-    let answer = sender.send_request(request).await.ok()?;
-    Some(answer.status().is_success())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]

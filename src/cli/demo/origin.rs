@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -152,8 +153,8 @@ pub(super) async fn serve(listener: TcpListener, origin: Arc<Origin>) {
     }
 }
 
-/// Runs one origin in the foreground until TERM or INT. The exit code.
-pub(super) fn run_alone(name: &str, address: SocketAddr) -> io::Result<i32> {
+/// Runs one origin in the foreground until TERM or INT.
+pub(super) fn run_alone(name: &str, address: SocketAddr) -> io::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -168,7 +169,7 @@ pub(super) fn run_alone(name: &str, address: SocketAddr) -> io::Result<i32> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        Ok(0)
+        Ok(ExitCode::SUCCESS)
     })
 }
 

@@ -20,8 +20,6 @@ pub(super) struct Ticket {
     server: Arc<ServerConnections>,
     epoch: u64,
     opened: Instant,
-    /// Released by hand, its answer looked at.
-    released: bool,
 }
 
 impl Ticket {
@@ -31,7 +29,6 @@ impl Ticket {
             server: server.clone(),
             epoch: server.epoch(),
             opened: now,
-            released: false,
         })
     }
 
@@ -67,9 +64,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !self.released {
-            self.server.release();
-        }
+        self.server.release();
     }
 }
 
@@ -78,20 +73,6 @@ pub(super) struct Idle<C> {
     pub(super) connection: C,
     pub(super) expires: Option<Instant>,
     pub(super) ticket: Ticket,
-}
-
-impl<C> Idle<C> {
-    /// Closes it for another worker. True while requests still wait for one.
-    pub(super) fn close(self) -> bool {
-        let Idle {
-            connection,
-            mut ticket,
-            ..
-        } = self;
-        drop(connection);
-        ticket.released = true;
-        ticket.server.release()
-    }
 }
 
 pub(super) struct Kept<C> {

@@ -210,7 +210,7 @@ impl<C: Pooled + 'static> Pools<C> {
         });
     }
 
-    /// Closes one idle connection for each wish, and more while requests wait for them.
+    /// Closes one idle connection for each wish.
     fn answer_wishes(&self) {
         let asked: Vec<Arc<ServerConnections>> = self
             .kept
@@ -220,11 +220,8 @@ impl<C: Pooled + 'static> Pools<C> {
             .map(|kept| kept.server.clone())
             .collect();
         for server in asked {
-            while let Some(idle) = self.oldest(&server) {
-                if !idle.close() {
-                    break;
-                }
-            }
+            // One only: whoever takes its place wakes the next one that waits, who asks again.
+            drop(self.oldest(&server));
         }
     }
 

@@ -41,7 +41,8 @@ pub struct ServerConnections {
     shards: Mutex<Vec<Arc<Shard>>>,
 }
 
-/// Tells the queue that there may be room; true while somebody still waits after that.
+/// Tells the queue that there may be room; true while somebody waits, the one told included: then
+/// it is told the next time too.
 pub type HandOn = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// One worker's part.
@@ -162,10 +163,10 @@ impl ServerConnections {
             .is_ok()
     }
 
-    /// A claimed connection has ended. True while requests still wait for one.
-    pub(super) fn release(&self) -> bool {
+    /// A claimed connection has ended.
+    pub(super) fn release(&self) {
         self.open.fetch_sub(1, SeqCst);
-        self.tell_room()
+        self.tell_room();
     }
 
     /// Somebody wanted one in vain and has not been told of room since.
@@ -173,16 +174,11 @@ impl ServerConnections {
         self.wanted.load(SeqCst)
     }
 
-    /// There may be room: hands it on if somebody wanted it. True while somebody still waits.
-    pub(super) fn tell_room(&self) -> bool {
-        if !self.wanted.swap(false, SeqCst) {
-            return false;
-        }
-        let still_waited_for = self.hand_on.get().is_some_and(|hand_on| hand_on());
-        if still_waited_for {
+    /// There may be room: hands it on if somebody wanted it.
+    pub(super) fn tell_room(&self) {
+        if self.wanted.swap(false, SeqCst) && self.hand_on.get().is_some_and(|hand_on| hand_on()) {
             self.wanted.store(true, SeqCst);
         }
-        still_waited_for
     }
 
     /// A worker wants one in vain: asks one that keeps idle ones to close one, unless all that

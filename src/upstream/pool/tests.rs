@@ -318,25 +318,37 @@ async fn at_the_cap_another_worker_closes_an_idle_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_are_closed_as_requests_wait() {
+async fn each_wish_closes_one_and_the_queue_hears_of_room_while_it_waits() {
     LocalSet::new()
         .run_until(async {
             let hub = Hub::new();
             let (ours, theirs) = (Pools::<Fake>::new(&hub), Pools::<Fake>::new(&hub));
             tokio::task::spawn_local(theirs.clone().run());
             let server = capped(4);
+            let told = Arc::new(AtomicUsize::new(0));
+            server.on_room(Box::new({
+                let told = told.clone();
+                move || {
+                    told.fetch_add(1, Ordering::Relaxed);
+                    true
+                }
+            }));
             let claims: Vec<_> = (0..4).map(|_| dial(&theirs, &server)).collect();
             for claim in claims {
                 claim.check_in(fake().0);
             }
-            // Three wait: the third to be told is the last.
-            let waiting = AtomicUsize::new(3);
-            server.on_room(Box::new(move || {
-                waiting.fetch_sub(1, Ordering::Relaxed) > 1
-            }));
-            ours.want(&server);
-            pass(0.001).await;
-            assert_eq!((server.open(), server.idle()), (1, 1));
+            for left in [3, 2] {
+                ours.want(&server);
+                pass(0.001).await;
+                assert_eq!((server.open(), server.idle()), (left, left));
+            }
+            let (connection, claim) = kept(&theirs, &server);
+            claim.check_in(connection);
+            assert_eq!(
+                told.load(Ordering::Relaxed),
+                3,
+                "two closed, one given back"
+            );
         })
         .await;
 }
