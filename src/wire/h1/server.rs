@@ -97,8 +97,10 @@ enum State {
 struct Facts {
     is_head: bool,
     version: Version,
-    /// Neither the client nor our limits end the connection after this answer.
+    /// Neither the client nor we end the connection after this answer.
     keep: bool,
+    /// The client may send another request at any time: it did not ask for the end.
+    more: bool,
 }
 
 impl<H: Handler + 'static> Future for Serve<H> {
@@ -239,11 +241,12 @@ impl<H: Handler + 'static> Serve<H> {
         };
         self.slot.clear();
         self.requests += 1;
+        let persistent = is_persistent(head.version, &head.fields);
         let facts = Facts {
             is_head: head.method == Method::Head,
             version: head.version,
-            keep: is_persistent(head.version, &head.fields)
-                && (limits.max_requests == 0 || self.requests < limits.max_requests),
+            keep: persistent && (limits.max_requests == 0 || self.requests < limits.max_requests),
+            more: persistent,
         };
         let expects = head.fields.contains(Known::Expect)
             && lists(&head.fields, Known::Expect, "100-continue");
@@ -281,6 +284,7 @@ impl<H: Handler + 'static> Serve<H> {
                 is_head,
                 version: Version::Http11,
                 keep: false,
+                more: true,
             },
         )
     }

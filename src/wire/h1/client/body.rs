@@ -100,7 +100,8 @@ impl BodyStream for ResponseBody {
             match self.reader.next(&mut exchange.inbound) {
                 Err(_) => return self.fail(BodyError::Framing),
                 Ok(Step::Frame(Frame::End)) => {
-                    if exchange.upload.is_over() {
+                    // A server that closes after its answer takes nothing more.
+                    if exchange.upload.is_over() || !exchange.answer.1 {
                         self.finish();
                     }
                     return Poll::Ready(Ok(Frame::End));

@@ -115,8 +115,7 @@ impl Exchange {
         }
         self.answer =
             framing::of_response(&head, &self.method).map_err(ExchangeError::BadResponse)?;
-        let stays = framing::is_persistent(head.version, &head.fields);
-        self.upload.answered(stays);
+        self.upload.answered();
         if let Some(seconds) = keep_alive_timeout(&head.fields) {
             self.connection.keep_alive_hint = Some(Duration::from_secs(seconds));
         }

@@ -86,9 +86,10 @@ impl Upload {
         }
     }
 
-    /// The final answer is there: a body that was held back is not sent any more.
-    pub(super) fn answered(&mut self, server_stays: bool) {
-        if !self.is_done() && (!server_stays || matches!(self.state, State::Held(_))) {
+    /// The final answer is there: a body that was held back is not sent any more. One that is
+    /// under way goes on, because the server may still be reading it.
+    pub(super) fn answered(&mut self) {
+        if let State::Held(_) = self.state {
             self.stop();
         }
     }

@@ -11,7 +11,7 @@ use crate::wire::Response;
 use crate::wire::h1::head_write::{self, AnswerFraming, Persistence};
 use crate::wire::h1::server::Facts;
 use crate::wire::h1::server::connection::ServerConnection;
-use crate::wire::h1::server::rest::Rest;
+use crate::wire::h1::server::rest::{Close, Rest};
 use crate::wire::h1::server::tunnel::TunnelPump;
 
 /// An answer of our own that its client does not read is given up after this.
@@ -30,7 +30,7 @@ pub(super) struct Answering {
     promised: Option<u64>,
     /// The answer to HEAD, 204, 304: no payload may follow.
     bare: bool,
-    close: bool,
+    end: Option<Close>,
     trailers: bool,
     ended: bool,
     /// The body broke off; what came before goes out still.
@@ -80,6 +80,11 @@ impl Answering {
             || inner.expects
             || inner.reader.is_broken()
             || !(pumped || drainable);
+        let end = close.then_some(if facts.more {
+            Close::Linger
+        } else {
+            Close::AtOnce
+        });
         let persistence = match (close, facts.version) {
             (true, _) => Persistence::Close,
             (false, Version::Http10) => Persistence::KeepAlive,
@@ -95,7 +100,7 @@ impl Answering {
             framing,
             promised,
             bare,
-            close,
+            end,
             trailers: false,
             ended: false,
             failed: false,
@@ -229,8 +234,8 @@ impl Answering {
     fn sent(&mut self) -> Sent {
         match std::mem::replace(&mut self.body, Body::Empty) {
             Body::Tunnel(tunnel) => Sent::Tunnel(TunnelPump::new(tunnel)),
-            Body::Stream(stream) => Sent::Whole(Rest::new(Some(stream), self.close)),
-            Body::Empty | Body::Bytes(_) => Sent::Whole(Rest::new(None, self.close)),
+            Body::Stream(stream) => Sent::Whole(Rest::new(Some(stream), self.end)),
+            Body::Empty | Body::Bytes(_) => Sent::Whole(Rest::new(None, self.end)),
         }
     }
 }

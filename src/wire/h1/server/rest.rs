@@ -27,7 +27,7 @@ const BUDGET: u64 = 1024 * 1024;
 
 pub(super) struct Rest {
     stream: Option<Box<dyn BodyStream>>,
-    close: bool,
+    end: Option<Close>,
     drained: u64,
     stage: Stage,
 }
@@ -41,6 +41,15 @@ enum Stage {
     Lingering,
 }
 
+/// How a connection ends after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Close {
+    /// The client asked for it and sends nothing more.
+    AtOnce,
+    /// The client may be sending its next request right now.
+    Linger,
+}
+
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
@@ -50,10 +59,10 @@ pub(super) enum After {
 }
 
 impl Rest {
-    pub(super) fn new(stream: Option<Box<dyn BodyStream>>, close: bool) -> Self {
+    pub(super) fn new(stream: Option<Box<dyn BodyStream>>, end: Option<Close>) -> Self {
         Rest {
             stream,
-            close,
+            end,
             drained: 0,
             stage: Stage::Pumping,
         }
@@ -106,16 +115,16 @@ impl Rest {
     fn judge(&mut self, connection: &ServerConnection, slot: &SweepSlot) -> Option<After> {
         let inner = connection.borrow();
         let done = inner.reader.is_done();
-        if self.close && done && inner.inbound.is_empty() {
+        if self.end == Some(Close::AtOnce) && done && inner.inbound.is_empty() {
             return Some(After::Closed);
         }
-        if !self.close && done {
+        if self.end.is_none() && done {
             return Some(After::Next);
         }
         if connection.is_gone() {
             return Some(After::Broken);
         }
-        if self.close || inner.expects {
+        if self.end.is_some() || inner.expects {
             self.linger(slot);
         } else {
             slot.set(Instant::now() + DRAIN);

@@ -89,7 +89,9 @@ async fn pull(body: &mut dyn BodyStream) -> Result<Vec<u8>, BodyError> {
 async fn answers_end_where_their_framing_says() {
     use Length::{Exact, Unknown};
     use Method::{Get, Head};
-    let table: &[(Method, &str, bool, Length, &[u8], bool)] = &[
+    /// Method, answer, whether the server closes, then: length, body, whether it is reusable.
+    type Row = (Method, &'static str, bool, Length, &'static [u8], bool);
+    let table: &[Row] = &[
         (
             Get,
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -334,7 +336,15 @@ async fn usable_means_that_nothing_has_arrived() {
 async fn requests_are_framed_by_their_body() {
     let trailers = || Frame::Trailers(super::support::fields(&[("X-T", "1")]));
     local(async {
-        let table: &[(&[(&str, &str)], Length, &[&str], bool, &str)] = &[
+        /// Fields, length, pieces, whether trailers follow, and what the server sees.
+        type Row = (
+            &'static [(&'static str, &'static str)],
+            Length,
+            &'static [&'static str],
+            bool,
+            &'static str,
+        );
+        let table: &[Row] = &[
             (
                 &[("Host", "x")],
                 Length::Exact(0),
