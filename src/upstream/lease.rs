@@ -147,3 +147,103 @@ impl Drop for Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::breaker::State;
+    use crate::upstream::testing::{config, pick, publish, registry};
+    use crate::upstream::upstream::Upstream;
+
+    fn one() -> Arc<Upstream> {
+        publish(&registry(), config(&[(1, 1)]))
+    }
+
+    fn state(upstream: &Upstream) -> State {
+        upstream.servers()[0].breaker_state(&upstream.config().breaker)
+    }
+
+    fn answered(upstream: &Arc<Upstream>, status: u16) -> Lease {
+        let mut lease = pick(upstream).expect("a server");
+        lease.answered(Instant::now(), Duration::from_millis(5), status);
+        lease
+    }
+
+    #[tokio::test]
+    async fn a_slot_is_counted_once_and_released_once() {
+        let upstream = one();
+        let server = &upstream.servers()[0];
+        let mut lease = pick(&upstream).unwrap();
+        assert_eq!(server.in_flight(), 1);
+        lease.release_slot();
+        lease.release_slot();
+        assert_eq!(server.in_flight(), 0, "a tunnel leaves the count");
+        drop(lease);
+        assert_eq!(server.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_request_releases_its_slot() {
+        let upstream = one();
+        let lease = pick(&upstream).unwrap();
+        let request = tokio::spawn(async move {
+            let _lease = lease;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(upstream.servers()[0].in_flight(), 1);
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        assert_eq!(upstream.servers()[0].in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn leases_without_a_report_are_neutral() {
+        let upstream = one();
+        for _ in 0..4 {
+            drop(answered(&upstream, 503));
+        }
+        (0..100).for_each(|_| drop(pick(&upstream)));
+        assert_eq!(state(&upstream), State::Closed);
+        drop(answered(&upstream, 503));
+        assert_eq!(state(&upstream), State::Open, "the run of failures went on");
+    }
+
+    #[tokio::test]
+    async fn only_a_failure_status_is_a_failure() {
+        let upstream = one();
+        for _ in 0..20 {
+            drop(answered(&upstream, 500));
+            drop(answered(&upstream, 404));
+        }
+        assert_eq!(state(&upstream), State::Closed);
+        for _ in 0..5 {
+            drop(answered(&upstream, 502));
+        }
+        assert_eq!(state(&upstream), State::Open);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_fails_turns_its_success_into_a_failure() {
+        let upstream = one();
+        for _ in 0..5 {
+            let mut lease = answered(&upstream, 200);
+            lease.body_failed(Instant::now());
+            lease.body_failed(Instant::now());
+        }
+        assert_eq!(
+            state(&upstream),
+            State::Open,
+            "the run is not ended by such a success"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_fast_failure_counts_as_slow() {
+        let upstream = one();
+        drop(answered(&upstream, 200));
+        drop(answered(&upstream, 502));
+        let latency = upstream.servers()[0].latency().latest().unwrap();
+        assert!(latency >= 1.0, "{latency}");
+    }
+}
