@@ -2,3 +2,5 @@
 
 mod modules;
 mod support;
+mod demo;
+mod docker;
