@@ -32,7 +32,7 @@ pub struct Cli {
     )]
     pub config: PathBuf,
     /// Check the configuration and exit: the same as `check`
-    #[arg(short = 't', long = "test", conflicts_with = "command")]
+    #[arg(short = 't', long = "test")]
     pub test: bool,
     #[command(subcommand)]
     pub command: Option<Command>,

@@ -86,23 +86,29 @@ impl Transaction {
         upstream: &Arc<Upstream>,
         hash: Option<u64>,
     ) -> Result<Selected, Failure> {
-        let mut waiter = upstream.enqueue(&self.context.timers).map_err(failure)?;
         let context = self.context.clone();
-        let lease = self
-            .within(std::future::poll_fn(|cx| {
-                let mut random = context.random.borrow_mut();
-                let carry = &*context.pools;
-                let mut pick = Pick {
-                    tried: &[],
-                    hash,
-                    carry,
-                    random: &mut random,
-                };
-                waiter.poll(cx, &mut pick)
-            }))
-            .await?
-            .map_err(failure)?;
-        self.acquire(lease).map_err(failure)
+        loop {
+            let mut waiter = upstream.enqueue(&context.timers).map_err(failure)?;
+            let lease = self
+                .within(std::future::poll_fn(|cx| {
+                    let mut random = context.random.borrow_mut();
+                    let carry = &*context.pools;
+                    let mut pick = Pick {
+                        tried: &[],
+                        hash,
+                        carry,
+                        random: &mut random,
+                    };
+                    waiter.poll(cx, &mut pick)
+                }))
+                .await?
+                .map_err(failure)?;
+            match self.acquire(lease) {
+                // Another worker opened the last connection between our look and our claim.
+                Err(Refused::Full) => {}
+                acquired => return acquired.map_err(failure),
+            }
+        }
     }
 
     /// The upstream connection that NTLM or Negotiate bound to this client, if it is still good

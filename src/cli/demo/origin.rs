@@ -50,10 +50,7 @@ impl Origin {
     }
 
     /// The answer to one request; what it sends is read first, so that the connection goes on.
-    async fn answer<B: Body>(&self, mut request: Request<B>) -> Response<Full<Bytes>>
-    where
-        B: Unpin,
-    {
+    async fn answer(&self, mut request: Request<impl Body + Unpin>) -> Response<Full<Bytes>> {
         while let Some(Ok(_)) = request.body_mut().frame().await {}
         let name = &self.name;
         match (request.method(), request.uri().path()) {
