@@ -104,7 +104,10 @@ fn rivals(config: &Config, nodes: &[Node], building: &mut Building<'_>) {
                     .problems
                     .error("ambiguous-route", second.1, message);
                 error
-                    .label(format!("takes the same requests as {}", first.0.origin))
+                    .label(match &conflict.example {
+                        Some(path) => format!("{path} matches this and {}", first.0.origin),
+                        None => format!("takes the same requests as {}", first.0.origin),
+                    })
                     .related(first.1, other);
                 error.help(
                     "remove one, or give one of them a condition in `when` or a higher `priority`",

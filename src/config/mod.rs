@@ -16,6 +16,7 @@ mod glob;
 mod include;
 mod keys;
 pub mod model;
+mod overlap;
 mod reader;
 pub mod routes;
 mod schema;

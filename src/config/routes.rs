@@ -6,21 +6,24 @@
 //! routes hide together, or what only a comparison of two regexes would show, is not reported.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::model::{
     Condition, Expected, HostPattern, ListenerId, PathMatch, Route, RouteId,
 };
+use crate::config::overlap::{Automaton, common_path};
 
 /// Two routes that get in each other's way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     pub kind: ConflictKind,
     /// For `Ambiguous` the earlier in the file; for `Unreachable` the one that hides.
     pub first: RouteId,
     /// For `Ambiguous` the later in the file; for `Unreachable` the one that never matches.
     pub second: RouteId,
+    /// Two different regexes: a path that both match.
+    pub example: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,8 +57,88 @@ pub fn conflicts(routes: &[Arc<Route>], listeners: usize) -> Vec<Conflict> {
             found.extend(hider.map(|first| conflict(ConflictKind::Unreachable, first, second)));
         }
     }
+    let named: HashSet<_> = found
+        .iter()
+        .filter(|conflict| conflict.kind == ConflictKind::Ambiguous)
+        .map(|conflict| conflict.second)
+        .collect();
+    let regexes = overlapping_regexes(routes);
+    found.extend(regexes.filter(|conflict| !named.contains(&conflict.second)));
     found.sort_by_key(|conflict| (conflict.second, conflict.kind));
     found
+}
+
+/// Pairs of regexes compared in one file, and pairs of states looked at for them: beyond these,
+/// overlaps are not reported.
+const MAX_REGEX_PAIRS: usize = 100_000;
+const MAX_REGEX_WORK: usize = 2_000_000;
+
+/// Different regexes of one rank that share a path; each later one with the first such rival.
+fn overlapping_regexes(routes: &[Arc<Route>]) -> impl Iterator<Item = Conflict> {
+    let mut groups: HashMap<(Option<&HostPattern>, &str), Vec<(usize, &str)>> = HashMap::new();
+    for (position, route) in routes.iter().enumerate() {
+        if let PathMatch::Regex(regex) = &route.path {
+            groups
+                .entry((route.host.as_ref(), &regex.literal_prefix))
+                .or_default()
+                .push((position, &regex.source));
+        }
+    }
+    let mut groups: Vec<_> = groups
+        .into_values()
+        .filter(|group| group.len() > 1)
+        .collect();
+    // Where the bounds cut it short, at least always at the same place.
+    groups.sort();
+    let mut comparison = Comparison::default();
+    let mut found = Vec::new();
+    for group in groups {
+        for (place, &(second, source)) in group.iter().enumerate() {
+            let rival = group[..place].iter().find_map(|&(first, rival)| {
+                let same_rank = source != rival && ambiguous(&routes[first], &routes[second]);
+                let path = same_rank.then(|| comparison.common_path(rival, source))??;
+                Some((first, path))
+            });
+            found.extend(rival.map(|(first, path)| Conflict {
+                example: Some(path),
+                ..conflict(ConflictKind::Ambiguous, first, second)
+            }));
+        }
+    }
+    found.into_iter()
+}
+
+/// Compares regexes until the bounds are reached; then none shares a path with another.
+struct Comparison<'a> {
+    automata: HashMap<&'a str, Option<Automaton>>,
+    pairs_left: usize,
+    work_left: usize,
+}
+
+impl Default for Comparison<'_> {
+    fn default() -> Self {
+        Comparison {
+            automata: HashMap::new(),
+            pairs_left: MAX_REGEX_PAIRS,
+            work_left: MAX_REGEX_WORK,
+        }
+    }
+}
+
+impl<'a> Comparison<'a> {
+    fn common_path(&mut self, one: &'a str, other: &'a str) -> Option<String> {
+        self.pairs_left = self.pairs_left.checked_sub(1)?;
+        if self.work_left == 0 {
+            return None;
+        }
+        for source in [one, other] {
+            let new = || Automaton::new(source);
+            self.automata.entry(source).or_insert_with(new);
+        }
+        let one = self.automata[one].as_ref()?;
+        let other = self.automata[other].as_ref()?;
+        common_path(one, other, &mut self.work_left)
+    }
 }
 
 /// The literal prefix that ranks a regex: the part before the first metacharacter, cut back to
@@ -92,6 +175,7 @@ fn conflict(kind: ConflictKind, first: usize, second: usize) -> Conflict {
         kind,
         first: RouteId(first),
         second: RouteId(second),
+        example: None,
     }
 }
 
@@ -102,7 +186,7 @@ type Key<'a> = (Option<&'a HostPattern>, PathKey<'a>);
 enum PathKey<'a> {
     Exact(&'a str),
     Prefix(&'a str),
-    /// By source: different sources may match the same, but that is not certain.
+    /// By source: different sources are compared by [`overlapping_regexes`].
     Regex(&'a str),
 }
 
@@ -571,6 +655,21 @@ mod tests {
         assert_eq!(found(&routes), hidden);
         let one_of_two = with(prefix("/"), |route| route.listeners = vec![ListenerId(0)]);
         assert_eq!(found(&[one_of_two, plain(prefix("/"))]), []);
+    }
+
+    #[test]
+    fn regexes_of_one_rank_that_share_a_path_are_ambiguous() {
+        let routes = [
+            plain(regex("/a/[0-9]+")),
+            plain(regex("/a/[a-z]+")),
+            plain(regex("/a/b/.*")),
+            plain(regex("/a/[0-9a-f]+")),
+            with(regex("/a/[0-9]{2}"), |route| route.priority = 1),
+        ];
+        let found = conflicts(&routes, 1);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].first.0, found[0].second.0), (0, 3));
+        assert_eq!(found[0].example.as_deref(), Some("/a/0"));
     }
 
     #[test]
