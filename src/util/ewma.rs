@@ -146,7 +146,11 @@ mod tests {
         ewma.observe_failure(ms(2_000), 2);
         assert_eq!(ewma.latest(), Some(2.0));
         ewma.observe_failure(ms(1), 5_000);
-        assert_eq!(ewma.latest(), Some(2.0), "an error must not make it look faster");
+        assert_eq!(
+            ewma.latest(),
+            Some(2.0),
+            "an error must not make it look faster"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use crate::message::fields::trim;
 use crate::message::{Fields, Known, KnownSet, Method, RequestHead, ResponseHead, Version};
 use crate::wire::RefusalReason;
-use crate::wire::h1::parse::{Malformed, is_token};
+use crate::wire::h1::field_lines::{Malformed, is_token};
 
 /// How a body is framed on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 mod chunked;
 pub mod client;
 mod date;
+mod field_lines;
 mod framing;
 mod head_write;
 mod inbound;

@@ -30,7 +30,7 @@ pub(super) struct Inner {
     version: Version,
     /// The client waits for 100 before it sends its body.
     pub(super) expects: bool,
-    /// We have sent 100 ourselves.
+    /// The client has been sent 100, by the server or by us.
     continued: bool,
     /// An interim answer is on its way.
     interim: bool,
@@ -190,6 +190,7 @@ impl Inner {
             }
             if head.status == 100 {
                 self.expects = false;
+                self.continued = true;
             }
             head_write::interim(self.out.buffer(), head);
             self.interim = true;
@@ -234,5 +235,17 @@ impl Downstream for ServerConnection {
 
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Abort> {
         self.inner.borrow_mut().poll_gone(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // What tokio keeps per task and socket comes on top: some 500 bytes.
+        let size = size_of::<ServerConnection>();
+        assert!(size <= 352, "{size} bytes per idle connection");
     }
 }
