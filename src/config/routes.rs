@@ -75,11 +75,11 @@ const MAX_REGEX_WORK: usize = 2_000_000;
 
 /// Different regexes of one rank that share a path; each later one with the first such rival.
 fn overlapping_regexes(routes: &[Arc<Route>]) -> impl Iterator<Item = Conflict> {
-    let mut groups: HashMap<(Option<&HostPattern>, &str), Vec<(usize, &str)>> = HashMap::new();
+    let mut groups: HashMap<_, Vec<(usize, &str)>> = HashMap::new();
     for (position, route) in routes.iter().enumerate() {
         if let PathMatch::Regex(regex) = &route.path {
             groups
-                .entry((route.host.as_ref(), &regex.literal_prefix))
+                .entry((route.host.as_ref(), regex.literal_prefix.as_str()))
                 .or_default()
                 .push((position, &regex.source));
         }
