@@ -126,6 +126,12 @@ fn settle_upstream(upstream: &mut Table) {
     settle(upstream, "retry", "attempts", Value::Integer(0));
     remove_if_off(upstream, "health");
     remove_if_off(upstream, "hash");
+    if let Some(health) = upstream.get_mut("health").and_then(Node::as_table_mut) {
+        // As if it were not there, so that it does not hide the defaults of an HTTP check.
+        health.entries.retain(|entry| {
+            entry.key != "tcp" || !matches!(entry.node.value, Value::Switch(false))
+        });
+    }
     if let Some(breaker) = upstream.get_mut("breaker").and_then(Node::as_table_mut) {
         settle(breaker, "slow", "threshold", Value::Text("off".to_owned()));
     }

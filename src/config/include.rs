@@ -183,6 +183,9 @@ fn syntax_help(text: &str, at: usize) -> Option<&'static str> {
         return Some("an address as a key stands in quotes: \"10.0.0.1:9000\" = 1");
     }
     let value = value.trim();
+    if value.is_empty() && line.ends_with('=') {
+        return Some("the value behind `=` is missing");
+    }
     let number = value.starts_with(|c: char| c.is_ascii_digit());
     if number && value.ends_with(|c: char| c.is_ascii_alphabetic() || c == '%') {
         return Some("durations, sizes and shares stand in quotes: \"5s\", \"64KiB\", \"20%\"");

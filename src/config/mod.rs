@@ -118,8 +118,19 @@ fn check_around_syntax(merged: &Table, problems: &mut Problems, sources: &Source
         .iter()
         .filter_map(|found| line(found.span))
         .collect();
+    // After a broken header, keys stand in the wrong table.
+    let astray = |found: &Diagnostic| {
+        found.code == "unknown-key"
+            && line(found.span).is_some_and(|(file, at)| {
+                broken
+                    .iter()
+                    .any(|(other, first)| *other == file && *first < at)
+            })
+    };
     let mut others = Problems::default();
     check::check(merged, &keys::ROOT, &mut others);
-    others.retain(|found| line(found.span).is_none_or(|line| !broken.contains(&line)));
+    others.retain(|found| {
+        !astray(found) && line(found.span).is_none_or(|line| !broken.contains(&line))
+    });
     problems.append(others);
 }

@@ -52,6 +52,15 @@ impl<'a> Reader<'a> {
         self.table.entry(key)
     }
 
+    /// Whether every key here is one that counts; where another is refused, it is mostly the one
+    /// that seems to be missing.
+    pub fn all_known(&self) -> bool {
+        self.table
+            .entries
+            .iter()
+            .all(|entry| self.section.supported().any(|key| key.name == entry.key))
+    }
+
     pub fn node(&self, key: &str) -> Option<&'a Node> {
         self.entry(key).map(|entry| &entry.node)
     }

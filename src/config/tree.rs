@@ -62,7 +62,8 @@ pub(super) enum Value {
     Date(String),
     List(Vec<Node>),
     Table(Table),
-    /// Of a variable that is not set: said already, so every check passes it over.
+    /// Of a variable that is not set, or a number beyond 64 bits: said already, so every check
+    /// passes it over.
     Unknown,
 }
 
@@ -230,10 +231,13 @@ fn node(value: &DeValue<'_>, span: Span, file: u32, too_large: &mut dyn FnMut(Sp
         DeValue::Integer(integer) => {
             let digits = integer.as_str().replace('_', "");
             let number = i64::from_str_radix(&digits, integer.radix());
-            Value::Integer(number.unwrap_or_else(|_| {
-                too_large(span);
-                0
-            }))
+            match number {
+                Ok(number) => Value::Integer(number),
+                Err(_) => {
+                    too_large(span);
+                    Value::Unknown
+                }
+            }
         }
         DeValue::Float(float) => {
             Value::Float(float.as_str().replace('_', "").parse().unwrap_or(f64::NAN))

@@ -5,8 +5,6 @@ pub(super) mod path;
 pub(super) mod status;
 pub(super) mod text;
 
-use crate::config::tree::quote;
-
 /// What is wrong with a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Complaint {
@@ -38,7 +36,7 @@ impl Complaint {
     fn later(what: &str) -> Self {
         Complaint {
             code: "not-supported-yet",
-            cause: format!("{} is not supported yet", quote(what)),
+            cause: format!("{what} is not supported yet"),
             help: None,
         }
     }

@@ -4,3 +4,5 @@ mod demo;
 mod docker;
 mod modules;
 mod support;
+mod check;
+mod conf_examples;

@@ -18,21 +18,9 @@ pub(super) fn health(reader: Reader<'_>, building: &mut Building<'_>) -> Health 
 }
 
 fn probe(reader: Reader<'_>, building: &mut Building<'_>) -> HealthProbe {
-    if let Some(tcp) = reader.entry("tcp") {
-        match tcp.node.value {
-            Value::Switch(true) => {
-                only_http(reader, tcp, building);
-                return HealthProbe::Tcp;
-            }
-            Value::Switch(false) if reader.node("path").is_none() => {
-                let message = "neither a path nor tcp = true: nothing is checked";
-                let error = building
-                    .problems
-                    .error("missing-key", tcp.node.span, message);
-                error.help("write `path`, or leave [upstream.NAME.health] out");
-            }
-            _ => {}
-        }
+    if let Some(tcp) = reader.entry("tcp").filter(|_| reader.switch("tcp")) {
+        only_http(reader, tcp, building);
+        return HealthProbe::Tcp;
     }
     HealthProbe::Http {
         path: reader.text("path").to_owned(),

@@ -42,7 +42,7 @@ pub(super) fn listeners(root: &Reader<'_>, building: &mut Building<'_>) -> Vec<L
 }
 
 fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
-    if reader.node("address").is_none() {
+    if reader.node("address").is_none() && reader.all_known() {
         let error =
             building
                 .problems

@@ -83,6 +83,9 @@ fn route(
 
 fn upstream(reader: Reader<'_>, names: &Names, building: &mut Building<'_>) -> UpstreamId {
     let Some(node) = reader.node("upstream") else {
+        if !reader.all_known() {
+            return UpstreamId(0);
+        }
         let error =
             building
                 .problems
@@ -120,6 +123,7 @@ fn path_match(reader: Reader<'_>, building: &mut Building<'_>) -> PathMatch {
         .filter(|key| reader.node(key).is_some())
         .collect();
     match given.as_slice() {
+        [] if !reader.all_known() => {}
         [] => {
             let message = "a route needs one of `path`, `prefix` and `regex`";
             let error = building.problems.error("missing-key", reader.span, message);
@@ -130,11 +134,13 @@ fn path_match(reader: Reader<'_>, building: &mut Building<'_>) -> PathMatch {
                 "a route has one of `path`, `prefix` and `regex`, not {}",
                 given.len()
             );
-            let [first, second] = [first, second].map(|key| {
+            let mut spans = [first, second].map(|key| {
                 reader
                     .entry(key)
                     .map_or(reader.span, |entry| entry.key_span)
             });
+            spans.sort();
+            let [first, second] = spans;
             let error = building.problems.error("conflicting-keys", second, message);
             error.label("a second match").related(first, "the first");
             error.help("write a route for each");

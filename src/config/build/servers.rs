@@ -17,6 +17,9 @@ pub(super) fn servers(
     building: &mut Building<'_>,
 ) -> Vec<Server> {
     let Some(node) = reader.node("servers") else {
+        if !reader.all_known() {
+            return Vec::new();
+        }
         let message = format!("the upstream {} has no `servers`", quote(&upstream.key));
         let error = building
             .problems

@@ -113,7 +113,14 @@ pub(in crate::config) static SERVER: Section = Section {
 pub(in crate::config) static HEALTH: Section = Section {
     name: "[upstream.NAME.health]",
     about: "Active checks; absent: none",
-    exclusive: &[&["path", "tcp", "grpc"]],
+    exclusive: &[
+        &["path", "tcp", "grpc"],
+        &["status", "tcp"],
+        &["body", "tcp"],
+        &["method", "tcp"],
+        &["headers", "tcp"],
+        &["host", "tcp"],
+    ],
     keys: &[
         key(
             "path",

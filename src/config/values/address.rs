@@ -111,6 +111,12 @@ fn unix(path: &str) -> Result<&Path, Complaint> {
 }
 
 fn host_and_port(text: &str) -> Result<(&str, u16), Complaint> {
+    if let Some((host, number)) = text.rsplit_once(':')
+        && host.parse::<Ipv6Addr>().is_ok()
+    {
+        return Err(Complaint::new("an IPv6 address stands in brackets")
+            .suggest(&format!("[{host}]:{number}")));
+    }
     if let Ok(address) = text.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
         return Err(
             Complaint::new("an IPv6 address stands in brackets, and a port follows")
@@ -120,10 +126,6 @@ fn host_and_port(text: &str) -> Result<(&str, u16), Complaint> {
     let Some((host, number)) = text.rsplit_once(':') else {
         return Err(Complaint::new("the port is missing").suggest(&format!("{text}:80")));
     };
-    if host.contains(':') && !host.starts_with('[') && host.parse::<Ipv6Addr>().is_ok() {
-        return Err(Complaint::new("an IPv6 address stands in brackets")
-            .suggest(&format!("[{host}]:{number}")));
-    }
     if host.starts_with('[') {
         return Err(Complaint::new("not an IPv6 address and a port"));
     }
@@ -224,7 +226,7 @@ mod tests {
         assert_eq!(help("10.0.0.1"), "write \"10.0.0.1:80\"");
         assert_eq!(help("http://app/x"), "write \"app:80\"");
         assert_eq!(help("https://app"), "write \"app:443\"");
-        assert_eq!(help("::1:80"), "write \"[::1]:80\"".replace("::1", "::1"));
+        assert_eq!(help("::1:80"), "write \"[::1]:80\"");
         assert_eq!(help("unix:run/x"), "write \"unix:/run/x\"");
         for text in [
             "10.0.0.256:80",

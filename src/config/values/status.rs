@@ -2,6 +2,7 @@
 
 use crate::config::model::StatusRange;
 use crate::config::suggest::closest;
+use crate::config::tree::quote;
 use crate::config::values::Complaint;
 
 const GRPC: [&str; 4] = [
@@ -40,7 +41,7 @@ fn one(text: &str) -> Result<u16, Complaint> {
 /// Of `breaker.failure-status`.
 pub(in crate::config) fn failure(text: &str) -> Result<StatusRange, Complaint> {
     if GRPC.contains(&text) {
-        return Err(Complaint::later(text));
+        return Err(Complaint::later(&quote(text)));
     }
     range(text)
 }
@@ -61,7 +62,7 @@ pub(in crate::config) fn retry_cause(text: &str) -> Result<RetryCause, Complaint
         "reset" => Ok(RetryCause::Reset),
         "timeout" => Ok(RetryCause::Timeout),
         "bad-response" => Ok(RetryCause::BadResponse),
-        text if GRPC.contains(&text) => Err(Complaint::later(text)),
+        text if GRPC.contains(&text) => Err(Complaint::later(&quote(text))),
         text if text.starts_with(|c: char| c.is_ascii_digit()) => {
             range(text).map(RetryCause::Status)
         }

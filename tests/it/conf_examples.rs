@@ -1,0 +1,151 @@
+//! The example files: valid, known to the schema, and complete where they say so.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use evenkeel::config;
+use serde_json::Value as Json;
+
+use crate::check::to_json;
+
+fn examples() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir("conf").expect("the folder of examples");
+    let files = entries.map(|entry| entry.expect("an entry").path());
+    files
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
+        .collect()
+}
+
+fn as_json(path: &std::path::Path) -> Json {
+    let text = std::fs::read_to_string(path).expect("an example");
+    to_json(&toml::Value::Table(toml::from_str(&text).expect("TOML")))
+}
+
+#[test]
+fn examples_are_accepted_without_a_warning() {
+    assert!(examples().len() >= 3);
+    for path in examples() {
+        match config::load(&path, &|_| None) {
+            Ok(loaded) => assert!(
+                loaded.warnings.is_empty(),
+                "{}",
+                loaded.warnings.render_human(false)
+            ),
+            Err(mistakes) => panic!("{}", mistakes.render_human(false)),
+        }
+    }
+}
+
+#[test]
+fn examples_are_valid_by_the_schema() {
+    let validator = jsonschema::draft202012::new(&config::schema()).expect("a schema");
+    for path in examples() {
+        let json = as_json(&path);
+        let mistakes: Vec<String> = validator
+            .iter_errors(&json)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(mistakes.is_empty(), "{}: {mistakes:?}", path.display());
+    }
+}
+
+#[test]
+fn what_is_effective_of_an_example_is_valid_by_the_schema() {
+    let validator = jsonschema::draft202012::new(&config::schema()).expect("a schema");
+    for path in examples() {
+        let loaded = config::load(&path, &|_| None).expect("a valid example");
+        for effective in [false, true] {
+            let shown: toml::Table =
+                toml::from_str(&config::show(&loaded, effective)).expect("TOML");
+            let json = to_json(&toml::Value::Table(shown));
+            let mistakes: Vec<String> = validator
+                .iter_errors(&json)
+                .map(|error| format!("{}: {error}", error.instance_path()))
+                .collect();
+            assert!(mistakes.is_empty(), "{}: {mistakes:?}", path.display());
+        }
+    }
+}
+
+/// Paths of the keys that the schema knows, "upstream.*.health.path".
+fn known(schema: &Json, path: &str, out: &mut BTreeSet<String>) {
+    for (key, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{key}");
+        // What [defaults] may have is what upstreams and routes may have.
+        if path != ".defaults.upstream" && path != ".defaults.route" {
+            known(inner, &path, out);
+        }
+        out.insert(path);
+    }
+    for choice in schema["anyOf"].as_array().into_iter().flatten() {
+        known(choice, path, out);
+    }
+    if schema["items"].is_object() {
+        known(&schema["items"], path, out);
+    }
+    if schema["additionalProperties"].is_object() {
+        known(&schema["additionalProperties"], &format!("{path}.*"), out);
+    }
+}
+
+/// Paths of the keys that a file has; under a table of names every name counts as `*` too.
+fn written(value: &Json, path: &str, out: &mut BTreeSet<String>) {
+    for inner in value.as_array().into_iter().flatten() {
+        written(inner, path, out);
+    }
+    for (key, inner) in value.as_object().into_iter().flatten() {
+        for path in [format!("{path}.{key}"), format!("{path}.*")] {
+            written(inner, &path, out);
+            out.insert(path);
+        }
+    }
+}
+
+#[test]
+fn the_everything_file_has_every_key() {
+    let (mut known_keys, mut written_keys) = (BTreeSet::new(), BTreeSet::new());
+    known(&config::schema(), "", &mut known_keys);
+    written(
+        &as_json("conf/everything.toml".as_ref()),
+        "",
+        &mut written_keys,
+    );
+    let missing: Vec<_> = known_keys.difference(&written_keys).collect();
+    assert!(known_keys.len() > 100, "only {} keys", known_keys.len());
+    assert!(missing.is_empty(), "conf/everything.toml lacks {missing:?}");
+}
+
+/// Values in the everything file are the defaults, where the schema has one.
+#[test]
+fn the_everything_file_shows_the_defaults() {
+    let schema = config::schema();
+    let file = as_json("conf/everything.toml".as_ref());
+    let mut compared = 0;
+    for (section, value) in [
+        ("/properties/process", &file["process"]),
+        ("/properties/log", &file["log"]),
+        ("/properties/listener/items", &file["listener"][0]),
+        (
+            "/properties/listener/items/properties/limits",
+            &file["listener"][0]["limits"],
+        ),
+        (
+            "/properties/upstream/additionalProperties",
+            &file["upstream"]["users"],
+        ),
+    ] {
+        let properties = schema
+            .pointer(section)
+            .and_then(|section| section["properties"].as_object());
+        for (key, property) in properties.expect("a table of the schema") {
+            if let Some(default) = property.get("default") {
+                assert_eq!(&value[key], default, "{section} {key}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 15, "only {compared} defaults compared");
+}
