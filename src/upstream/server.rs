@@ -148,11 +148,12 @@ impl Server {
             breaker::State::HalfOpen => BreakerReading::HalfOpen,
             breaker::State::Open => BreakerReading::Open,
         };
+        let (active, idle) = self.connections.active_and_idle();
         ServerReading {
             in_flight: self.in_flight().into(),
             latency: self.latency.latest(),
-            connections_active: self.connections.active() as u64,
-            connections_idle: self.connections.idle() as u64,
+            connections_active: active as u64,
+            connections_idle: idle as u64,
             healthy: self.standing().usable(),
             weight: self.weight.load(Ordering::Relaxed),
             breaker,

@@ -138,6 +138,7 @@ impl ServerView {
         };
         let ramping = lock(&server.control).ramp_since.is_some();
         let changed = upstream.override_of(index);
+        let (active, idle) = server.connections().active_and_idle();
         ServerView {
             address: server.label().to_string(),
             addresses: addresses.iter().map(ToString::to_string).collect(),
@@ -155,8 +156,8 @@ impl ServerView {
             breaker: breaker_view(upstream, server, &facts, now),
             health: config.health.as_ref().map(|_| health_view(server, now)),
             connections: ConnectionsView {
-                active: server.connections().active(),
-                idle: server.connections().idle(),
+                active,
+                idle,
                 max: config.connections.max_connections,
             },
             attempts: server.metrics().attempts_total(),

@@ -119,9 +119,12 @@ impl ServerConnections {
             .sum()
     }
 
-    /// In use or being dialled, by all workers.
-    pub fn active(&self) -> usize {
-        self.open().saturating_sub(self.idle())
+    /// Those in use or being dialled, and idle ones, of all workers: read together, so that the
+    /// two never add up to more than there are.
+    pub fn active_and_idle(&self) -> (usize, usize) {
+        let idle = self.idle();
+        let open = self.open();
+        (open.saturating_sub(idle), idle.min(open))
     }
 
     pub(super) fn id(&self) -> u64 {
