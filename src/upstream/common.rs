@@ -48,7 +48,13 @@ pub struct Common {
     metrics: Arc<UpstreamMetrics>,
     /// Held while the next set is built and swapped in: by the control task, a reload, the admin
     /// API. Never by a worker.
-    pub(super) stepping: Mutex<()>,
+    pub(super) stepping: Mutex<Shown>,
+}
+
+/// What was logged last.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    pub panic: bool,
 }
 
 impl Common {
@@ -74,7 +80,7 @@ impl Common {
             due: AtomicU64::new(NEVER),
             wake,
             metrics: metrics.upstream(&settings.name),
-            stepping: Mutex::new(()),
+            stepping: Mutex::default(),
         });
         let live = Arc::downgrade(&common);
         common

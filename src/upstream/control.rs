@@ -27,7 +27,11 @@ use crate::upstream::common::Common;
 /// Brings an upstream up to `now`; when to come again, if nothing happens before.
 pub(super) fn step(upstream: &Upstream, now: Instant) -> Option<Instant> {
     let common = upstream.common();
-    let _alone = lock(&common.stepping);
+    let mut shown = lock(&common.stepping);
+    if upstream.succeeded() {
+        // A reload was faster than this look; its own look knows all that this one would.
+        return common.due();
+    }
     tick_breakers(upstream, now);
     for (server, facts) in upstream.servers().iter().zip(upstream.facts(now)) {
         ramp(upstream, server, &facts, now);
@@ -35,9 +39,9 @@ pub(super) fn step(upstream: &Upstream, now: Instant) -> Option<Instant> {
     let facts = upstream.facts(now);
     let next = plan(&facts, upstream.config().panic_threshold);
     settle_places(upstream, &facts);
-    let panicked = upstream.set().panic();
     note_kept_out(upstream, &facts, &next);
-    if next.panic != panicked {
+    if next.panic != shown.panic {
+        shown.panic = next.panic;
         events::panic(upstream.name(), next.panic);
     }
     upstream.follow(next);

@@ -76,3 +76,57 @@ impl Refused {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::{Balance, HashKey};
+    use crate::upstream::testing::{config, publish, registry};
+
+    /// Invariant: a pick never allocates, whatever the policy, refused or not.
+    #[tokio::test]
+    async fn a_pick_never_allocates() {
+        let boxed = allocation_counter::measure(|| drop(std::hint::black_box(Box::new(1))));
+        assert_eq!(boxed.count_total, 1, "allocations are counted");
+        let policies = [
+            Balance::Random,
+            Balance::RoundRobin,
+            Balance::SmoothWeighted,
+            Balance::LeastRequests,
+            Balance::PeakEwma,
+            Balance::Hash(HashKey::ClientIp),
+        ];
+        for balance in policies {
+            let mut config = config(&[(1, 1), (2, 1), (3, 1)]);
+            for server in &mut config.servers {
+                server.max_requests = 2;
+            }
+            config.balance = balance.clone();
+            let upstream = publish(&registry(), config);
+            let mut random = fastrand::Rng::with_seed(1);
+            let tried = [upstream.servers()[0].id()];
+            let mut leases = Vec::with_capacity(100);
+            let mut refused = 0;
+            // What a thread sets up once is not a pick's.
+            let mut pick_all = |leases: &mut Vec<_>| {
+                for round in 0..10_u64 {
+                    let mut pick = Pick {
+                        tried: if round % 2 == 0 { &[] } else { &tried },
+                        hash: Some(round.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+                        carry: &AnyConnection,
+                        random: &mut random,
+                    };
+                    match upstream.pick(&mut pick) {
+                        Ok(lease) => leases.push(lease),
+                        Err(_) => refused += 1,
+                    }
+                }
+                leases.clear();
+            };
+            pick_all(&mut leases);
+            let counted = allocation_counter::measure(|| pick_all(&mut leases));
+            assert_eq!(counted.count_total, 0, "{balance:?} allocated");
+            assert!(refused > 0, "some picks were refused");
+        }
+    }
+}

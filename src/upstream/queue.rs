@@ -311,10 +311,7 @@ mod tests {
     impl Request {
         fn new(upstream: &Arc<Upstream>) -> Self {
             Request {
-                waiter: upstream
-                    .enqueue(&Timers::new())
-                    .ok()
-                    .expect("room in the queue"),
+                waiter: upstream.enqueue(&Timers::new()).expect("room in the queue"),
                 flag: Arc::default(),
                 carry: Box::new(AnyConnection),
             }
@@ -456,7 +453,7 @@ mod tests {
         let (_registry, upstream) = one_slot();
         let _held = pick(&upstream).unwrap();
         let timers = Timers::new();
-        let mut waiter = upstream.enqueue(&timers).ok().expect("room");
+        let mut waiter = upstream.enqueue(&timers).expect("room");
         let started = Instant::now();
         let waiting = poll_fn(|cx| {
             let mut pick = Pick {
@@ -575,7 +572,7 @@ mod tests {
         let lease = match upstream.pick(&mut pick) {
             Ok(lease) => lease,
             Err(_) => {
-                let mut waiter = upstream.enqueue(timers).ok().expect("room in the queue");
+                let mut waiter = upstream.enqueue(timers).expect("room in the queue");
                 let gives_up = pick.random.u8(..8) == 0;
                 let mut polls = 0;
                 let waited = block_on(|cx| match waiter.poll(cx, &mut pick) {

@@ -110,9 +110,12 @@ impl Registry {
                 common.adopt(server);
                 tasks::attach(server, next.config(), &mut inner.resolver);
             }
+            // Before the step: who is woken by it must find its way to the successor.
+            if let Some(before) = &before {
+                before.replace();
+            }
             control::step(next, now);
             if let Some(before) = before {
-                before.replace();
                 for server in removed(&before, next) {
                     server.breaker().settle_place(false, common.places());
                     tasks::detach(server);

@@ -259,9 +259,11 @@ impl Upstream {
         let set = self.set.load();
         let out = self.servers.iter().zip(set.roles());
         let next = out.filter_map(|(server, role)| match role {
-            Role::Open => self.half_open_at(server, now),
+            Role::Draining | Role::NoWeight => None,
             Role::Unhealthy | Role::Waiting => server.next_check(),
-            _ => None,
+            Role::HalfOpen => Some(now),
+            // Open, maybe not known to the order yet.
+            Role::Open | Role::InRotation | Role::StandBy => self.half_open_at(server, now),
         });
         let wait = next
             .min()
@@ -325,6 +327,11 @@ impl Upstream {
         if let Some(entry) = lock(&self.overrides).get_mut(index) {
             *entry = value;
         }
+    }
+
+    /// A successor was published: this generation is picked from no more.
+    pub(super) fn succeeded(&self) -> bool {
+        self.replaced.load(Ordering::Acquire) && self.common.current().is_some()
     }
 
     /// A successor was published, or the name is gone.
@@ -566,7 +573,7 @@ mod tests {
         let upstream = publish(&registry(), config);
         let timers = Timers::new();
         let _held = pick(&upstream).unwrap();
-        let waiter = upstream.enqueue(&timers).ok().expect("room for one");
+        let waiter = upstream.enqueue(&timers).expect("room for one");
         let refused = upstream.enqueue(&timers).err();
         assert!(
             matches!(refused, Some(Refused::Overloaded { .. })),
