@@ -85,8 +85,9 @@ impl admin::Control for Control {
         Box::pin(async move { told(reload.reload(Trigger::Admin).await) })
     }
 
-    fn explain(&self, _request: ExplainRequest) -> Result<serde_json::Value, String> {
-        Err("not there yet".to_owned())
+    fn explain(&self, request: ExplainRequest) -> Result<serde_json::Value, String> {
+        let explanation = admin::explain::explain(&self.reload.current().snapshot, &request)?;
+        serde_json::to_value(explanation).map_err(|error| error.to_string())
     }
 
     fn set_override(

@@ -5,6 +5,7 @@ pub mod client;
 pub mod completions;
 pub mod config_show;
 pub mod demo;
+pub mod explain;
 pub mod healthcheck;
 pub mod man;
 pub mod reload;
@@ -46,6 +47,7 @@ pub enum Command {
     /// Run in the foreground; events go to stderr
     Run(run::Args),
     Check(check::Args),
+    Explain(explain::Args),
     Reload(reload::Args),
     Healthcheck(healthcheck::Args),
     /// Show everything with no other program: three origin servers, a proxy, the admin page
@@ -81,6 +83,7 @@ pub fn main() -> ExitCode {
     };
     match command {
         Command::Run(args) => run::run(args, &cli.config),
+        Command::Explain(args) => explain::run(args, &cli.config),
         Command::Check(args) => check::run(args),
         Command::Reload(args) => reload::run(&args, &cli.config),
         Command::Healthcheck(args) => healthcheck::run(&args, &cli.config),

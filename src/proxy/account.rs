@@ -13,7 +13,7 @@ use crate::config::model::{ListenerId, RouteId};
 use crate::message::{Body, Data, Frame, Known, Length, RequestHead};
 use crate::message::{BodyError, BodyStream};
 use crate::proxy::context::{ConnectionInfo, Context};
-use crate::proxy::forwarding::RequestId;
+use crate::proxy::forwarding::{self, RequestId};
 use crate::proxy::request_body::RequestBody;
 use crate::snapshot::Pin;
 use crate::telemetry::{Attempt, Outcome, Reason, Record};
@@ -28,8 +28,10 @@ pub(super) struct Account {
     listener: ListenerId,
     pub head: RequestHead,
     started: Instant,
-    client: IpAddr,
-    id: RequestId,
+    /// The client address, once it is known better than by the TCP peer.
+    pub client: IpAddr,
+    /// Empty until the request was given one.
+    pub id: RequestId,
     route: Option<RouteId>,
     /// The last one asked.
     upstream: Option<Arc<Upstream>>,
@@ -76,17 +78,8 @@ impl Account {
         }
     }
 
-    pub fn client(&self) -> IpAddr {
-        self.client
-    }
-
     pub fn routed(&mut self, route: RouteId) {
         self.route = Some(route);
-    }
-
-    pub fn identified(&mut self, client: IpAddr, id: RequestId) {
-        self.client = client;
-        self.id = id;
     }
 
     pub fn has_body(&mut self, body: Rc<RequestBody>) {
@@ -237,7 +230,10 @@ impl Account {
         reason.status()
     }
 
-    fn log(&self, status: u16, request_bytes: u64, duration: Duration) {
+    fn log(&mut self, status: u16, request_bytes: u64, duration: Duration) {
+        if self.id.is_empty() {
+            self.id = forwarding::fresh_id(&mut self.context.random.borrow_mut());
+        }
         let fields = &self.head.fields;
         let listener = self.pin.listener(self.listener);
         self.context.access.write(&Record {

@@ -159,9 +159,14 @@ fn request_id(fields: &mut Fields, trusted: bool, random: &mut fastrand::Rng) ->
             return received.into();
         }
     }
-    let id = hexadecimal(random.u128(..));
+    let id = fresh_id(random);
     fields.set(Known::XRequestId, &id);
-    id.as_slice().into()
+    id
+}
+
+/// An id for a request that came without one, or that goes nowhere.
+pub fn fresh_id(random: &mut fastrand::Rng) -> RequestId {
+    hexadecimal(random.u128(..)).as_slice().into()
 }
 
 fn is_request_id(text: &[u8]) -> bool {

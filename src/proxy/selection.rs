@@ -160,7 +160,7 @@ impl Transaction {
     }
 
     fn client_bytes(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(match self.account.client() {
+        Cow::Owned(match self.account.client {
             std::net::IpAddr::V4(address) => address.octets().to_vec(),
             std::net::IpAddr::V6(address) => address.octets().to_vec(),
         })

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 
+use ipnet::IpNet;
+
 use crate::config::model::{Forward, ListenerId, RouteId};
 use crate::message::{Body, Downstream, Known, Length, Method, ResponseHead};
 use crate::proxy::account::Account;
@@ -30,6 +32,8 @@ pub(super) struct Transaction {
     pub(super) body: Option<Rc<RequestBody>>,
     pub(super) total: Option<Deadline>,
     pub(super) upgrade: Option<Box<str>>,
+    /// The TCP peer is one of the listener's `trusted-proxies`.
+    pub(super) trusted: bool,
     /// HTTP/1.0 without `Host`: each attempt sends its server's address.
     pub(super) host_missing: bool,
     /// An interim answer went to the client: no retry after that.
@@ -54,6 +58,7 @@ impl Transaction {
             body: None,
             total: None,
             upgrade: None,
+            trusted: false,
             host_missing: false,
             interim_sent: false,
         }
@@ -75,6 +80,7 @@ impl Transaction {
     /// Everything before the first attempt.
     fn prepare(&mut self) -> Result<Prepared, Failure> {
         let pin = self.pin.clone();
+        self.find_client(&pin.listener(self.listener).rules.trusted_proxies);
         let head = &mut self.account.head;
         let sanitised = sanitise::sanitise(head).map_err(refused)?;
         self.host_missing = sanitised.host().is_none();
@@ -93,6 +99,15 @@ impl Transaction {
             .total
             .map(|total| self.context.timers.after(total));
         Ok(Prepared::Route(route))
+    }
+
+    fn find_client(&mut self, trusted_proxies: &[IpNet]) {
+        let source = self.connection.peer.ip();
+        self.trusted = client_address::is_trusted(source, trusted_proxies);
+        if self.trusted {
+            let fields = &self.account.head.fields;
+            self.account.client = client_address::client_address(source, trusted_proxies, fields);
+        }
     }
 
     fn find_route(&self, pin: &Pin, sanitised: &Sanitised) -> Result<RouteId, Failure> {
@@ -130,21 +145,14 @@ impl Transaction {
         let requested =
             hop_by_hop::clean_request(&mut head.fields, head.version, &route.rules.upgrades);
         self.upgrade = requested.upgrade;
-        let source = self.connection.peer.ip();
-        let trusted = client_address::is_trusted(source, &rules.trusted_proxies);
-        let client = if trusted {
-            client_address::client_address(source, &rules.trusted_proxies, &head.fields)
-        } else {
-            source
-        };
         let host = head
             .fields
             .get(Known::Host)
             .map(smallvec::SmallVec::<[u8; 64]>::from_slice);
         let arrival = Arrival {
-            source,
-            trusted,
-            client,
+            source: self.connection.peer.ip(),
+            trusted: self.trusted,
+            client: self.account.client,
             scheme: "http",
             port: self.connection.local.port(),
             version: head.version,
@@ -153,7 +161,7 @@ impl Transaction {
         };
         let random = &mut self.context.random.borrow_mut();
         let id = forwarding::set_forwarding(&mut head.fields, &arrival, random);
-        self.account.identified(client, id);
+        self.account.id = id;
     }
 
     /// Wraps the request body where there is one; a length over the limit is refused unread.
