@@ -38,7 +38,8 @@ pub(super) async fn run(path: PathBuf, handle: Handle) {
                 note(&mut watch, &event, &path, &sources);
             }
             () = wait, if due.is_some() => {
-                if watch.take_due(Instant::now()) {
+                // Renamed away: its successor is most likely on its way. If not, the poll tells.
+                if watch.take_due(Instant::now()) && path.exists() {
                     read_if_new(&handle).await;
                 }
             }
