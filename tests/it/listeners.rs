@@ -49,10 +49,16 @@ fn several_listeners_serve_with_routes_of_their_own() {
 #[test]
 fn an_ipv4_client_of_a_dual_stack_listener_is_an_ipv4_client() {
     let origin = Origin::good("ok");
-    let proxy = Proxy::start(&format!("[[listener]]\naddress = \"[::]:0\"\n{}", routed(&origin)));
+    let proxy = Proxy::start(&format!(
+        "[[listener]]\naddress = \"[::]:0\"\n{}",
+        routed(&origin)
+    ));
     let address = SocketAddr::from(([127, 0, 0, 1], proxy.address().port()));
     assert_eq!(Client::connect(address).get("/").status, 200);
-    assert_eq!(origin.last().header("x-forwarded-for").as_deref(), Some("127.0.0.1"));
+    assert_eq!(
+        origin.last().header("x-forwarded-for").as_deref(),
+        Some("127.0.0.1")
+    );
 }
 
 #[test]
@@ -66,7 +72,9 @@ fn connections_spread_evenly_over_the_workers() {
     let active = "evenkeel_connections_active{listener=\"web\"}";
     assert_eq!(proxy.metric(active), Some(16.0));
     drop(clients);
-    eventually("all are counted out again", || proxy.metric(active) == Some(0.0));
+    eventually("all are counted out again", || {
+        proxy.metric(active) == Some(0.0)
+    });
     let total = "evenkeel_connections_total{listener=\"web\"}";
     assert_eq!(proxy.metric(total), Some(16.0));
 }
@@ -75,8 +83,9 @@ fn connections_spread_evenly_over_the_workers() {
 fn a_burst_of_connections_is_served_whole() {
     let origin = Origin::good("ok");
     let proxy = Proxy::start(&routed(&origin));
-    let streams: Vec<_> =
-        (0..300).map(|_| TcpStream::connect(proxy.address()).expect("connects")).collect();
+    let streams: Vec<_> = (0..300)
+        .map(|_| TcpStream::connect(proxy.address()).expect("connects"))
+        .collect();
     let total = "evenkeel_connections_total{listener=\"web\"}";
     eventually("all are accepted", || proxy.metric(total) == Some(300.0));
     drop(streams);

@@ -90,7 +90,9 @@ fn a_configmap_swap_is_seen() {
         std::os::unix::fs::symlink(&name, root.join("..data_tmp")).expect("links");
         fs::rename(root.join("..data_tmp"), root.join("..data")).expect("renames");
         fs::remove_dir_all(root.join(format!("..{}", version + 1))).expect("removes");
-        eventually("the swap is live", || Client::connect(address).get("/").text() == body);
+        eventually("the swap is live", || {
+            Client::connect(address).get("/").text() == body
+        });
     }
 }
 
@@ -107,7 +109,11 @@ fn a_file_that_is_being_written_is_not_read() {
     drop(file);
     eventually("the change is live", || proxy.get("/").text() == "new");
     let failed = "evenkeel_config_reloads_total{result=\"failure\"}";
-    assert_eq!(proxy.metric(failed).unwrap_or(0.0), 0.0, "half of it was never read");
+    assert_eq!(
+        proxy.metric(failed).unwrap_or(0.0),
+        0.0,
+        "half of it was never read"
+    );
 }
 
 #[test]
@@ -116,7 +122,12 @@ fn a_rejected_file_changes_nothing_and_is_told() {
     let proxy = Proxy::start(&routed(&[(&origin, 1)]));
     let mut client = proxy.client();
     assert_eq!(client.get("/").text(), "same");
-    for broken in ["", "[[route]\n", "listener = 3\n", "[upstream.users]\nservers = []\n"] {
+    for broken in [
+        "",
+        "[[route]\n",
+        "listener = 3\n",
+        "[upstream.users]\nservers = []\n",
+    ] {
         let aside = proxy.directory().join("aside");
         fs::write(&aside, broken).expect("writes");
         fs::rename(&aside, proxy.path()).expect("renames");
@@ -125,7 +136,10 @@ fn a_rejected_file_changes_nothing_and_is_told() {
         assert_eq!(client.get("/").text(), "same");
         assert_eq!(proxy.generation(), 1);
         assert_eq!(proxy.status()["last_reload"]["successful"], false);
-        assert_eq!(proxy.metric("evenkeel_config_last_reload_successful"), Some(0.0));
+        assert_eq!(
+            proxy.metric("evenkeel_config_last_reload_successful"),
+            Some(0.0)
+        );
     }
     proxy.reconfigure(&routed(&[(&origin, 1)]));
     assert_eq!(proxy.generation(), 1, "the content is the one in use");
@@ -162,7 +176,11 @@ fn same_content_is_no_reload_and_closes_nothing() {
     }
     assert_eq!(proxy.generation(), 1);
     assert_eq!(client.get("/").status, 200);
-    assert_eq!(origin.connections(), 1, "the connection to the server was kept");
+    assert_eq!(
+        origin.connections(),
+        1,
+        "the connection to the server was kept"
+    );
 }
 
 #[test]
@@ -185,7 +203,10 @@ fn listeners_come_and_go() {
     assert_eq!(on_second.get("/").text(), "here");
 
     proxy.reconfigure(&format!("{first}{routes}"));
-    assert!(std::net::TcpStream::connect(address).is_err(), "the removed one refuses");
+    assert!(
+        std::net::TcpStream::connect(address).is_err(),
+        "the removed one refuses"
+    );
     assert!(on_second.is_closed(), "its idle connections end");
     assert_eq!(kept.get("/").status, 200, "the other one's do not");
 }
@@ -201,7 +222,11 @@ fn a_listener_that_cannot_be_bound_refuses_the_whole_file() {
     proxy.write(&format!("{listener}{more}{}", routed(&[(&new, 1)])));
     let answer = proxy.reload();
     assert_ne!(answer.status, 200);
-    assert!(answer.text().contains(&address.to_string()), "{}", answer.text());
+    assert!(
+        answer.text().contains(&address.to_string()),
+        "{}",
+        answer.text()
+    );
     assert_eq!(proxy.get("/").text(), "old");
 }
 
@@ -215,7 +240,9 @@ fn changed_trust_ends_connections_after_their_current_request() {
     client.get("/");
     proxy.reconfigure(&format!("{listener}backlog = 100\n{routes}"));
     assert_eq!(client.get("/").status, 200, "another change ends nothing");
-    proxy.reconfigure(&format!("{listener}trusted-proxies = [\"10.0.0.0/8\"]\n{routes}"));
+    proxy.reconfigure(&format!(
+        "{listener}trusted-proxies = [\"10.0.0.0/8\"]\n{routes}"
+    ));
     assert!(client.is_closed());
     assert_eq!(proxy.get("/").status, 200);
 }
@@ -241,7 +268,11 @@ fn requests_under_way_finish_by_the_old_rules() {
     assert_eq!(proxy.get("/").text(), "fast");
     release.store(true, Ordering::SeqCst);
     assert_eq!(client.response().text(), "slow");
-    assert_eq!(client.get("/").text(), "fast", "the same connection, the new rules");
+    assert_eq!(
+        client.get("/").text(),
+        "fast",
+        "the same connection, the new rules"
+    );
 }
 
 /// Open descriptors of this process.
@@ -252,8 +283,14 @@ fn descriptors() -> usize {
 /// Resident memory of this process in KiB.
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").expect("procfs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .expect("a line");
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse().ok())
+        .expect("a number")
 }
 
 /// Requests on kept-alive connections, GET and POST, until told to stop; counts and failures.
@@ -299,7 +336,11 @@ impl Load {
                 })
             })
             .collect();
-        Load { stop, done, threads }
+        Load {
+            stop,
+            done,
+            threads,
+        }
     }
 
     fn done(&self) -> u64 {
@@ -308,7 +349,10 @@ impl Load {
 
     fn failures(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
-        let joined = self.threads.into_iter().map(|thread| thread.join().expect("no panic"));
+        let joined = self
+            .threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"));
         joined.flatten().collect()
     }
 }
@@ -348,12 +392,30 @@ fn five_hundred_reloads_under_load_lose_nothing_and_leak_nothing() {
             before = (descriptors(), resident());
         }
     }
-    assert!(proxy.generation() > 400, "generation {}", proxy.generation());
-    assert!(load.done() > 500, "{} requests while reloading", load.done());
+    assert!(
+        proxy.generation() > 400,
+        "generation {}",
+        proxy.generation()
+    );
+    assert!(
+        load.done() > 500,
+        "{} requests while reloading",
+        load.done()
+    );
     let after = (descriptors(), resident());
     let failures = load.failures();
     assert!(failures.is_empty(), "{failures:?}");
     // Both ends of every connection are in this process, other tests may run in it as well.
-    assert!(after.0 < before.0 + 100, "descriptors: {} -> {}", before.0, after.0);
-    assert!(after.1 < before.1 + 30 * 1024, "resident KiB: {} -> {}", before.1, after.1);
+    assert!(
+        after.0 < before.0 + 100,
+        "descriptors: {} -> {}",
+        before.0,
+        after.0
+    );
+    assert!(
+        after.1 < before.1 + 30 * 1024,
+        "resident KiB: {} -> {}",
+        before.1,
+        after.1
+    );
 }

@@ -60,7 +60,13 @@ impl Process {
         };
         let admin = address(" admin listening");
         let listener = address(" listening listener=");
-        let process = Process { child, directory, listener, admin, log };
+        let process = Process {
+            child,
+            directory,
+            listener,
+            admin,
+            log,
+        };
         eventually("it has started", || process.log().contains(" started "));
         process
     }
@@ -132,7 +138,9 @@ fn term_drains_and_exits_with_0() {
     process.signal(Signal::SIGTERM);
     eventually("readiness is off", || process.ready() == 503);
     assert!(idle.is_closed(), "idle connections end");
-    eventually("nobody is let in", || std::net::TcpStream::connect(process.listener).is_err());
+    eventually("nobody is let in", || {
+        std::net::TcpStream::connect(process.listener).is_err()
+    });
     release.store(true, Ordering::SeqCst);
     let response = busy.response();
     assert_eq!(response.text(), "held");
@@ -178,7 +186,11 @@ fn the_shutdown_delay_keeps_serving_while_not_ready() {
     let mut process = Process::start(&routed(&origin, delay));
     process.signal(Signal::SIGTERM);
     eventually("readiness is off", || process.ready() == 503);
-    assert_eq!(Client::connect(process.listener).get("/").status, 200, "still let in");
+    assert_eq!(
+        Client::connect(process.listener).get("/").status,
+        200,
+        "still let in"
+    );
     assert_eq!(process.exit_code(), Some(0));
 }
 
@@ -202,7 +214,12 @@ fn usr1_opens_the_access_log_anew() {
     let path = log.path().join("access.log");
     let access = format!("[access-log]\npath = \"{}\"", path.display());
     let process = Process::start(&routed(&origin, &access));
-    let lines = || fs::read_to_string(&path).unwrap_or_default().lines().count();
+    let lines = || {
+        fs::read_to_string(&path)
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
     Client::connect(process.listener).get("/one");
     eventually("the line is written", || lines() == 1);
     fs::rename(&path, log.path().join("access.log.1")).expect("renames");
@@ -239,5 +256,8 @@ fn a_bad_file_exits_with_1_and_an_unbindable_address_with_3() {
     let listener = format!("[[listener]]\naddress = \"{address}\"\n");
     let (code, text) = run(&complete(&routed(&origin, &listener)));
     assert_eq!(code, Some(3), "{text}");
-    assert!(text.contains(&address.to_string()) && text.contains("another process"), "{text}");
+    assert!(
+        text.contains(&address.to_string()) && text.contains("another process"),
+        "{text}"
+    );
 }
