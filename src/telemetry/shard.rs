@@ -6,6 +6,7 @@
 //! the order of two counters. Threads that are no worker share shard 0 and use atomic additions.
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 thread_local! {
@@ -20,10 +21,12 @@ pub fn enter_worker(index: usize) {
     CURRENT.set(index + 1);
 }
 
-/// One `T` per worker and one for everybody else, on cache lines of their own.
+/// One `T` per worker and one for everybody else, on cache lines of their own. Made when something
+/// is counted first: a route without traffic costs no memory per worker.
 #[derive(Debug)]
 pub(super) struct Sharded<T> {
-    shards: Box<[Padded<T>]>,
+    workers: usize,
+    shards: OnceLock<Box<[Padded<T>]>>,
 }
 
 #[derive(Debug)]
@@ -41,23 +44,29 @@ pub(super) enum Access {
 impl<T: Default> Sharded<T> {
     pub fn new(workers: usize) -> Self {
         Sharded {
-            shards: (0..=workers).map(|_| Padded(T::default())).collect(),
+            workers,
+            shards: OnceLock::new(),
         }
     }
-}
 
-impl<T> Sharded<T> {
     /// This thread's shard.
     pub fn local(&self) -> (&T, Access) {
+        let make = || (0..=self.workers).map(|_| Padded(T::default())).collect();
+        let shards = self.shards.get_or_init(make);
         let current = CURRENT.get();
-        match self.shards.get(current) {
+        match shards.get(current) {
             Some(shard) if current > 0 => (&shard.0, Access::Owned),
-            _ => (&self.shards[0].0, Access::Shared),
+            _ => (&shards[0].0, Access::Shared),
         }
     }
 
+    /// Of all workers; nothing where nothing was counted.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.shards.iter().map(|shard| &shard.0)
+        self.shards
+            .get()
+            .into_iter()
+            .flatten()
+            .map(|shard| &shard.0)
     }
 }
 

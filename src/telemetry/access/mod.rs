@@ -12,6 +12,7 @@ mod ecs;
 mod escape;
 mod json;
 mod record;
+mod target;
 mod time;
 mod writer;
 
@@ -21,8 +22,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 
+use self::target::Target;
 use self::time::Clock;
-use self::writer::{Pending, Target};
+use self::writer::Pending;
 use crate::config::model::AccessLogFormat;
 use crate::telemetry::Metrics;
 use crate::util::units::Percent;

@@ -1,0 +1,75 @@
+//! Counts of listeners.
+
+use std::sync::Arc;
+
+use crate::telemetry::shard::{Cell64, Level, Sharded};
+
+#[derive(Debug, Default)]
+pub(in crate::telemetry) struct ListenerShard {
+    pub in_flight: Level,
+    pub connections: Level,
+    pub accepted: Cell64,
+    pub refused: Cell64,
+}
+
+/// Counts of one listener.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    pub(in crate::telemetry) name: Arc<str>,
+    /// Part of the keys of [`RouteMetrics`]; the same for the same name for ever.
+    pub(in crate::telemetry) slot: u64,
+    pub(in crate::telemetry) shards: Sharded<ListenerShard>,
+}
+
+impl ListenerMetrics {
+    pub(in crate::telemetry) fn new(name: Arc<str>, slot: u64, workers: usize) -> Self {
+        ListenerMetrics {
+            name,
+            slot,
+            shards: Sharded::new(workers),
+        }
+    }
+
+    /// A connection was accepted and is open until [`ListenerMetrics::connection_closed`].
+    pub fn connection_opened(&self) {
+        let (shard, access) = self.shards.local();
+        shard.connections.add(1, access);
+        shard.accepted.add(1, access);
+    }
+
+    pub fn connection_closed(&self) {
+        let (shard, access) = self.shards.local();
+        shard.connections.add(-1, access);
+    }
+
+    /// Accepted and closed at once, or turned away by a limit.
+    pub fn connection_refused(&self) {
+        let (shard, access) = self.shards.local();
+        shard.refused.add(1, access);
+    }
+
+    /// A request head is complete; in flight until [`ListenerMetrics::request_ended`].
+    pub fn request_started(&self) {
+        let (shard, access) = self.shards.local();
+        shard.in_flight.add(1, access);
+    }
+
+    pub fn request_ended(&self) {
+        let (shard, access) = self.shards.local();
+        shard.in_flight.add(-1, access);
+    }
+
+    pub fn requests_in_flight(&self) -> i64 {
+        self.shards
+            .iter()
+            .map(|shard| shard.in_flight.value())
+            .sum()
+    }
+
+    pub fn connections_active(&self) -> i64 {
+        self.shards
+            .iter()
+            .map(|shard| shard.connections.value())
+            .sum()
+    }
+}

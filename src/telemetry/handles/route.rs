@@ -1,0 +1,102 @@
+//! Counts of routes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::durations::Durations;
+use super::listener::ListenerMetrics;
+use crate::telemetry::shard::{Cell64, Sharded};
+use crate::telemetry::table::Table;
+
+/// Methods that are label values of their own; all others are `other`.
+pub(in crate::telemetry) const METHODS: [&str; 10] = [
+    "other", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE",
+];
+
+fn method_index(method: &str) -> usize {
+    METHODS
+        .iter()
+        .skip(1)
+        .position(|known| *known == method)
+        .map_or(0, |found| found + 1)
+}
+
+#[derive(Debug, Default)]
+pub(in crate::telemetry) struct RouteShard {
+    pub durations: Durations,
+    pub request_bytes: Cell64,
+    pub response_bytes: Cell64,
+}
+
+/// Counts of one route, or of requests without one.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    pub(in crate::telemetry) name: Arc<str>,
+    /// By listener slot, method and code.
+    pub(in crate::telemetry) requests: Table,
+    pub(in crate::telemetry) shards: Sharded<RouteShard>,
+}
+
+impl RouteMetrics {
+    pub(in crate::telemetry) fn new(name: Arc<str>, workers: usize) -> Self {
+        RouteMetrics {
+            name,
+            requests: Table::new(workers),
+            shards: Sharded::new(workers),
+        }
+    }
+
+    /// A request ended: `status` as in the access log, `duration` from the first byte of the
+    /// request to the last of the response, bytes of the bodies.
+    pub fn completed(
+        &self,
+        listener: &ListenerMetrics,
+        method: &str,
+        status: u16,
+        duration: Duration,
+        bytes: (u64, u64),
+    ) {
+        self.requests
+            .add(request_key(listener.slot, method_index(method), status), 1);
+        let (shard, access) = self.shards.local();
+        shard.durations.observe(duration, access);
+        shard.request_bytes.add(bytes.0, access);
+        shard.response_bytes.add(bytes.1, access);
+    }
+
+    /// Requests so far, over all listeners.
+    pub fn requests_total(&self) -> u64 {
+        self.requests.totals().values().sum()
+    }
+}
+
+fn request_key(slot: u64, method: usize, status: u16) -> u64 {
+    // A status has at most three digits; what has more is none, and 0 stands for it.
+    let status = if status < 1000 { u64::from(status) } else { 0 };
+    slot << 14 | (method as u64) << 10 | status
+}
+
+pub(in crate::telemetry) fn request_key_parts(key: u64) -> (u64, usize, u16) {
+    (key >> 14, (key >> 10 & 0xf) as usize, (key & 0x3ff) as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn request_keys_come_apart_again(slot in 1u64..1 << 40, method in 0usize..10, status in 0u16..1000) {
+            prop_assert_eq!(request_key_parts(request_key(slot, method, status)), (slot, method, status));
+        }
+    }
+
+    #[test]
+    fn unknown_methods_are_other() {
+        assert_eq!(METHODS[method_index("BREW")], "other");
+        assert_eq!(METHODS[method_index("get")], "other");
+        assert_eq!(METHODS[method_index("PATCH")], "PATCH");
+    }
+}
