@@ -5,6 +5,7 @@ mod conf_examples;
 mod connections;
 mod demo;
 mod docker;
+mod heads;
 mod health;
 mod listeners;
 mod modules;
