@@ -1,9 +1,22 @@
 //! One pick: from a set of servers to a claimed lease, or the reason why not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::balance;
+use crate::config::model::Balance;
+use crate::upstream::lease::Lease;
+use crate::upstream::plan::Role;
 use crate::upstream::pool::{Pooled, Pools, ServerConnections};
-use crate::upstream::server::ServerId;
+use crate::upstream::server::{Server, ServerId};
+use crate::upstream::server_set::{Candidates, Obstacle};
+use crate::upstream::upstream::Upstream;
+use crate::util::random::Random;
+
+/// Claims that a pick may lose to other workers before it takes the servers for full.
+const LOST_CLAIMS: usize = 16;
 
 /// Which servers the connections of one worker can carry a request to (`max-connections`).
 ///
@@ -77,10 +90,184 @@ impl Refused {
     }
 }
 
+impl Upstream {
+    /// Picks a server and claims a slot of it, among the servers that the upstream of this name
+    /// has now. Never allocates, never waits.
+    ///
+    /// [`Refused::Full`] on a first attempt: stand in the queue.
+    pub fn pick(&self, pick: &mut Pick<'_>) -> Result<Lease, Refused> {
+        // Whoever waits goes first. A retry has waited already, and never queues.
+        if pick.tried.is_empty() && !self.common().queue().is_empty() {
+            return Err(Refused::Full);
+        }
+        if self.is_replaced()
+            && let Some(current) = &*self.common().current()
+        {
+            return current.pick_here(pick);
+        }
+        self.pick_here(pick)
+    }
+
+    /// The same for one who waits.
+    pub(super) fn pick_for_waiter(&self, pick: &mut Pick<'_>) -> Result<Lease, Refused> {
+        if self.is_replaced()
+            && let Some(current) = &*self.common().current()
+        {
+            return current.pick_waiting(pick);
+        }
+        self.pick_waiting(pick)
+    }
+
+    fn pick_waiting(&self, pick: &mut Pick<'_>) -> Result<Lease, Refused> {
+        let picked = self.pick_here(pick);
+        if !matches!(picked, Err(Refused::Full))
+            || self.config().connections.max_connections.is_none()
+        {
+            return picked;
+        }
+        // Wish first, then look again: one of the two sees a connection that is closed meanwhile.
+        self.want_connections(pick);
+        self.pick_here(pick)
+    }
+
+    fn pick_here(&self, pick: &mut Pick<'_>) -> Result<Lease, Refused> {
+        let set = self.load_set();
+        let candidates = Candidates {
+            set: &set,
+            servers: self.servers(),
+            config: self.config(),
+            tried: pick.tried,
+            carry: pick.carry,
+            // Only this policy wants to know how old a latency is.
+            now_ms: match self.config().balance {
+                Balance::PeakEwma => self.common().ms(Instant::now()),
+                _ => 0,
+            },
+        };
+        let question = balance::Pick {
+            servers: &candidates,
+            first_attempt: pick.tried.is_empty(),
+            hash: pick.hash,
+        };
+        let mut random = Random::seeded(pick.random.u64(..));
+        for _ in 0..LOST_CLAIMS {
+            let Some(index) = set.picker().pick(&question, &mut random) else {
+                break;
+            };
+            if let Some(lease) = self.claim_here(index) {
+                return Ok(lease);
+            }
+        }
+        Err(self.refusal(&candidates))
+    }
+
+    fn claim_here(&self, index: usize) -> Option<Lease> {
+        let (server, config) = (
+            self.servers().get(index)?,
+            self.config().servers.get(index)?,
+        );
+        server.claim(config.max_requests, &self.config().breaker)
+    }
+
+    /// Claims a slot of one server, if it admits a request now: for a connection that is bound to
+    /// one client.
+    pub fn claim(self: &Arc<Self>, server: &Arc<Server>) -> Option<Lease> {
+        let current = self.latest();
+        let same = |candidate: &Arc<Server>| Arc::ptr_eq(candidate, server);
+        let index = current.servers().iter().position(same)?;
+        let takes = current.load_set().roles().get(index)?.takes_requests();
+        if takes {
+            current.claim_here(index)
+        } else {
+            None
+        }
+    }
+
+    /// Why nothing took the request. A look at every server: only on the way to a refusal.
+    fn refusal(&self, candidates: &Candidates<'_>) -> Refused {
+        let mut ejected = false;
+        for index in 0..self.servers().len() {
+            match candidates.obstacle(index) {
+                Some(Obstacle::Role(role)) => ejected |= role.ejected(),
+                Some(Obstacle::NoProbe) => ejected = true,
+                Some(Obstacle::Tried) => {}
+                // Nothing in the way any more: somebody else was faster.
+                Some(Obstacle::Full | Obstacle::NoConnection) | None => return Refused::Full,
+            }
+        }
+        let retry_after = self.retry_after(Instant::now());
+        if ejected {
+            return Refused::CircuitOpen { retry_after };
+        }
+        Refused::NoServer { retry_after }
+    }
+
+    /// Has other workers close idle connections to servers that lack nothing else.
+    fn want_connections(&self, pick: &Pick<'_>) {
+        let set = self.load_set();
+        let members = self
+            .servers()
+            .iter()
+            .zip(&self.config().servers)
+            .zip(set.roles());
+        for ((server, config), role) in members {
+            if role.takes_requests()
+                && server.in_flight() < config.max_requests
+                && !pick.carry.can_carry(server.connections())
+            {
+                pick.carry.want(server.connections());
+            }
+        }
+    }
+
+    /// Whole seconds from `now` to the next probe or check of a server that is out, rounded up, at
+    /// least 1: for `Retry-After`.
+    pub fn retry_after(&self, now: Instant) -> u64 {
+        let set = self.load_set();
+        let out = self.servers().iter().zip(set.roles());
+        let next = out.filter_map(|(server, role)| match role {
+            Role::Draining | Role::NoWeight => None,
+            Role::Unhealthy | Role::Waiting => server.next_check(),
+            Role::HalfOpen => Some(now),
+            // Open, maybe not known to the order yet.
+            Role::Open | Role::InRotation | Role::StandBy => self.half_open_at(server, now),
+        });
+        let wait = next
+            .min()
+            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        wait.as_millis().div_ceil(1_000).max(1) as u64
+    }
+
+    /// Some server has a free slot that some worker can use.
+    pub(super) fn has_room(&self) -> bool {
+        match &*self.common().current() {
+            Some(current) => current.has_room_here(),
+            None => self.has_room_here(),
+        }
+    }
+
+    fn has_room_here(&self) -> bool {
+        let set = self.load_set();
+        let limit = self.config().connections.max_connections;
+        let mut members = self
+            .servers()
+            .iter()
+            .zip(&self.config().servers)
+            .zip(set.roles());
+        members.any(|((server, config), role)| {
+            let connections = server.connections();
+            role.takes_requests()
+                && server.in_flight() < config.max_requests
+                && server.breaker().would_admit(&self.config().breaker)
+                && limit.is_none_or(|limit| connections.open() < limit || connections.idle() > 0)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::{Balance, HashKey};
+    use crate::config::model::HashKey;
     use crate::upstream::testing::{config, publish, registry};
 
     /// Invariant: a pick never allocates, whatever the policy, refused or not.

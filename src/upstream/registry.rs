@@ -45,6 +45,24 @@ struct Inner {
     resolver: Option<Arc<SystemResolver>>,
 }
 
+impl Inner {
+    /// Takes over the published generation and lets go of upstreams that are in it no more.
+    fn retire(&mut self, upstreams: &[Arc<Upstream>]) {
+        let next = upstreams.to_vec();
+        let before = std::mem::replace(&mut self.current, next);
+        for gone in before {
+            let stays = |next: &Arc<Upstream>| Arc::ptr_eq(next.common(), gone.common());
+            if upstreams.iter().any(stays) {
+                continue;
+            }
+            gone.common().succeed(None);
+            gone.replace();
+            gone.servers().iter().for_each(tasks::detach);
+            self.gone.push(Arc::downgrade(&gone));
+        }
+    }
+}
+
 impl Registry {
     pub fn new(metrics: &Arc<Metrics>) -> Arc<Self> {
         Arc::new(Registry {
@@ -122,18 +140,7 @@ impl Registry {
                 }
             }
         }
-        let next = upstreams.to_vec();
-        let before = std::mem::replace(&mut inner.current, next);
-        for gone in before {
-            let stays = |next: &Arc<Upstream>| Arc::ptr_eq(next.common(), gone.common());
-            if upstreams.iter().any(stays) {
-                continue;
-            }
-            gone.common().succeed(None);
-            gone.replace();
-            gone.servers().iter().for_each(tasks::detach);
-            inner.gone.push(Arc::downgrade(&gone));
-        }
+        inner.retire(upstreams);
         inner.gone.retain(|gone| gone.strong_count() > 0);
         inner.by_name.retain(|_, common| common.strong_count() > 0);
         // The control task has new times to wait for.
