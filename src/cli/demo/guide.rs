@@ -1,7 +1,6 @@
 //! What the demo prints: what runs where, and what to try.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use crate::cli::demo::Places;
 use crate::cli::demo::file::Written;
@@ -128,17 +127,20 @@ impl Guide {
     }
 }
 
-/// Short where it can be: relative to the current directory, or by name from the path.
+/// How this program is called from here: by its name where a search finds it, else by its path,
+/// relative where that is shorter.
 fn program() -> String {
     let Ok(path) = std::env::current_exe() else {
         return "evenkeel".into();
     };
-    let relative = std::env::current_dir()
-        .ok()
-        .and_then(|directory| path.strip_prefix(directory).map(PathBuf::from).ok());
-    match relative {
-        Some(relative) => format!("./{}", relative.display()),
-        None => "evenkeel".into(),
+    let searched = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&searched).any(|directory| path.parent() == Some(&*directory)) {
+        return "evenkeel".into();
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    match path.strip_prefix(here) {
+        Ok(relative) => format!("./{}", relative.display()),
+        Err(_) => path.display().to_string(),
     }
 }
 
