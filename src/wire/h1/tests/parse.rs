@@ -246,6 +246,8 @@ proptest! {
         let mut theirs = httparse::Request::new(&mut storage);
         let their_length = theirs.parse(&bytes);
         let Ok(Some((ours, length))) = parse::request(&bytes, &LIMITS) else { return Ok(()) };
+        // Targets are bytes here (the router escapes those over 0x7F), UTF-8 there.
+        prop_assume!(ours.target().is_ascii());
         prop_assert_eq!(their_length, Ok(httparse::Status::Complete(length)));
         prop_assert_eq!(theirs.method, Some(ours.method.as_str()));
         prop_assert_eq!(theirs.path.map(str::as_bytes), Some(ours.target()));
