@@ -119,10 +119,7 @@ fn told(outcome: Outcome) -> Result<Reloaded, Rejected> {
         } => Ok(Reloaded {
             generation,
             changes: changes.to_string().lines().map(str::to_owned).collect(),
-            warnings: warnings
-                .iter()
-                .map(|warning| warning.message.clone())
-                .collect(),
+            warnings: warnings.lines().collect(),
         }),
         Outcome::Rejected(rejection) => Err(Rejected {
             text: rejection.render(),

@@ -115,8 +115,8 @@ async fn start(
         .map_err(|_| StartError::Panic)?
         .map_err(StartError::Config)?;
     let logging = options.logging.then(|| logging::init(&loaded.config.log));
-    for warning in loaded.warnings.iter() {
-        tracing::warn!(warning = %warning.message, "configuration");
+    for warning in loaded.warnings.lines() {
+        tracing::warn!(%warning, "configuration");
     }
     descriptors::raise_limit();
     let bound_admin = bind_admin(loaded.config.admin.as_ref())?;

@@ -284,6 +284,16 @@ impl Diagnostics {
         })
     }
 
+    /// One line per mistake, for a log: its place, what is wrong, what to do about it.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.list.iter().map(|found| {
+            let (file, line, column) = self.place(found.span);
+            let help = found.help.iter().map(|help| format!("; {help}"));
+            let help: String = help.collect();
+            format!("{file}:{line}:{column}: {}{help}", found.message)
+        })
+    }
+
     /// File, line and column (in characters), from 1; of a file as a whole 1 and 1.
     pub fn places(&self) -> impl Iterator<Item = (&Diagnostic, usize, usize)> {
         self.list.iter().map(|found| {

@@ -23,6 +23,9 @@ use crate::upstream::Registry;
 use crate::upstream::pool::Hub;
 use crate::worker::{Shared, Workers};
 
+/// A file that is something else altogether has thousands; `check` shows them all.
+const LOGGED_MISTAKES: usize = 50;
+
 /// Why a configuration is not taken. None of these changes anything.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
@@ -334,8 +337,8 @@ impl Reloader {
             logging.apply(&loaded.config.log);
         }
         warn_of_restart(&self.live.loaded.config, &loaded.config);
-        for warning in loaded.warnings.iter() {
-            tracing::warn!(warning = %warning.message, "configuration");
+        for warning in loaded.warnings.lines() {
+            tracing::warn!(%warning, "configuration");
         }
 
         let changes = config::diff(&self.live.loaded.config, &loaded.config);
@@ -391,8 +394,8 @@ impl Reloader {
         let summary = rejection.summary();
         events::reload_rejected(&self.parts.metrics, trigger.as_str(), &summary);
         if let Rejection::Config(mistakes) = &rejection {
-            for mistake in mistakes.iter() {
-                tracing::debug!(code = mistake.code, mistake = %mistake.message, "mistake");
+            for mistake in mistakes.lines().take(LOGGED_MISTAKES) {
+                tracing::error!(%mistake, "configuration");
             }
         }
         self.remember(trigger, false, summary);

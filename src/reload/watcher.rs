@@ -46,7 +46,9 @@ pub(super) async fn run(path: PathBuf, handle: Handle) {
             _ = poll.tick() => {
                 // A directory may have been replaced, which ends its watch.
                 directories.follow(&path, &handle.state.sources.load());
-                if watch.poll(content(&handle).await, handle.seen()) {
+                if let Some(content) = content(&handle).await
+                    && watch.poll(content, handle.seen())
+                {
                     read_if_new(&handle).await;
                 }
             }
@@ -59,17 +61,24 @@ pub(super) async fn run(path: PathBuf, handle: Handle) {
 
 /// Reloads when there is something that was not read yet.
 async fn read_if_new(handle: &Handle) {
-    if content(handle).await != handle.seen() {
+    if content(handle)
+        .await
+        .is_some_and(|content| content != handle.seen())
+    {
         handle.reload(Trigger::FileChange).await;
     }
 }
 
-/// Fingerprint of what is there now.
-async fn content(handle: &Handle) -> u64 {
+/// Fingerprint of what is there now. `None` while there is no descriptor left to look with: then
+/// every file would seem to be gone.
+async fn content(handle: &Handle) -> Option<u64> {
     let sources = handle.state.sources.load_full();
-    let look = tokio::task::spawn_blocking(move || sources.fingerprint_now());
+    let look = tokio::task::spawn_blocking(move || {
+        let content = sources.fingerprint_now();
+        std::fs::File::open("/dev/null").is_ok().then_some(content)
+    });
     // A panic in there would be a mistake of ours: then nothing has changed.
-    look.await.unwrap_or_else(|_| handle.seen())
+    look.await.ok().flatten()
 }
 
 /// Tells `watch` what an event says about our files.

@@ -1,11 +1,7 @@
 //! Scriptable origins, raw clients and a proxy on port 0: blocking sockets and plain threads, so
 //! that a test reads from top to bottom. Nothing here sleeps for a fixed time to be right; what is
 //! awaited has a deadline.
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each behaviour uses its own part of the helpers"
-)]
+#![expect(dead_code, reason = "each behaviour uses its own part of the helpers")]
 
 pub mod client;
 pub mod origin;
@@ -13,6 +9,6 @@ pub mod proxy;
 pub mod wait;
 
 pub use client::{Client, Response};
-pub use origin::{Connection, Origin, Received};
+pub use origin::{Connection, Origin};
 pub use proxy::Proxy;
 pub use wait::{DEADLINE, eventually, value_within};
