@@ -27,13 +27,16 @@ pub(super) fn line(out: &mut Vec<u8>, record: &Record<'_>, clock: &mut Clock) {
     out.extend_from_slice(b"\"\n");
 }
 
-/// `$request`; nginx writes `-` where no request line was read.
+/// `$request`; nginx writes `-` where no request line was read, and of a broken one what it is.
 fn request(out: &mut Vec<u8>, record: &Record<'_>) {
     if record.method.is_empty() && record.target.is_empty() {
         out.push(b'-');
         return;
     }
     escape::nginx(out, record.method);
+    if record.target.is_empty() {
+        return;
+    }
     out.push(b' ');
     escape::nginx(out, record.target);
     out.extend_from_slice(match record.version {
@@ -43,10 +46,11 @@ fn request(out: &mut Vec<u8>, record: &Record<'_>) {
     });
 }
 
+/// A field that is there but empty stays empty.
 fn or_dash(out: &mut Vec<u8>, value: Option<&[u8]>) {
     match value {
-        Some(value) if !value.is_empty() => escape::nginx(out, value),
-        _ => out.push(b'-'),
+        Some(value) => escape::nginx(out, value),
+        None => out.push(b'-'),
     }
 }
 
@@ -60,7 +64,7 @@ fn user(out: &mut Vec<u8>, authorization: Option<&[u8]>) {
         let mut decoded = base64(credentials.trim_ascii())?;
         let colon = decoded.iter().position(|&byte| byte == b':')?;
         decoded.truncate(colon);
-        Some(decoded)
+        (colon > 0).then_some(decoded)
     });
     or_dash(out, name.as_deref());
 }
@@ -135,6 +139,9 @@ mod tests {
         (record.method, record.target, record.user_agent) = (b"", b"", None);
         (record.status, record.response_bytes) = (400, 0);
         assert_eq!(text(&record), "192.0.2.7 - - [T] \"-\" 400 0 \"-\" \"-\"\n");
+        record.method = b"GARBAGE";
+        record.user_agent = Some(b"");
+        assert!(text(&record).ends_with("[T] \"GARBAGE\" 400 0 \"-\" \"\"\n"));
     }
 
     #[test]
