@@ -81,10 +81,10 @@ fn merge(own: &mut Table, base: &Table, section: &'static Section, via: Via) {
                 },
                 // "off" takes away the table given there; where it also means "switched off"
                 // (breaker, retry, ...) it stays for `settle`.
-                (Value::Text(text), Value::Table(_)) if text == "off" => {
-                    if ["timeout", "connections"].contains(&entry.key.as_str()) {
-                        own.remove(&entry.key);
-                    }
+                (Value::Text(text), Value::Table(_))
+                    if text == "off" && ["timeout", "connections"].contains(&&*entry.key) =>
+                {
+                    own.remove(&entry.key);
                 }
                 _ => {}
             },

@@ -5,14 +5,13 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use toml::de::DeTable;
 
 use crate::config::diagnostics::Problems;
 use crate::config::environment;
 use crate::config::glob;
-use crate::config::sources::{Pattern, SourceFile, Sources, content_hash, read_bytes};
+use crate::config::sources::{Pattern, SourceFile, Sources, read_bytes};
 use crate::config::tree::{Node, Span, Table, Value, Via, from_toml, quote};
 
 /// Everything that one load reads.
@@ -93,13 +92,8 @@ impl<'a> Reading<'a> {
             }
         };
         let index = self.sources.files.len() as u32;
-        let text = String::from_utf8_lossy(&bytes);
-        self.sources.files.push(SourceFile {
-            path: path.to_owned(),
-            canonical: canonical.to_owned(),
-            text: Arc::from(text.as_ref()),
-            hash: content_hash(&bytes),
-        });
+        let file = SourceFile::new(path.to_owned(), canonical.to_owned(), &bytes);
+        self.sources.files.push(file);
         if let Err(error) = std::str::from_utf8(&bytes) {
             let at = error.valid_up_to();
             let replacement = char::REPLACEMENT_CHARACTER.len_utf8();

@@ -26,6 +26,7 @@ mod suggest;
 mod tree;
 mod values;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -114,18 +115,15 @@ fn check_around_syntax(merged: &Table, problems: &mut Problems, sources: &Source
             sources.file(span.file)?.line_and_column(span.start).0,
         ))
     };
-    let broken: Vec<_> = problems
+    let broken: BTreeSet<_> = problems
         .iter()
         .filter_map(|found| line(found.span))
         .collect();
     // After a broken header, keys stand in the wrong table.
     let astray = |found: &Diagnostic| {
         found.code == "unknown-key"
-            && line(found.span).is_some_and(|(file, at)| {
-                broken
-                    .iter()
-                    .any(|(other, first)| *other == file && *first < at)
-            })
+            && line(found.span)
+                .is_some_and(|(file, at)| broken.range((file, 0)..(file, at)).next().is_some())
     };
     let mut others = Problems::default();
     check::check(merged, &keys::ROOT, &mut others);

@@ -27,11 +27,25 @@ pub(super) struct SourceFile {
     /// Behind symlinks.
     pub canonical: PathBuf,
     pub text: Arc<str>,
+    /// Offsets at which lines begin: looked up for every message and every value that is shown.
+    line_starts: Arc<[usize]>,
     /// Of the bytes, which need not be text.
     pub hash: u64,
 }
 
 impl SourceFile {
+    pub fn new(path: PathBuf, canonical: PathBuf, bytes: &[u8]) -> Self {
+        let text: Arc<str> = Arc::from(String::from_utf8_lossy(bytes).as_ref());
+        let after_newline = memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1);
+        SourceFile {
+            path,
+            canonical,
+            line_starts: std::iter::once(0).chain(after_newline).collect(),
+            text,
+            hash: content_hash(bytes),
+        }
+    }
+
     pub fn name(&self) -> String {
         self.path.display().to_string()
     }
@@ -39,12 +53,16 @@ impl SourceFile {
     /// From 1, columns in characters.
     pub fn line_and_column(&self, offset: usize) -> (usize, usize) {
         let at = within(&self.text, offset..offset, &(0..self.text.len())).start;
-        let before = &self.text[..at];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (
-            before.matches('\n').count() + 1,
-            before[line_start..].chars().count() + 1,
-        )
+        let line = self.line(at);
+        let before = &self.text[self.line_starts[line - 1]..at];
+        (line, before.chars().count() + 1)
+    }
+
+    /// The number of the line that holds the byte at `offset`, from 1.
+    fn line(&self, offset: usize) -> usize {
+        self.line_starts
+            .partition_point(|start| *start <= offset)
+            .max(1)
     }
 
     /// The whole lines around `spans`, and the number of the first.
@@ -52,16 +70,19 @@ impl SourceFile {
         &self,
         spans: impl Iterator<Item = &'a Span>,
     ) -> Option<(Range<usize>, usize)> {
-        let ranges =
-            spans.map(|span| within(&self.text, span.start..span.end, &(0..self.text.len())));
+        let whole = 0..self.text.len();
+        let ranges = spans.map(|span| within(&self.text, span.start..span.end, &whole));
         let all = ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))?;
-        let start = self.text[..all.start]
-            .rfind('\n')
-            .map_or(0, |newline| newline + 1);
-        let end = self.text[all.end..]
-            .find('\n')
-            .map_or(self.text.len(), |at| all.end + at);
-        Some((start..end, self.text[..start].matches('\n').count() + 1))
+        let (first, last) = (self.line(all.start), self.line(all.end));
+        let next = self
+            .line_starts
+            .get(last)
+            .copied()
+            .unwrap_or(self.text.len() + 1);
+        let start = self.line_starts[first - 1];
+        let end = (next - 1).min(self.text.len());
+        let end = start + self.text[start..end].trim_end_matches('\r').len();
+        Some((start..end, first))
     }
 
     pub fn clamp(&self, span: Span, window: &Range<usize>) -> Range<usize> {
