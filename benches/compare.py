@@ -122,7 +122,7 @@ http {{
     server {{
         {" ".join(f"listen 127.0.0.1:{port};" for port in ports)}
         location = /small {{ return 200 "{"x" * 128}"; }}
-        location = /typical {{ {fields} return 200 "{"y" * 4096}"; }}
+        location = /typical {{ {fields} set $half "{"y" * 2048}"; return 200 "$half$half"; }}
     }}
 }}
 """)

@@ -139,7 +139,7 @@ async fn wait(
 
 /// From the start of one check to the start of the next.
 fn gap(verdict: &Verdict, settings: &Health, jitter: f64) -> Duration {
-    if verdict.is_settled(settings.fall) {
+    if verdict.is_settled() {
         settings.interval.mul_f64(jitter)
     } else {
         (settings.interval / 5).max(SHORTEST).min(settings.interval)

@@ -8,7 +8,8 @@
 pub enum Standing {
     /// No result yet, usable: at process start, and in an upstream that is new as a whole.
     Untested,
-    /// No pass yet, not usable: added next to others by a reload or discovery. One pass is enough.
+    /// No result yet, not usable: added next to others by a reload or discovery. One pass is
+    /// enough; after a failure it takes `rise`.
     Waiting,
     Healthy,
     Unhealthy,
@@ -44,13 +45,9 @@ impl Verdict {
         let before = self.standing;
         let turned = match (self.standing, passed) {
             (Standing::Untested | Standing::Waiting, true) => Some(Standing::Healthy),
-            (Standing::Untested, false) => Some(Standing::Unhealthy),
+            (Standing::Untested | Standing::Waiting, false) => Some(Standing::Unhealthy),
             (Standing::Healthy, true) | (Standing::Unhealthy, false) => {
                 self.run = 0;
-                None
-            }
-            (Standing::Waiting, false) => {
-                self.run = self.run.saturating_add(1);
                 None
             }
             (Standing::Healthy, false) => self.count_to(fall, Standing::Unhealthy),
@@ -68,14 +65,9 @@ impl Verdict {
         (self.run >= needed).then_some(then)
     }
 
-    /// Nothing is under way: no run against the standing has begun. A server that waits for its
-    /// first pass settles after `fall` failures: it will take a while.
-    pub fn is_settled(&self, fall: u32) -> bool {
-        match self.standing {
-            Standing::Healthy | Standing::Unhealthy => self.run == 0,
-            Standing::Waiting => self.run >= fall,
-            Standing::Untested => false,
-        }
+    /// Nothing is under way: there is a result, and no run against it has begun.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.standing, Standing::Healthy | Standing::Unhealthy) && self.run == 0
     }
 }
 
@@ -103,9 +95,17 @@ mod tests {
     #[test]
     fn an_added_server_waits_for_one_pass() {
         assert!(!Standing::Waiting.usable());
-        assert_eq!(after(Standing::Waiting, &[false; 9]), Standing::Waiting);
+        assert_eq!(after(Standing::Waiting, &[true]), Standing::Healthy);
+    }
+
+    #[test]
+    fn an_added_server_that_failed_needs_rise() {
         assert_eq!(
-            after(Standing::Waiting, &[false, false, false, false, true]),
+            after(Standing::Waiting, &[false, true]),
+            Standing::Unhealthy
+        );
+        assert_eq!(
+            after(Standing::Waiting, &[false, true, true]),
             Standing::Healthy
         );
     }
@@ -136,12 +136,12 @@ mod tests {
     #[test]
     fn a_run_against_the_standing_is_not_settled() {
         let mut verdict = Verdict::new(Standing::Healthy);
-        assert!(verdict.is_settled(3));
+        assert!(verdict.is_settled());
         verdict.record(false, 2, 3);
-        assert!(!verdict.is_settled(3));
+        assert!(!verdict.is_settled());
         verdict.record(true, 2, 3);
-        assert!(verdict.is_settled(3));
-        assert!(!Verdict::new(Standing::Waiting).is_settled(3));
+        assert!(verdict.is_settled());
+        assert!(!Verdict::new(Standing::Waiting).is_settled());
     }
 
     proptest! {
