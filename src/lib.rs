@@ -70,7 +70,7 @@
 //! | [`listener`] | proxy wire message snapshot telemetry config util |
 //! | [`worker`] | listener proxy snapshot upstream wire telemetry config util |
 //! | [`reload`] | config snapshot worker listener upstream telemetry util |
-//! | [`admin`] | reload snapshot upstream router proxy telemetry config util |
+//! | [`admin`] | reload snapshot upstream balance router proxy message telemetry config util |
 //! | [`app`], [`cli`] | everything |
 //!
 //! A test reads the `use crate::` lines and fails on an edge that is not in this table.

@@ -87,6 +87,9 @@ impl Account {
     }
 
     pub fn attempt_starts(&mut self, upstream: &Arc<Upstream>, server: &Server, now: Instant) {
+        // One that was answered, but not with what the client should see.
+        self.end_attempt(now);
+        self.status = None;
         self.upstream = Some(upstream.clone());
         self.attempt_started = now;
         self.attempts.push(Attempt {

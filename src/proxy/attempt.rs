@@ -43,11 +43,11 @@ pub(super) struct Failed {
     /// At least one byte of the request was written.
     pub written: bool,
     /// Where to go on, when that was settled before this attempt was ended.
-    pub next: Option<Selected>,
+    pub next: Option<Box<Selected>>,
 }
 
 /// What a head wait gives: the answer and the exchange it belongs to.
-type Waited = Result<(Answer, Exchange), (WaitError, Option<Selected>)>;
+type Waited = Result<(Answer, Exchange), (WaitError, Option<Box<Selected>>)>;
 
 impl Transaction {
     pub(super) async fn attempt(
@@ -178,7 +178,7 @@ impl Transaction {
                 Err(WaitError::TakenOut) => {
                     let written = exchange.bytes_written() > 0;
                     match self.elsewhere(journey, Cause::TakenOut, written) {
-                        Some(next) => return Err((WaitError::TakenOut, Some(next))),
+                        Some(next) => return Err((WaitError::TakenOut, Some(Box::new(next)))),
                         None => watch = false,
                     }
                 }
@@ -221,7 +221,7 @@ impl Transaction {
         &mut self,
         lease: &mut Lease,
         error: WaitError,
-        next: Option<Selected>,
+        next: Option<Box<Selected>>,
         started: Instant,
     ) -> Failed {
         let Classified {

@@ -93,7 +93,7 @@ impl Transaction {
         let (cause, written) = match last {
             Last::Answer(_, cause) => (*cause, true),
             Last::Failure(failed) => match failed.next.take() {
-                Some(next) => return Some(next),
+                Some(next) => return Some(*next),
                 None => (failed.cause?, failed.written),
             },
         };
