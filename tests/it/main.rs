@@ -1,14 +1,22 @@
 //! Behaviour over real sockets: one module per behaviour, helpers in `support`.
 
+mod balancing;
 mod check;
 mod conf_examples;
 mod connections;
 mod demo;
 mod docker;
+mod fallback;
 mod heads;
 mod health;
 mod listeners;
 mod modules;
+mod panic;
+mod queue;
 mod reload;
+mod resolve;
 mod signals;
+mod slow_start;
+mod stale;
 mod support;
+mod timeouts;

@@ -3,11 +3,13 @@
 //! awaited has a deadline.
 #![expect(dead_code, reason = "each behaviour uses its own part of the helpers")]
 
+pub mod app;
 pub mod client;
 pub mod origin;
 pub mod proxy;
 pub mod wait;
 
+pub use app::{ONE_WORKER, app, app_with, count};
 pub use client::{Client, Response};
 pub use origin::{Connection, Origin};
 pub use proxy::Proxy;
