@@ -11,6 +11,10 @@ use crate::message::{Abort, BodyError, Data, Downstream, Fields, Frame, Length, 
 /// byte by byte is not worth it.
 const MAX_PIECES: usize = 1024;
 
+/// Kept bytes per payload byte up to which chunk framing costs nothing: chunks of one byte stay
+/// below it, and memory stays a small multiple of `max-replay-body`.
+const FRAMING: usize = 8;
+
 /// One per exchange that has a request body; requests without one use the wire's own object.
 pub struct RequestBody {
     inner: Rc<dyn Downstream>,
@@ -26,7 +30,7 @@ struct Replay {
     pieces: Vec<Data>,
     trailers: Option<Fields>,
     ended: bool,
-    /// Bytes that may still be recorded; `None` once more came than `max-replay-body`.
+    /// Payload bytes that may still be recorded; `None` once more came than `max-replay-body`.
     room: Option<usize>,
     /// Next of `pieces` to hand out again; past the end it is the client's turn.
     next: usize,
@@ -111,7 +115,8 @@ impl Replay {
     }
 
     fn record_data(&mut self, data: &Data) {
-        self.room = self.room.and_then(|room| room.checked_sub(data.len()));
+        let cost = data.payload().max(data.len() / FRAMING);
+        self.room = self.room.and_then(|room| room.checked_sub(cost));
         if self.pieces.len() == MAX_PIECES {
             self.room = None;
         }

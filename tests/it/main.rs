@@ -15,6 +15,7 @@ mod panic;
 mod queue;
 mod reload;
 mod resolve;
+mod retries;
 mod signals;
 mod slow_start;
 mod stale;
