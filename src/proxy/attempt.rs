@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::message::{BodyError, Known, ResponseHead};
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
-use crate::proxy::head_wait::{HeadWait, WaitError};
+use crate::proxy::head_wait::{Clock, HeadWait, WaitError};
 use crate::proxy::retry::{self, Cause};
 use crate::proxy::selection::{Selected, Via};
 use crate::proxy::transaction::Transaction;
@@ -160,6 +160,7 @@ impl Transaction {
         let upgrade = self.upgrade.as_deref();
         let mut exchange = Exchange::start(connection, &self.account.head, body, upgrade);
         let mut watch = journey.upstream.config().health.is_some();
+        let mut clock = Clock::default();
         loop {
             let timeout = &journey.route.rules.timeout;
             let mut wait = HeadWait::new(
@@ -167,6 +168,7 @@ impl Transaction {
                 &self.downstream,
                 &self.context.timers,
                 &mut self.total,
+                &mut clock,
             );
             wait.taken_out = watch.then_some(lease);
             wait.idle = timeout.idle;
@@ -281,8 +283,8 @@ fn classify(error: &WaitError) -> Classified {
     match error {
         WaitError::Gone => ours(Reason::ClientClosed),
         WaitError::ClientStalled => ours(Reason::RequestTimeout),
-        WaitError::TotalTimeout => Classified {
-            kind: Some(FailureKind::Timeout),
+        WaitError::TotalTimeout { on_client } => Classified {
+            kind: (!on_client).then_some(FailureKind::Timeout),
             ..ours(Reason::TotalTimeout)
         },
         WaitError::TakenOut => Classified {

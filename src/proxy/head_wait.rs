@@ -22,7 +22,10 @@ pub enum WaitError {
     /// `timeout.first-byte` or `timeout.idle` passed.
     Timeout,
     /// `timeout.total` passed.
-    TotalTimeout,
+    TotalTimeout {
+        /// It was the client's bytes that did not come.
+        on_client: bool,
+    },
     /// The client has gone.
     Gone,
     /// Active checks took the server out.
@@ -43,14 +46,14 @@ pub struct HeadWait<'a> {
     pub first_byte: Option<Duration>,
     /// An interim answer went to the client.
     pub interim_sent: bool,
-    clock: Clock,
+    clock: &'a mut Clock,
     interim: Option<ResponseHead>,
 }
 
-/// Either `idle` runs (the request is going out) or `first_byte` does; the latter stands for
+/// Outlives a wait that was broken off and goes on. Either `idle` runs (the request is going out) or `first_byte` does; the latter stands for
 /// the wait from the request's last byte to the head.
 #[derive(Default)]
-struct Clock {
+pub struct Clock {
     slot: Option<SweepSlot>,
     first_byte: Option<Deadline>,
     idle_ends: Option<Instant>,
@@ -63,6 +66,7 @@ impl<'a> HeadWait<'a> {
         downstream: &'a Rc<dyn Downstream>,
         timers: &'a Timers,
         total: &'a mut Option<Deadline>,
+        clock: &'a mut Clock,
     ) -> Self {
         HeadWait {
             exchange,
@@ -73,7 +77,7 @@ impl<'a> HeadWait<'a> {
             idle: None,
             first_byte: None,
             interim_sent: false,
-            clock: Clock::default(),
+            clock,
             interim: None,
         }
     }
@@ -90,7 +94,8 @@ impl<'a> HeadWait<'a> {
             .as_mut()
             .is_some_and(|total| total.poll_expired(cx).is_ready())
         {
-            return Poll::Ready(Err(WaitError::TotalTimeout));
+            let on_client = self.exchange.awaits_client();
+            return Poll::Ready(Err(WaitError::TotalTimeout { on_client }));
         }
         self.poll_clock(cx).map(Err)
     }
@@ -145,7 +150,7 @@ impl<'a> HeadWait<'a> {
         }
         let now = Instant::now();
         let progress = self.exchange.progress();
-        let clock = &mut self.clock;
+        let clock = &mut *self.clock;
         if clock.idle_ends.is_none() || progress != clock.progress {
             clock.progress = progress;
             clock.idle_ends = idle.map(|idle| now + idle);

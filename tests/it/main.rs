@@ -1,6 +1,7 @@
 //! Behaviour over real sockets: one module per behaviour, helpers in `support`.
 
 mod balancing;
+mod breaker;
 mod check;
 mod conf_examples;
 mod connections;
