@@ -11,6 +11,6 @@ pub mod wait;
 
 pub use app::{ONE_WORKER, app, app_with, count};
 pub use client::{Client, Response};
-pub use origin::{Connection, Origin};
+pub use origin::{Connection, Origin, Received};
 pub use proxy::Proxy;
 pub use wait::{DEADLINE, eventually, value_within};
