@@ -124,9 +124,12 @@ fn status_line(out: &mut Vec<u8>, head: &ResponseHead) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The received length stays in its run where it is the right one.
+/// The received length stays in its run where it is the right one. Zeros in front do not: some
+/// read them as octal.
 fn with_length(out: &mut Vec<u8>, fields: &Fields, skip: KnownSet, length: u64) {
-    if fields.get(Known::ContentLength).and_then(number) == Some(length) {
+    let received = fields.get(Known::ContentLength);
+    let plain = received.filter(|text| !matches!(text, [b'0', _, ..]));
+    if plain.and_then(number) == Some(length) {
         fields.write(out, skip);
         return;
     }
