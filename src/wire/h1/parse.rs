@@ -230,6 +230,9 @@ pub(super) fn trailers(bytes: &[u8], limits: &HeadLimits) -> Parsed<Fields> {
             Ok(None)
         };
     };
+    if length > limits.bytes {
+        return bad("the trailer section is too large");
+    }
     fields.receive(&bytes[..length]);
     Ok(Some((fields, length)))
 }
