@@ -8,6 +8,7 @@ mod connections;
 mod demo;
 mod docker;
 mod fallback;
+mod framing;
 mod heads;
 mod health;
 mod listeners;

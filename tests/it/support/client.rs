@@ -118,6 +118,11 @@ impl Client {
         self.read("GET")
     }
 
+    /// The same after a request with `method`: the answer to HEAD has no body.
+    pub fn try_response_to(&mut self, method: &str) -> io::Result<Response> {
+        self.read(method)
+    }
+
     /// True once the proxy has closed the connection without a further byte.
     pub fn is_closed(&mut self) -> bool {
         assert!(
@@ -284,12 +289,12 @@ fn field(line: &str) -> (String, String) {
     (name.to_owned(), value.trim().to_owned())
 }
 
-pub(super) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+pub fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack
         .windows(needle.len())
         .position(|window| window == needle)
 }
 
-pub(super) fn lossy(bytes: &[u8]) -> String {
+pub fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -353,6 +353,11 @@ impl Connection {
         Some(std::mem::take(&mut self.buffer))
     }
 
+    /// Puts bytes back in front of what is still to be read.
+    pub fn unread(&mut self, bytes: Vec<u8>) {
+        self.buffer.splice(..0, bytes);
+    }
+
     /// Waits until the proxy closes.
     pub fn wait_for_close(&mut self) {
         while self.some().is_some() {}
@@ -407,7 +412,8 @@ impl Connection {
         }
     }
 
-    fn chunked(&mut self) -> Option<Vec<u8>> {
+    /// A chunked body: its exact bytes, framing and trailers included.
+    pub fn chunked(&mut self) -> Option<Vec<u8>> {
         let mut raw = Vec::new();
         loop {
             let line = self.line()?;

@@ -1,0 +1,5 @@
+//! Framing, byte for byte: what a request or an answer may be, and what the other side sees of it.
+
+mod answers;
+mod recorder;
+mod requests;
