@@ -10,6 +10,7 @@ mod origin;
 mod traffic;
 
 use std::io;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -85,7 +86,11 @@ fn run_all(traffic: bool) -> io::Result<ExitCode> {
     };
     Ok(super::run::serve(options, |_| {
         let proxy = places.proxy;
-        anstream::println!("{}", Guide::new(places, written, traffic));
+        // In one write, so that no event of the proxy stands in its middle.
+        let text = format!("{}\n", Guide::new(places, written, traffic));
+        if std::io::stdout().write_all(text.as_bytes()).is_err() {
+            tracing::debug!("nobody reads the guide");
+        }
         if traffic {
             handle.spawn(traffic::run(proxy));
         }
