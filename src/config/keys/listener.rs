@@ -75,7 +75,8 @@ pub(in crate::config) static LIMITS: Section = Section {
             "max-header-bytes",
             Kind::Size {
                 min: 1 << 10,
-                max: 1 << 20,
+                // A head has to fit into one scratch buffer of the wire (128 KiB).
+                max: 120 << 10,
             },
             "Of a request head, request line included",
         )
