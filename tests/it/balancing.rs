@@ -250,14 +250,14 @@ fn backups_serve_when_no_other_is_in_rotation_and_leave_when_one_returns() {
 }
 
 #[test]
-fn a_retry_goes_to_a_backup_when_the_others_do_not_admit() {
+fn a_backup_serves_when_breakers_keep_the_others_out() {
     let (bad, backup) = (Origin::resetting(), Origin::good("backup"));
     let servers = [(&bad, "1"), (&backup, "{ backup = true }")];
     let proxy = weighted("smooth-weighted", &servers);
-    // Five failures open the breaker; then the backup is in rotation.
-    for _ in 0..5 {
+    for _ in 0..4 {
         assert_eq!(proxy.get("/").status, 502);
     }
+    // The fifth failure opens the breaker: its own retry may find the backup already.
     eventually("the backup serves", || proxy.get("/").status == 200);
     assert_eq!(proxy.bodies(3), "backup".repeat(3));
 }
@@ -341,4 +341,63 @@ fn a_draining_server_finishes_what_it_has() {
     assert_eq!(proxy.bodies(4), "good".repeat(4));
     assert_eq!(proxy.server_status(&slow)["in_flight"], 1);
     assert_eq!(slow.open(), 1, "the exchange goes on");
+}
+
+#[test]
+fn retries_never_move_the_order_of_first_attempts() {
+    let (bad, b, c) = (Origin::good("a"), Origin::good("b"), Origin::good("c"));
+    let more = format!("{PLAIN}[upstream.app.breaker]\nmode = \"off\"\n");
+    let proxy = Proxy::start(&(app(&[&bad, &b, &c], &more) + WORKERS));
+    bad.stop();
+    let bodies = proxy.bodies(60);
+    for (turn, answers) in bodies.as_bytes().chunks(3).enumerate() {
+        assert_eq!(&answers[1..], b"bc", "period {turn} of {bodies}");
+    }
+    let retried: String = bodies.chars().step_by(3).collect();
+    assert!(retried.contains('b') && retried.contains('c'), "{retried}");
+}
+
+#[test]
+fn hash_passes_over_a_server_with_more_than_its_share_under_way() {
+    let script = |name: &'static str| {
+        Origin::scripted(move |connection| {
+            while let Some(request) = connection.request() {
+                if request.target().starts_with("/slow") {
+                    connection.wait_for_close();
+                    return;
+                }
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{name}");
+                connection.send(answer);
+            }
+        })
+    };
+    let (a, b) = (script("a"), script("b"));
+    let more = format!("{PLAIN}balance = \"hash\"\nhash = {{ by = \"client-ip\" }}\n");
+    let proxy = Proxy::start(&(app(&[&a, &b], &more) + WORKERS));
+    let waiting: Vec<Client> = (1..=40)
+        .map(|sent| {
+            let mut client = proxy.client();
+            client.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n");
+            eventually("it is at a server", || {
+                a.request_count() + b.request_count() == sent
+            });
+            client
+        })
+        .collect();
+    let most = a.request_count().max(b.request_count());
+    // 1.5 times the half of 40 is 30, and never less than 16.
+    assert!((20..=31).contains(&most), "{most} of {}", waiting.len());
+}
+
+#[test]
+fn peak_ewma_takes_fast_errors_for_slow() {
+    let failing = Origin::answering("HTTP/1.1 503 No\r\nContent-Length: 3\r\n\r\nbad");
+    let good = Origin::good("good");
+    let more = format!(
+        "{PLAIN}balance = \"peak-ewma\"\n[upstream.app.breaker]\nmode = \"off\"\n\
+         [upstream.app.retry]\nattempts = 0\n"
+    );
+    let proxy = Proxy::start(&app(&[&failing, &good], &more));
+    let bad = (0..40).filter(|_| proxy.get("/").status == 503).count();
+    assert!(bad <= 6, "{bad} of 40 went to the failing server");
 }

@@ -15,6 +15,7 @@ mod listeners;
 mod modules;
 mod panic;
 mod queue;
+mod reasons;
 mod reload;
 mod resolve;
 mod retries;

@@ -274,3 +274,46 @@ fn a_retry_does_not_wait_in_the_queue() {
     let answer = proxy.get("/");
     assert_eq!((answer.status, &*answer.text()), (503, "server"));
 }
+
+#[test]
+fn a_held_back_body_goes_to_the_server_that_asks_for_it() {
+    let bad = Origin::scripted(|connection| {
+        connection.request_head();
+        connection.send("HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    });
+    let good = Origin::scripted(|connection| {
+        connection.request_head();
+        connection.send("HTTP/1.1 100 Continue\r\n\r\n");
+        let body = connection.exactly(4).expect("a body comes");
+        assert_eq!(body, b"eggs");
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood");
+    });
+    let proxy = Proxy::start(&app(&[&bad, &good], KEEP));
+    let mut client = proxy.client();
+    client
+        .send("PUT / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    assert_eq!(client.response().status, 100);
+    client.send("eggs");
+    assert_eq!(client.response().text(), "good");
+}
+
+#[test]
+fn a_connect_that_times_out_is_tried_elsewhere() {
+    let socket =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(&any.into()).expect("binds");
+    socket.listen(0).expect("listens");
+    let address = socket.local_addr().expect("bound").as_socket().expect("IP");
+    let patience = std::time::Duration::from_millis(100);
+    let mut filling = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, patience) {
+        filling.push(stream);
+        assert!(filling.len() < 100, "the backlog never fills");
+    }
+    let good = Origin::good("good");
+    let config = app(&[&good], "[upstream.app.timeout]\nconnect = \"100ms\"\n")
+        .replace("{ \"", &format!("{{ \"{address}\" = 1, \""));
+    let proxy = Proxy::start(&config);
+    assert_eq!(proxy.client().post("/", b"order").text(), "good");
+}
