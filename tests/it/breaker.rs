@@ -36,7 +36,6 @@ impl Switched {
 fn breaker(values: &str) -> String {
     format!(
         "slow-start = \"off\"\n[upstream.app.retry]\nattempts = 0\n\
-         [upstream.app.timeout]\nfirst-byte = \"100ms\"\nconnect = \"100ms\"\n\
          [upstream.app.breaker]\n{values}\n"
     )
 }
@@ -108,7 +107,11 @@ fn every_kind_of_failure_counts() {
         ("closed", Origin::closing_after(0)),
     ];
     for (kind, origin) in kinds {
-        let proxy = Proxy::start(&app(&[&origin], &breaker(RUN_OF_3)));
+        let limit = match kind {
+            "timeout" => "[upstream.app.timeout]\nfirst-byte = \"100ms\"\n",
+            _ => "",
+        };
+        let proxy = Proxy::start(&app(&[&origin], &(breaker(RUN_OF_3) + limit)));
         for _ in 0..3 {
             assert_ne!(
                 proxy.get("/").evenkeel_reason(),
@@ -157,8 +160,7 @@ fn clients_and_other_statuses_never_open_it() {
         }
     }
     let origin = Origin::stalling();
-    let patient = breaker(RUN_OF_3).replace("first-byte = \"100ms\"", "");
-    let proxy = Proxy::start(&app(&[&origin], &patient));
+    let proxy = Proxy::start(&app(&[&origin], &breaker(RUN_OF_3)));
     for request in 1..=6 {
         let mut client = proxy.client();
         client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
@@ -172,11 +174,9 @@ fn clients_and_other_statuses_never_open_it() {
 #[test]
 fn a_client_that_stalls_is_not_the_servers_failure() {
     let origin = Origin::good("good");
-    let limits = breaker("consecutive-failures = 1").replace(
-        "first-byte = \"100ms\"",
-        "first-byte = \"100ms\"\ntotal = \"200ms\"\nidle = \"10s\"",
-    );
-    let proxy = Proxy::start(&app(&[&origin], &limits));
+    let limits = "[upstream.app.timeout]\ntotal = \"200ms\"\nidle = \"10s\"\n";
+    let strict = breaker("consecutive-failures = 1") + limits;
+    let proxy = Proxy::start(&app(&[&origin], &strict));
     let mut client = proxy.client();
     client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nhalf");
     assert_eq!(client.response().evenkeel_reason(), Some("total_timeout"));
@@ -217,8 +217,7 @@ fn a_share_of_slow_answers_opens_it() {
         }
     });
     let values = "min-requests = 4\nslow = { threshold = \"30ms\", ratio = \"50%\" }";
-    let limits = breaker(values).replace("first-byte = \"100ms\"", "");
-    let proxy = Proxy::start(&app(&[&origin], &limits));
+    let proxy = Proxy::start(&app(&[&origin], &breaker(values)));
     for _ in 0..4 {
         assert_eq!(proxy.get("/").status, 200);
     }
@@ -237,8 +236,7 @@ fn opened(server: &Switched, values: &str) -> Proxy {
 fn half_open_lets_exactly_the_probes_through_and_their_successes_close_it() {
     let server = Switched::new(503);
     let values = format!("{RUN_OF_3}open = \"200ms\"\nprobes = 2");
-    let limits = |proxy: &str| proxy.replace("first-byte = \"100ms\"", "");
-    let proxy = Proxy::start(&limits(&app(&[&server.origin], &breaker(&values))));
+    let proxy = Proxy::start(&app(&[&server.origin], &breaker(&values)));
     for _ in 0..3 {
         proxy.get("/");
     }
@@ -367,8 +365,7 @@ fn an_outcome_from_before_the_trip_changes_nothing() {
         }
     });
     let values = format!("{RUN_OF_3}open = \"200ms\"\nprobes = 1");
-    let limits = breaker(&values).replace("first-byte = \"100ms\"", "");
-    let proxy = Proxy::start(&app(&[&origin], &limits));
+    let proxy = Proxy::start(&app(&[&origin], &breaker(&values)));
     let mut straggler = proxy.client();
     straggler.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
     eventually("it is under way", || origin.request_count() == 1);

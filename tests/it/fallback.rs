@@ -3,8 +3,7 @@
 use super::support::{Origin, Proxy, app};
 
 const KEEP: &str = "[upstream.app.breaker]\nmode = \"off\"\n\
-                    [upstream.app.retry]\nattempts = 0\n\
-                    [upstream.app.timeout]\nfirst-byte = \"150ms\"\n";
+                    [upstream.app.retry]\nattempts = 0\n";
 
 /// `app` over one origin, with a route that falls back.
 fn with_fallback(origin: &Origin, fallback: &str, more: &str) -> String {
@@ -29,7 +28,11 @@ fn a_fixed_answer_stands_for_our_own_502_503_and_504() {
     ];
     for (origin, reason) in cases {
         let fixed = with_fallback(origin, "status = 503, body = \"back soon\"", "");
-        let proxy = Proxy::start(&fixed);
+        let impatient = match reason {
+            "response_timeout" => "timeout = { first-byte = \"150ms\" }\n",
+            _ => "",
+        };
+        let proxy = Proxy::start(&(fixed + impatient));
         if reason == "no_server" {
             proxy.put_server(origin, r#"{"drain": true}"#);
         }

@@ -55,7 +55,7 @@ fn every_reason_has_its_status_header_body_and_count() {
     let config = [
         "[defaults.upstream]\nretry = { attempts = 0 }\nbreaker = { mode = \"off\" }\n\
          [[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n\
-         limits = { header-timeout = \"300ms\", max-header-bytes = \"4KiB\" }\n"
+         limits = { header-timeout = \"700ms\", max-header-bytes = \"4KiB\" }\n"
             .to_owned(),
         part("good", &good, "", ""),
         part("drained", &good, "", "")

@@ -1,6 +1,6 @@
 //! Servers by name, and addresses of both families.
 
-use super::support::{Origin, Proxy};
+use super::support::{DEADLINE, Origin, Proxy, value_within};
 
 fn config(servers: &str, more: &str) -> String {
     format!(
@@ -31,11 +31,11 @@ fn a_name_is_checked_like_an_address() {
     let checks = "[upstream.app.health]\npath = \"/healthz\"\ninterval = \"200ms\"\n";
     let proxy = Proxy::start(&config(&format!("\"localhost:{port}\""), checks));
     assert_eq!(proxy.get("/").text(), "hello");
-    let check = origin
-        .requests()
-        .into_iter()
-        .find(|r| r.target() == "/healthz");
-    let host = check.expect("the first check runs at once").header("host");
+    let check = value_within(DEADLINE, "it is checked", || {
+        let mut requests = origin.requests().into_iter();
+        requests.find(|request| request.target() == "/healthz")
+    });
+    let host = check.header("host");
     assert_eq!(host, Some(format!("localhost:{port}")));
     let status = proxy.app_status();
     let addresses = status["servers"][0]["addresses"].to_string();
