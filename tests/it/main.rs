@@ -2,6 +2,7 @@
 
 mod balancing;
 mod breaker;
+mod chaos;
 mod check;
 mod conf_examples;
 mod connections;

@@ -325,3 +325,103 @@ fn a_connect_that_times_out_is_tried_elsewhere() {
     let proxy = Proxy::start(&config);
     assert_eq!(proxy.client().post("/", b"order").text(), "good");
 }
+
+/// Sends the head and half of a body of 8 bytes; the second half waits for `first`.
+fn half_sent(proxy: &Proxy, method: &str, chunked: bool, first: &Origin) -> super::support::Client {
+    let mut client = proxy.client();
+    client.send(if chunked {
+        format!(
+            "{method} / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"
+        )
+    } else {
+        format!("{method} / HTTP/1.1\r\nHost: test\r\nContent-Length: 8\r\n\r\nhalf")
+    });
+    eventually("it is at the first server", || first.request_count() == 1);
+    client
+}
+
+#[test]
+fn a_body_under_way_is_begun_again_elsewhere_and_goes_on() {
+    for (chunked, answer) in [
+        (false, ""),
+        (true, ""),
+        (false, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"),
+        (true, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"),
+    ] {
+        let bad = Origin::scripted(move |connection| {
+            connection.request_head();
+            if answer.is_empty() {
+                connection.exactly(4);
+                connection.reset();
+            } else {
+                connection.send(answer);
+                connection.wait_for_close();
+            }
+        });
+        let good = Origin::good("good");
+        let proxy = Proxy::start(&app(&[&bad, &good], KEEP));
+        let mut client = half_sent(&proxy, "PUT", chunked, &bad);
+        eventually("the second is tried", || good.connections() == 1);
+        client.send(if chunked {
+            "4\r\nbody\r\n0\r\n\r\n"
+        } else {
+            "body"
+        });
+        assert_eq!(
+            client.response().text(),
+            "good",
+            "chunked: {chunked}, {answer:?}"
+        );
+        let body = String::from_utf8(good.last().body).expect("text");
+        let payload: String = body.split("\r\n").filter(|part| part.len() > 1).collect();
+        assert_eq!(payload, "halfbody");
+        assert_eq!(client.get("/").status, 200, "the connection goes on");
+    }
+}
+
+#[test]
+fn a_post_under_way_is_answered_when_its_server_fails() {
+    let bad = Origin::scripted(|connection| {
+        connection.request_head();
+        connection.exactly(4);
+        connection.reset();
+    });
+    let good = Origin::good("good");
+    let proxy = Proxy::start(&app(&[&bad, &good], KEEP));
+    let mut client = half_sent(&proxy, "POST", false, &bad);
+    let answer = client.response();
+    assert_eq!(
+        (answer.status, answer.evenkeel_reason()),
+        (502, Some("upstream_reset"))
+    );
+    assert_eq!(good.connections(), 0);
+}
+
+#[test]
+fn every_attempt_is_in_the_access_log() {
+    let (bad, good) = (failing("reset"), Origin::good("good"));
+    let directory = tempfile::tempdir().expect("can be made");
+    let log = directory.path().join("access.log");
+    let more = format!(
+        "[access-log]\npath = \"{}\"\nformat = \"json\"\n",
+        log.display()
+    );
+    let proxy = Proxy::start(&(app(&[&bad, &good], KEEP) + &more));
+    assert_eq!(proxy.get("/").text(), "good");
+    let mut line = String::new();
+    eventually("it is logged", || {
+        line = std::fs::read_to_string(&log).unwrap_or_default();
+        line.ends_with('\n')
+    });
+    let record: serde_json::Value = serde_json::from_str(&line).expect("is JSON");
+    let attempts = record["attempts"].as_array().expect("a list");
+    assert_eq!(attempts.len(), 2, "{line}");
+    assert_eq!(attempts[0]["server"], bad.address().to_string());
+    assert!(attempts[0].to_string().contains("upstream_reset"), "{line}");
+    assert_eq!(attempts[1]["server"], good.address().to_string());
+    assert_eq!(attempts[1]["status"], 200);
+    assert_eq!(
+        (&record["status"], &record["upstream"]),
+        (&200.into(), &"app".into())
+    );
+}
