@@ -212,7 +212,9 @@ impl<H: Handler + 'static> Serve<H> {
                 return None;
             }
             let new = &bytes[tried.saturating_sub(3)..];
-            let ended = *tried == 0 || memchr::memmem::find(new, b"\n\r\n").is_some();
+            let has = |end| memchr::memmem::find(new, end).is_some();
+            // A bare LF ends no head, but whoever sent it waits for an answer.
+            let ended = *tried == 0 || has(b"\n\r\n") || has(b"\n\n");
             if !ended && bytes.len() < 2 * *tried && bytes.len() < limits.max_header_bytes {
                 return None;
             }
@@ -306,12 +308,12 @@ impl<H: Handler + 'static> Serve<H> {
             // Somebody still holds the last request's side: it must not see the next one's.
             self.connection = Rc::new(self.connection.move_out());
         }
-        let empty = {
+        let waiting = {
             let mut inner = self.connection.borrow_mut();
             inner.finish();
-            inner.inbound.is_empty()
+            inner.waiting()
         };
-        if empty {
+        if waiting == 0 {
             self.slot
                 .set(Instant::now() + self.handler.limits().idle_timeout);
         }

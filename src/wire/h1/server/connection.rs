@@ -81,11 +81,11 @@ impl ServerConnection {
         self.inner.borrow().gone
     }
 
-    /// Reads once; also says how many bytes are buffered then.
+    /// Reads once; also says how many bytes of a request are buffered then.
     pub(super) fn poll_fill(&self, cx: &mut Context<'_>) -> (Poll<io::Result<Fill>>, usize) {
         let mut inner = self.inner.borrow_mut();
         let filled = inner.poll_fill(cx);
-        (filled, inner.inbound.len())
+        (filled, inner.waiting())
     }
 }
 
@@ -116,6 +116,15 @@ impl Inner {
         self.continued = false;
         self.interim = false;
         self.answering = false;
+    }
+
+    /// Buffered bytes of the next request; an empty line before it is none of it (RFC 9112 section
+    /// 2.2), and a client that ends its body with one is idle.
+    pub(super) fn waiting(&self) -> usize {
+        match self.inbound.bytes() {
+            b"\r" | b"\r\n" => 0,
+            bytes => bytes.len(),
+        }
     }
 
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Fill>> {
