@@ -1,6 +1,8 @@
 //! Behaviour over real sockets: one module per behaviour, helpers in `support`.
 
+mod aborts;
 mod balancing;
+mod bodies;
 mod breaker;
 mod chaos;
 mod check;
@@ -12,6 +14,8 @@ mod fallback;
 mod framing;
 mod heads;
 mod health;
+mod keepalive;
+mod limits;
 mod listeners;
 mod modules;
 mod panic;
@@ -25,3 +29,4 @@ mod slow_start;
 mod stale;
 mod support;
 mod timeouts;
+mod upgrades;

@@ -142,7 +142,7 @@ impl Client {
         self.stream
             .set_read_timeout(Some(time))
             .expect("a timeout can be set");
-        let read = self.stream.read(&mut [0; 1]);
+        let read = self.stream.peek(&mut [0; 1]);
         self.stream
             .set_read_timeout(Some(DEADLINE))
             .expect("a timeout can be set");
@@ -211,7 +211,13 @@ impl Client {
         Ok(response)
     }
 
-    fn head(&mut self) -> io::Result<Vec<u8>> {
+    /// What was read and not looked at.
+    pub fn take_buffered(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// The next head, with its empty line.
+    pub fn head(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
                 return Ok(self.buffer.drain(..end + 4).collect());

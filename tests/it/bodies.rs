@@ -1,0 +1,5 @@
+//! Bodies on their way: nothing lost, nothing kept, nothing waited for.
+
+mod early;
+mod flow;
+mod shapes;
