@@ -27,7 +27,8 @@ pub(super) struct Account {
     pin: Pin,
     listener: ListenerId,
     pub head: RequestHead,
-    started: Instant,
+    /// First byte of the request, where that is known better than by the end of its head.
+    pub started: Instant,
     /// The client address, once it is known better than by the TCP peer.
     pub client: IpAddr,
     /// Empty until the request was given one.

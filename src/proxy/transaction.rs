@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -47,7 +48,10 @@ impl Transaction {
         request: Request,
     ) -> Self {
         let (pin, listener) = connection.listener.current(context);
-        let account = Account::open(context, connection, &pin, listener, request.head);
+        let mut account = Account::open(context, connection, &pin, listener, request.head);
+        if let Some(began) = request.began {
+            account.started = began;
+        }
         Transaction {
             context: context.clone(),
             connection: connection.clone(),
@@ -93,12 +97,21 @@ impl Transaction {
         self.set_target(state, &sanitised)?;
         self.rewrite_fields(state);
         self.take_body(state)?;
-        self.total = state
-            .rules
-            .timeout
-            .total
-            .map(|total| self.context.timers.after(total));
+        let total = state.rules.timeout.total;
+        self.total = total.map(|total| self.context.timers.after(self.left_of(total)));
         Ok(Prepared::Route(route))
+    }
+
+    /// Of a head that came in pieces a part is spent already. In hundredths: timers are kept by
+    /// duration, and clients must not make them many.
+    fn left_of(&self, total: Duration) -> Duration {
+        let spent = self.account.started.elapsed();
+        let hundredth = total / 100;
+        if spent < hundredth || hundredth.is_zero() {
+            return total;
+        }
+        let hundredths = (spent.as_nanos() / hundredth.as_nanos()).min(100) as u32;
+        hundredth * (100 - hundredths)
     }
 
     fn find_client(&mut self, trusted_proxies: &[IpNet]) {

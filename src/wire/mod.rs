@@ -10,6 +10,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::config::model::UnderscoreHeaders;
 use crate::message::{Body, Downstream, RequestHead, ResponseHead};
 
@@ -17,6 +19,8 @@ use crate::message::{Body, Downstream, RequestHead, ResponseHead};
 pub struct Request {
     pub head: RequestHead,
     pub downstream: Rc<dyn Downstream>,
+    /// When its first byte came, where the head came in pieces; else it is now.
+    pub began: Option<Instant>,
 }
 
 /// One final answer as it goes on a wire. Interim answers go through [`Downstream`].

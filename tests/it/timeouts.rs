@@ -313,3 +313,16 @@ fn an_event_stream_has_the_time_of_a_tunnel() {
         client.rest();
     });
 }
+
+#[test]
+fn total_begins_with_the_first_byte_of_the_request() {
+    let origin = Origin::stalling();
+    let proxy = Proxy::start(&app(&[&origin], &timeouts("total = \"300ms\"")));
+    takes_the_limit(Duration::ZERO, || {
+        let mut client = proxy.client();
+        client.send("GET / HTTP/1.1\r\n");
+        assert!(client.is_silent_for(Duration::from_millis(150)));
+        client.send("Host: test\r\n\r\n");
+        refused(&client.response(), 504, "total_timeout");
+    });
+}

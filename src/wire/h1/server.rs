@@ -63,6 +63,7 @@ pub fn serve<H: Handler + 'static>(
         state: State::Head {
             tried: 0,
             timed: true,
+            began: None,
         },
         requests: 0,
     }
@@ -84,6 +85,8 @@ enum State {
         tried: usize,
         /// The header deadline is running (and not the idle one).
         timed: bool,
+        /// When its first bytes came, if that was not all of it.
+        began: Option<Instant>,
     },
     Handling(Pin<Box<dyn Future<Output = Response>>>, Facts),
     Answering(Box<Answering>),
@@ -180,14 +183,16 @@ impl<H: Handler + 'static> Serve<H> {
         if waiting == 0 && self.handler.poll_closing(cx).is_ready() {
             return Poll::Ready(Err(Ended::Cleanly));
         }
-        if let State::Head {
-            timed: timed @ false,
-            ..
-        } = &mut self.state
+        if let State::Head { timed, began, .. } = &mut self.state
+            && began.is_none()
             && waiting > 0
         {
-            *timed = true;
-            self.slot.set(Instant::now() + limits.header_timeout);
+            let now = Instant::now();
+            *began = Some(now);
+            if !*timed {
+                *timed = true;
+                self.slot.set(now + limits.header_timeout);
+            }
         }
         ready!(self.slot.poll_expired(cx));
         if waiting == 0 {
@@ -202,9 +207,10 @@ impl<H: Handler + 'static> Serve<H> {
     /// A head out of what is buffered. A head that dribbles in is not parsed again for every
     /// byte: only when its end may have come, or twice as much as last time.
     fn try_parse(&mut self, limits: &Limits) -> Option<State> {
-        let State::Head { tried, .. } = &mut self.state else {
+        let State::Head { tried, began, .. } = &mut self.state else {
             return None;
         };
+        let began = *began;
         let parsed = {
             let inner = self.connection.borrow();
             let bytes = inner.inbound.bytes();
@@ -230,13 +236,13 @@ impl<H: Handler + 'static> Serve<H> {
             Ok(None) => None,
             Ok(Some((head, length))) => {
                 self.connection.borrow_mut().inbound.consume(length);
-                Some(self.dispatch(head, limits))
+                Some(self.dispatch(head, began, limits))
             }
             Err(malformed) => Some(self.refuse(malformed, None)),
         }
     }
 
-    fn dispatch(&mut self, head: RequestHead, limits: &Limits) -> State {
+    fn dispatch(&mut self, head: RequestHead, began: Option<Instant>, limits: &Limits) -> State {
         let framing = match of_request(&head) {
             Ok(framing) => framing,
             Err(malformed) => return self.refuse(malformed, Some(head)),
@@ -257,7 +263,12 @@ impl<H: Handler + 'static> Serve<H> {
             .begin(framing, head.version, expects);
         let downstream: Rc<dyn Downstream> = self.connection.clone();
         let handler = Rc::clone(&self.handler);
-        let answer = async move { handler.handle(Request { head, downstream }).await };
+        let request = Request {
+            head,
+            downstream,
+            began,
+        };
+        let answer = async move { handler.handle(request).await };
         State::Handling(Box::pin(answer), facts)
     }
 
@@ -320,6 +331,7 @@ impl<H: Handler + 'static> Serve<H> {
         State::Head {
             tried: 0,
             timed: false,
+            began: None,
         }
     }
 }
