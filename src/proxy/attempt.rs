@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::model::ServerAddress;
 use crate::message::{BodyError, Known, ResponseHead};
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
@@ -61,7 +62,12 @@ impl Transaction {
             .attempt_starts(journey.upstream, lease.server(), started);
         if self.host_missing {
             let label = lease.server().label().clone();
-            self.account.head.fields.set(Known::Host, label.as_bytes());
+            let host = match lease.server().address() {
+                // A path is no host (RFC 9110 section 7.2).
+                ServerAddress::Unix(_) => "localhost",
+                ServerAddress::Ip(_) | ServerAddress::Name(..) => &*label,
+            };
+            self.account.head.fields.set(Known::Host, host.as_bytes());
         }
         let bound = matches!(via, Via::Bound(..));
         loop {

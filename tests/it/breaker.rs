@@ -391,3 +391,51 @@ fn what_the_breaker_knows_outlives_a_reload() {
     assert_eq!(state(&proxy, &server.origin), "open");
     assert_eq!(proxy.bodies(4), "other".repeat(4));
 }
+
+#[test]
+fn retry_after_is_the_time_to_the_probe_rounded_up() {
+    let server = Switched::new(503);
+    let proxy = opened(&server, &format!("{RUN_OF_3}open = \"20s\""));
+    let exact = seconds_to_probe(&proxy, &server);
+    let answer = proxy.get("/");
+    let seconds = answer.header("retry-after").expect("says when");
+    let seconds: f64 = seconds.parse().expect("seconds");
+    assert!(
+        (exact - 1.0..=exact + 1.0).contains(&seconds),
+        "{seconds} of {exact}"
+    );
+    assert!(
+        (18.0..=22.0).contains(&seconds),
+        "20s and a tenth either way"
+    );
+}
+
+#[test]
+fn one_open_breaker_is_enough_for_circuit_open_where_no_other_server_could_serve() {
+    let (bad, drained) = (Switched::new(503), Origin::good("drained"));
+    let proxy = Proxy::start(&app(&[&bad.origin, &drained], &breaker(RUN_OF_3)));
+    proxy.put_server(&drained, r#"{"drain": true}"#);
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/").text(), "server");
+    }
+    is_open(&proxy);
+    proxy.delete_server(&drained);
+    assert_eq!(proxy.get("/").text(), "drained");
+}
+
+#[test]
+fn an_early_answer_to_a_half_sent_body_is_a_success() {
+    let origin = Origin::scripted(|connection| {
+        connection.request_head();
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly");
+        connection.wait_for_close();
+    });
+    let proxy = Proxy::start(&app(&[&origin], &breaker("consecutive-failures = 1")));
+    for _ in 0..2 {
+        let mut client = proxy.client();
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nhalf");
+        assert_eq!(client.response().text(), "early");
+        drop(client);
+    }
+    assert_eq!(state(&proxy, &origin), "closed");
+}

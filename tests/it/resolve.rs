@@ -1,5 +1,10 @@
 //! Servers by name, and addresses of both families.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+
 use super::support::{DEADLINE, Origin, Proxy, value_within};
 
 fn config(servers: &str, more: &str) -> String {
@@ -59,4 +64,42 @@ fn servers_and_listeners_may_have_ipv6_addresses() {
     assert_eq!(forwarded.as_deref(), Some("::1"));
     proxy.put_server(&origin, r#"{"drain": true}"#);
     assert_eq!(proxy.get("/").evenkeel_reason(), Some("no_server"));
+}
+
+/// Serves one connection at `path`: gives the head of its first request.
+fn unix_server(path: &Path) -> JoinHandle<String> {
+    let listener = UnixListener::bind(path).expect("binds");
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the proxy connects");
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).expect("a whole head");
+            head.extend(byte);
+        }
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nunix";
+        stream.write_all(answer).expect("the proxy reads");
+        String::from_utf8(head).expect("is text")
+    })
+}
+
+#[test]
+fn a_request_without_host_gets_the_servers_and_a_unix_socket_is_localhost() {
+    let directory = tempfile::tempdir().expect("can be made");
+    let path = directory.path().join("app.sock");
+    let server = unix_server(&path);
+    let proxy = Proxy::start(&config(&format!("\"unix:{}\"", path.display()), ""));
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(client.response().text(), "unix");
+    let head = server.join().expect("no panic").to_ascii_lowercase();
+    assert!(head.contains("\r\nhost: localhost\r\n"), "{head}");
+
+    let origin = Origin::good("ip");
+    let proxy = Proxy::start(&config(&format!("\"{}\"", origin.address()), ""));
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(client.response().text(), "ip");
+    let host = origin.last().header("host");
+    assert_eq!(host, Some(origin.address().to_string()));
 }
