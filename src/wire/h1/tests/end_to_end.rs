@@ -32,7 +32,9 @@ fn proxy() -> (Client, Servers) {
 
 fn forward(request: Request, connection: Connection) -> Handled {
     Box::pin(async move {
-        let Request { head, downstream } = request;
+        let Request {
+            head, downstream, ..
+        } = request;
         let upgrade = upgrade_token(&head);
         let body = Rc::clone(&downstream);
         let mut exchange = Exchange::start(connection, &head, body, upgrade.as_deref());
