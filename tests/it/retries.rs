@@ -425,3 +425,73 @@ fn every_attempt_is_in_the_access_log() {
         (&200.into(), &"app".into())
     );
 }
+
+/// Resets a connection with a request on it when it is told to.
+fn resetting_when_told() -> (Origin, std::sync::mpsc::Sender<()>) {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let origin = Origin::scripted(move |connection| {
+        connection.request();
+        // An error means that the test is over.
+        let _ = released.lock().expect("no panic").recv();
+        connection.reset();
+    });
+    (origin, release)
+}
+
+#[test]
+fn a_retry_chooses_among_the_servers_that_the_upstream_has_now() {
+    let ((old, release), new) = (resetting_when_told(), Origin::good("new"));
+    let proxy = Proxy::start(&app(&[&old], KEEP));
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    eventually("it is at the old server", || old.request_count() == 1);
+    proxy.reconfigure(&app(&[&new], KEEP));
+    release.send(()).expect("the origin waits");
+    assert_eq!(client.response().text(), "new");
+}
+
+#[test]
+fn a_retry_in_an_upstream_that_is_gone_chooses_among_its_last_servers() {
+    let ((first, release), second) = (resetting_when_told(), Origin::good("second"));
+    let other = Origin::good("other");
+    let proxy = Proxy::start(&app(&[&first, &second], KEEP));
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    eventually("it is at the first server", || first.request_count() == 1);
+    proxy.reconfigure(&app(&[&other], KEEP).replace("app", "else"));
+    release.send(()).expect("the origin waits");
+    assert_eq!(client.response().text(), "second");
+    assert_eq!(proxy.get("/").text(), "other");
+}
+
+#[test]
+fn a_request_under_way_keeps_its_routes_rules() {
+    let ((old, release), new) = (resetting_when_told(), Origin::good("new"));
+    let proxy = Proxy::start(&app(&[&old, &new], KEEP));
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    eventually("it is at the old server", || old.request_count() == 1);
+    let strict = format!("{KEEP}[upstream.app.retry]\nattempts = 0\n");
+    proxy.reconfigure(&app(&[&old, &new], &strict));
+    release.send(()).expect("the origin waits");
+    assert_eq!(
+        client.response().text(),
+        "new",
+        "it was retried as it began"
+    );
+}
+
+#[test]
+fn a_socket_that_is_not_there_is_tried_elsewhere() {
+    let good = Origin::good("good");
+    let config = app(&[&good], KEEP).replace("{ \"", "{ \"unix:/nowhere/app.sock\" = 1, \"");
+    let proxy = Proxy::start(&config);
+    assert_eq!(count(&proxy.bodies(4), "good"), 4);
+    proxy.put_server(&good, r#"{"drain": true}"#);
+    let answer = proxy.get("/");
+    assert_eq!(
+        (answer.status, answer.evenkeel_reason()),
+        (502, Some("connect_refused"))
+    );
+}
