@@ -168,7 +168,10 @@ impl<'a> HeadWait<'a> {
         let timers = self.timers;
         let slot = clock.slot.get_or_insert_with(|| timers.slot());
         if let Some(next) = next {
-            slot.set(next);
+            match idle {
+                Some(idle) if idle_ends == Some(next) => slot.set_end(next, idle),
+                _ => slot.set(next),
+            }
             // Registers only: `next` is ahead.
             let _registered = slot.poll_expired(cx);
         }

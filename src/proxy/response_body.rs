@@ -60,7 +60,7 @@ impl IdleClock {
             self.ends = Some(ends);
             self.slot
                 .get_or_insert_with(|| self.timers.slot())
-                .set(ends);
+                .set_end(ends, limit);
         }
         match &self.slot {
             Some(slot) => slot.poll_expired(cx),

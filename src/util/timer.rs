@@ -1,7 +1,8 @@
 //! Deadlines without a timer per request.
 //!
 //! Two kinds. A [`SweepSlot`] is one number in a table that a sweep visits every 250 ms: idle,
-//! header and body deadlines, which move with every byte and almost never pass. A [`Deadline`] is
+//! header and body deadlines, which move with every byte and almost never pass. A sweep would make
+//! a short one late by more than a tenth, so these have sweeps of their own. A [`Deadline`] is
 //! kept precisely: connect, first-byte, total and queue. Their durations are few, so the
 //! deadlines of one duration pass in the order in which they were made: one linked list per
 //! duration, and one timer of the runtime armed for the earliest head. The timer is left armed
@@ -23,6 +24,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// How late a [`SweepSlot`] may be.
 pub const SWEEP: Duration = Duration::from_millis(250);
 
+/// Durations from here on can wait for a sweep: it is no more than a tenth of them.
+const LONG: Duration = SWEEP.saturating_mul(10);
+
+/// Between two sweeps for short durations, however many there are.
+const APART: Duration = Duration::from_millis(10);
+
 /// Every deadline of one worker. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Timers {
@@ -35,12 +42,17 @@ struct Shared {
     queues: RefCell<Queues>,
     /// For what the runtime's timer is armed; `None` while it is not.
     armed: Cell<Option<Instant>>,
+    /// The next sweep for slots of short durations.
+    early: Cell<Option<Instant>>,
+    swept: Cell<Option<Instant>>,
     driver: RefCell<Option<Waker>>,
 }
 
 #[derive(Default)]
 struct Slot {
     deadline: Option<Instant>,
+    /// Of a duration that cannot wait for the regular sweep.
+    short: bool,
     expired: bool,
     waker: Option<Waker>,
 }
@@ -124,7 +136,11 @@ impl Timers {
             sweep.as_mut().reset(now + SWEEP);
         }
         loop {
-            let earliest = self.shared.queues.borrow().earliest();
+            let precise_ones = self.shared.queues.borrow().earliest();
+            let earliest = [precise_ones, self.shared.early.get()]
+                .into_iter()
+                .flatten()
+                .min();
             self.shared.armed.set(earliest);
             let Some(earliest) = earliest else {
                 return Poll::Pending;
@@ -135,7 +151,11 @@ impl Timers {
             if precise.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            self.shared.expire(Instant::now());
+            let now = Instant::now();
+            self.shared.expire(now);
+            if self.shared.early.get().is_some_and(|early| early <= now) {
+                self.shared.sweep(now);
+            }
         }
     }
 }
@@ -148,14 +168,32 @@ impl Shared {
     }
 
     fn sweep(&self, now: Instant) {
+        self.early.set(None);
+        self.swept.set(Some(now));
         for (_, slot) in self.slots.borrow_mut().iter_mut() {
-            if slot.deadline.is_some_and(|deadline| deadline <= now) && !slot.expired {
+            let Some(deadline) = slot.deadline.filter(|_| !slot.expired) else {
+                continue;
+            };
+            if deadline <= now {
                 slot.expired = true;
                 if let Some(waker) = slot.waker.take() {
                     waker.wake();
                 }
+            } else if slot.short {
+                self.sweep_at(deadline);
             }
         }
+    }
+
+    /// Sweeps at `deadline` too; whether that is earlier than before.
+    fn sweep_at(&self, deadline: Instant) -> bool {
+        let soonest = self.swept.get().map(|swept| swept + APART);
+        let at = soonest.map_or(deadline, |soonest| deadline.max(soonest));
+        let earlier = self.early.get().is_none_or(|early| at < early);
+        if earlier {
+            self.early.set(Some(at));
+        }
+        earlier
     }
 
     fn expire(&self, now: Instant) {
@@ -253,10 +291,24 @@ pub struct SweepSlot {
 }
 
 impl SweepSlot {
+    /// Up to a sweep late.
     pub fn set(&self, deadline: Instant) {
         let slot = &mut self.shared.slots.borrow_mut()[self.key];
         slot.deadline = Some(deadline);
+        slot.short = false;
         slot.expired = false;
+    }
+
+    /// The end of a `duration`: no more than a tenth of it late.
+    pub fn set_end(&self, deadline: Instant, duration: Duration) {
+        self.set(deadline);
+        if duration >= LONG {
+            return;
+        }
+        self.shared.slots.borrow_mut()[self.key].short = true;
+        if self.shared.sweep_at(deadline) {
+            self.shared.wake_driver();
+        }
     }
 
     pub fn clear(&self) {
@@ -388,6 +440,35 @@ mod tests {
                 "clearing takes the expiry back"
             );
             assert!(cleared.poll_expired(&mut cx).is_pending());
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_short_duration_is_a_tenth_late_at_most() {
+        with_driver(|timers| async move {
+            let (first, second) = (timers.slot(), timers.slot());
+            for millis in [100, 130, 300, 999, 2_400] {
+                let start = Instant::now();
+                let duration = Duration::from_millis(millis);
+                second.set_end(start + 2 * duration, 2 * duration);
+                first.set_end(start + duration / 2, duration / 2);
+                first.set_end(start + duration, duration);
+                poll_fn(|cx| first.poll_expired(cx)).await;
+                let took = start.elapsed();
+                assert!(took >= duration && took <= duration * 11 / 10, "{took:?}");
+                poll_fn(|cx| second.poll_expired(cx)).await;
+                let took = start.elapsed();
+                assert!(
+                    took >= 2 * duration && took <= duration * 22 / 10,
+                    "{took:?}"
+                );
+            }
+            assert_eq!(
+                timers.shared.early.get(),
+                None,
+                "nothing is left to sweep for"
+            );
         })
         .await;
     }
