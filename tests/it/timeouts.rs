@@ -323,3 +323,28 @@ fn total_begins_with_the_first_byte_of_the_request() {
         refused(&client.response(), 504, "total_timeout");
     });
 }
+
+#[test]
+fn a_listeners_header_and_idle_timeouts_are_kept_too() {
+    let origin = Origin::good("good");
+    let listener = "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n\
+                    limits = { header-timeout = \"300ms\", idle-timeout = \"300ms\" }\n";
+    let proxy = Proxy::start(&(app(&[&origin], "") + listener));
+    takes_the_limit(|| {
+        let mut client = proxy.client();
+        client.send("GET / HT");
+        refused(&client.response(), 408, "request_timeout");
+    });
+    let mut clients: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/").status, 200);
+    }
+    takes_the_limit(|| {
+        let mut client = proxy.client();
+        let start = Instant::now();
+        assert_eq!(client.get("/").status, 200);
+        assert!(client.is_closed());
+        assert!(start.elapsed() >= LIMIT);
+    });
+    assert!(clients.iter_mut().all(Client::is_closed));
+}

@@ -55,7 +55,8 @@ pub fn serve<H: Handler + 'static>(
     handler: Rc<H>,
 ) -> impl Future<Output = Ended> + use<H> {
     let slot = timers.slot();
-    slot.set(Instant::now() + handler.limits().header_timeout);
+    let patience = handler.limits().header_timeout;
+    slot.set_end(Instant::now() + patience, patience);
     Serve {
         connection: Rc::new(ServerConnection::new(socket)),
         handler,
@@ -191,7 +192,8 @@ impl<H: Handler + 'static> Serve<H> {
             *began = Some(now);
             if !*timed {
                 *timed = true;
-                self.slot.set(now + limits.header_timeout);
+                let patience = limits.header_timeout;
+                self.slot.set_end(now + patience, patience);
             }
         }
         ready!(self.slot.poll_expired(cx));
@@ -325,8 +327,8 @@ impl<H: Handler + 'static> Serve<H> {
             inner.waiting()
         };
         if waiting == 0 {
-            self.slot
-                .set(Instant::now() + self.handler.limits().idle_timeout);
+            let patience = self.handler.limits().idle_timeout;
+            self.slot.set_end(Instant::now() + patience, patience);
         }
         State::Head {
             tried: 0,
