@@ -24,6 +24,8 @@ use crate::upstream::pool::Hub;
 enum Command {
     /// A snapshot was published: take up its listeners and let go of the others.
     Follow(Change),
+    /// The sockets of removed listeners are closed on every worker: nothing comes of them any more.
+    Closed,
     /// Stop accepting, end every connection after its current request, then end.
     Drain,
     /// End every connection now.
@@ -118,6 +120,7 @@ impl Workers {
         }
         drop(closed);
         all_closed.recv().await;
+        self.tell(|| Command::Closed);
     }
 
     /// Every worker stops accepting and ends with its last connection.

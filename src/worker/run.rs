@@ -70,6 +70,12 @@ async fn work(start: Start) {
             biased;
             command = commands.recv() => match command {
                 Some(Command::Follow(change)) => worker.follow(change),
+                Some(Command::Closed) => {
+                    while let Ok(fresh) = handed.try_recv() {
+                        worker.enter(fresh);
+                    }
+                    worker.retired.clear();
+                }
                 Some(Command::Drain) => worker.drain(),
                 Some(Command::Abort) => worker.abort(),
                 // Control has gone without a word: only a panic there does that.
@@ -92,7 +98,8 @@ struct Worker {
     context: Rc<Context>,
     share: Rc<Share>,
     open: HashMap<SocketAddr, Open>,
-    /// Listeners that went with the last reload: connections handed over may still come in.
+    /// Listeners that went with the last reload, until no accept loop is left that could hand over
+    /// a connection of theirs. No longer: each holds the last snapshot that it was in.
     retired: HashMap<SocketAddr, Rc<Door>>,
     /// Groups that no new connection joins.
     ending: Vec<Rc<Group>>,
