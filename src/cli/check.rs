@@ -6,13 +6,14 @@ use std::process::ExitCode;
 
 use crate::config::{self, Diagnostics, Loaded};
 
-/// Checks the configuration and says everything that is wrong with it.
+/// Check the configuration and say everything that is wrong with it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Configuration file
     #[arg(
         short,
         long,
+        value_name = "FILE",
         env = "EVENKEEL_CONFIG",
         default_value = "/etc/evenkeel/evenkeel.toml"
     )]

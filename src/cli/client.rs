@@ -51,7 +51,9 @@ pub struct Answer {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("{0} gives no admin address; name it with --admin")]
+    #[error(
+        "cannot tell the admin address from {0}: give the file with -c or the address with --admin"
+    )]
     NoFile(PathBuf),
     #[error("the admin listener is off in {0}")]
     Off(PathBuf),

@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use crate::cli::check;
 use crate::config;
 
-/// Prints the configuration after includes, with the origin of every value and secrets masked.
+/// Print the configuration after includes, with the origin of every value and secrets masked
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Configuration file
     #[arg(
         short,
         long,
+        value_name = "FILE",
         env = "EVENKEEL_CONFIG",
         default_value = "/etc/evenkeel/evenkeel.toml"
     )]
