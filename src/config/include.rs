@@ -113,9 +113,14 @@ impl<'a> Reading<'a> {
         for mistake in mistakes {
             self.broken = true;
             let span = mistake.span().unwrap_or(0..0);
-            let error =
-                self.problems
-                    .error("syntax", Span::new(file, span.clone()), mistake.message());
+            // The parser's word for 'single quotes', where "double" ones do as well.
+            let message = mistake.message();
+            let message = message
+                .strip_suffix(", expected literal string")
+                .unwrap_or(message);
+            let error = self
+                .problems
+                .error("syntax", Span::new(file, span.clone()), message);
             if let Some(help) = syntax_help(&text, span.start) {
                 error.help(help);
             }

@@ -30,6 +30,11 @@ impl Span {
             end: range.end,
         }
     }
+
+    /// Whether `other` lies within.
+    pub(super) fn covers(self, other: Span) -> bool {
+        self.file == other.file && self.start <= other.start && other.end <= self.end
+    }
 }
 
 /// Why a value holds where it is read.

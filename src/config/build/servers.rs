@@ -1,6 +1,7 @@
 //! The servers of an upstream.
 
 use crate::config::build::Building;
+use crate::config::diagnostics::Diagnostic;
 use crate::config::keys;
 use crate::config::model::{Balance, Server};
 use crate::config::reader::Reader;
@@ -29,6 +30,11 @@ pub(super) fn servers(
     };
     let entries = reader.entries("servers");
     if entries.is_empty() && matches!(node.value, Value::Table(_)) {
+        // Servers whose addresses cannot be known have been complained about one by one.
+        let said = |found: &Diagnostic| node.span.covers(found.span);
+        if building.problems.iter().any(said) {
+            return Vec::new();
+        }
         let message = format!("the upstream {} has no servers", quote(&upstream.key));
         building.problems.error("no-server", node.span, message);
         return Vec::new();
