@@ -37,7 +37,7 @@ impl Printer<'_> {
             .filter(|entry| !is_section(&entry.node))
         {
             let origin = self.origin(&entry.node);
-            let value = if path.last().is_some_and(|last| last == "admin") && entry.key == "token" {
+            let value = if is_credential(path.last(), &entry.key) {
                 secret(&entry.node)
             } else {
                 inline(&entry.node)
@@ -125,6 +125,26 @@ fn key(name: &str) -> String {
     if bare { name.to_owned() } else { string(name) }
 }
 
+/// Whether what stands under `key` of `table` lets somebody in: the token, and headers that carry
+/// such, for which we have to go by their names.
+fn is_credential(table: Option<&String>, key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let names = [
+        "authorization",
+        "cookie",
+        "token",
+        "secret",
+        "password",
+        "api-key",
+        "apikey",
+    ];
+    match table.map(String::as_str) {
+        Some("admin") => key == "token",
+        Some("headers") => names.iter().any(|name| key.contains(name)),
+        _ => false,
+    }
+}
+
 fn secret(node: &Node) -> String {
     match node.as_text() {
         Some("") => string(""),
@@ -199,7 +219,7 @@ address = "127.0.0.1:0"
 slow-start = "3s"
 [upstream.a]
 servers = ["${SECRET}", "unix:/a b\"c"]
-health = { headers = { x-key = "k" } }
+health = { headers = { x-key = "k", Authorization = "plain-credential" } }
 [upstream."b.c"]
 servers = { "10.0.0.1:1" = 2 }
 timeout.connect = "1s"
@@ -215,7 +235,7 @@ upstream = "b.c"
             let shown = show(&loaded, effective);
             assert!(toml::from_str::<toml::Table>(&shown).is_ok(), "{shown}");
             assert!(
-                !shown.contains("hunter2") && !shown.contains("plain-token"),
+                !shown.contains("hunter2") && !shown.contains("plain-"),
                 "{shown}"
             );
         }
@@ -250,7 +270,8 @@ upstream = "b.c"
     fn what_is_shown_without_secrets_loads_to_the_same() {
         let file = FILE
             .replace("${SECRET}", "10.0.0.9:1")
-            .replace("plain-token", "");
+            .replace("plain-token", "")
+            .replace("plain-credential", "");
         let loaded = load(&file);
         let again = load(&show(&loaded, true));
         assert!(crate::config::diff(&loaded.config, &again.config).is_empty());
