@@ -393,7 +393,10 @@ impl Reloader {
     fn reject(&self, trigger: Trigger, rejection: Rejection) -> Outcome {
         let summary = rejection.summary();
         events::reload_rejected(&self.parts.metrics, trigger.as_str(), &summary);
-        if let Rejection::Config(mistakes) = &rejection {
+        // A single one is in the summary.
+        if let Rejection::Config(mistakes) = &rejection
+            && mistakes.len() > 1
+        {
             for mistake in mistakes.lines().take(LOGGED_MISTAKES) {
                 tracing::error!(%mistake, "configuration");
             }

@@ -78,6 +78,15 @@ pub fn panic(upstream: &str, on: bool) {
     }
 }
 
+/// A server's share grows from now on, or has come to its full weight.
+pub fn slow_start(upstream: &str, server: &str, begins: bool) {
+    if begins {
+        tracing::info!(upstream, server, "slow start begins");
+    } else {
+        tracing::info!(upstream, server, "slow start is over");
+    }
+}
+
 /// An operator changed a server by the admin API, or took the change back.
 pub fn overridden(upstream: &str, server: &str, weight: Option<u32>, drain: Option<bool>) {
     if weight.is_none() && drain.is_none() {

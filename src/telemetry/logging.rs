@@ -26,7 +26,11 @@ pub fn init(config: &model::Log) -> Logging {
     let output = fmt::layer().with_writer(std::io::stderr);
     let result = match config.format {
         LogFormat::Json => registry.with(output.json().flatten_event(true)).try_init(),
-        LogFormat::Text => registry.with(output.with_ansi(colour())).try_init(),
+        LogFormat::Text => {
+            // Where in our source an event stands says nothing to who reads it.
+            let output = output.with_target(false).with_ansi(colour());
+            registry.with(output).try_init()
+        }
     };
     if result.is_err() {
         tracing::debug!("events were set up already");

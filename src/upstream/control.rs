@@ -97,12 +97,12 @@ fn ramp(upstream: &Upstream, server: &Server, facts: &Facts, now: Instant) {
         control.ramp_since = None;
     } else if starts {
         control.ramp_since = Some(now);
-        tracing::info!(upstream = %upstream.name(), server = %server.label(), "slow start begins");
+        events::slow_start(upstream.name(), server.label(), true);
     } else if let Some(since) = control.ramp_since
         && slow_start::tenths(now.saturating_duration_since(since), config.slow_start) >= 10
     {
         control.ramp_since = None;
-        tracing::info!(upstream = %upstream.name(), server = %server.label(), "slow start is over");
+        events::slow_start(upstream.name(), server.label(), false);
     }
 }
 
