@@ -1,15 +1,19 @@
 //! Behaviour over real sockets: one module per behaviour, helpers in `support`.
 
 mod aborts;
+mod access_log;
+mod admin;
 mod balancing;
 mod bodies;
 mod breaker;
 mod chaos;
 mod check;
+mod commands;
 mod conf_examples;
 mod connections;
 mod demo;
 mod docker;
+mod explain;
 mod fallback;
 mod framing;
 mod heads;
@@ -17,6 +21,7 @@ mod health;
 mod keepalive;
 mod limits;
 mod listeners;
+mod metrics;
 mod modules;
 mod panic;
 mod queue;

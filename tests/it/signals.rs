@@ -1,107 +1,16 @@
 //! The process and its signals: the real binary.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::io::Read;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tempfile::TempDir;
+use nix::sys::signal::Signal;
 
-use crate::support::proxy::complete;
-use crate::support::{Client, Origin, eventually, value_within};
-
-/// `evenkeel run` in a process of its own; killed when dropped.
-struct Process {
-    child: Child,
-    directory: TempDir,
-    listener: SocketAddr,
-    admin: SocketAddr,
-    log: Arc<std::sync::Mutex<String>>,
-}
-
-impl Process {
-    fn start(config: &str) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("evenkeel.toml");
-        fs::write(&path, complete(config)).expect("writes");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
-            .args(["run", "-c"])
-            .arg(&path)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let stderr = child.stderr.take().expect("piped");
-        let log = Arc::new(std::sync::Mutex::new(String::new()));
-        thread::spawn({
-            let log = log.clone();
-            move || {
-                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                    let mut log = log.lock().expect("no panic with the lock");
-                    log.push_str(&line);
-                    log.push('\n');
-                }
-            }
-        });
-        let address = |event: &str| {
-            value_within(Duration::from_secs(20), event, || {
-                let log = log.lock().expect("no panic with the lock");
-                let line = log.lines().find(|line| line.contains(event))?;
-                line.split("address=").nth(1)?.trim().parse().ok()
-            })
-        };
-        let admin = address(" admin listening");
-        let listener = address(" listening listener=");
-        let process = Process {
-            child,
-            directory,
-            listener,
-            admin,
-            log,
-        };
-        eventually("it has started", || process.log().contains(" started "));
-        process
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().try_into().expect("a pid"));
-        kill(pid, signal).expect("the process is there");
-    }
-
-    fn log(&self) -> String {
-        self.log.lock().expect("no panic with the lock").clone()
-    }
-
-    fn ready(&self) -> u16 {
-        Client::connect(self.admin).get("/readyz").status
-    }
-
-    /// The exit code, once it has ended.
-    #[track_caller]
-    fn exit_code(&mut self) -> Option<i32> {
-        let child = &mut self.child;
-        value_within(Duration::from_secs(20), "the process ends", || {
-            child.try_wait().expect("it is our child")
-        })
-        .code()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Fails when it has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use super::support::proxy::complete;
+use super::support::{Client, Origin, Process, eventually};
 
 fn routed(origin: &Origin, more: &str) -> String {
     format!(
@@ -200,7 +109,7 @@ fn hup_reads_the_file_at_once() {
     let process = Process::start(&routed(&old, ""));
     assert_eq!(Client::connect(process.listener).get("/").text(), "old");
     // In place, so that the watcher alone would take its time if it saw half of it.
-    let path = process.directory.path().join("evenkeel.toml");
+    let path = process.path();
     fs::write(path, complete(&routed(&new, ""))).expect("writes");
     process.signal(Signal::SIGHUP);
     let get = || Client::connect(process.listener).get("/").text();

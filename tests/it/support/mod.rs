@@ -6,11 +6,13 @@
 pub mod app;
 pub mod client;
 pub mod origin;
+pub mod process;
 pub mod proxy;
 pub mod wait;
 
 pub use app::{ONE_WORKER, app, app_with, count};
 pub use client::{Client, Response};
 pub use origin::{Connection, Origin, Received};
+pub use process::{Process, evenkeel, says};
 pub use proxy::Proxy;
 pub use wait::{DEADLINE, eventually, value_within};

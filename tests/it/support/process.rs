@@ -1,0 +1,143 @@
+//! The real binary: `evenkeel run` in a process of its own, and commands that end.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::proxy::complete;
+use super::{Client, eventually, value_within};
+
+/// The binary with these arguments and nothing of ours in its environment.
+pub fn evenkeel<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+    command
+        .args(arguments)
+        .env_remove("EVENKEEL_CONFIG")
+        .env_remove("EVENKEEL_ADMIN_TOKEN")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null());
+    command
+}
+
+/// What a command that ended said.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Said {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).expect("text"),
+            stderr: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+}
+
+/// Runs it to its end.
+pub fn says<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Said {
+    evenkeel(arguments)
+        .output()
+        .expect("the binary starts")
+        .into()
+}
+
+/// `evenkeel run` in a process of its own; killed when dropped.
+pub struct Process {
+    child: Child,
+    directory: TempDir,
+    pub listener: SocketAddr,
+    pub admin: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Process {
+    pub fn start(config: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("evenkeel.toml");
+        fs::write(&path, complete(config)).expect("writes");
+        let mut child = evenkeel([Path::new("run"), Path::new("-c"), &path])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let stderr = child.stderr.take().expect("piped");
+        let log = Arc::new(Mutex::new(String::new()));
+        thread::spawn({
+            let log = log.clone();
+            move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    let mut log = log.lock().expect("no panic with the lock");
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+            }
+        });
+        let address = |event: &str| {
+            value_within(Duration::from_secs(20), event, || {
+                let log = log.lock().expect("no panic with the lock");
+                let line = log.lines().find(|line| line.contains(event))?;
+                line.split("address=").nth(1)?.trim().parse().ok()
+            })
+        };
+        let admin = address(" admin listening");
+        let listener = address(" listening listener=");
+        let process = Process {
+            child,
+            directory,
+            listener,
+            admin,
+            log,
+        };
+        eventually("it has started", || process.log().contains(" started "));
+        process
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().expect("a pid"));
+        kill(pid, signal).expect("the process is there");
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic with the lock").clone()
+    }
+
+    pub fn ready(&self) -> u16 {
+        Client::connect(self.admin).get("/readyz").status
+    }
+
+    /// The configuration file.
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join("evenkeel.toml")
+    }
+
+    /// The exit code, once it has ended.
+    #[track_caller]
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let child = &mut self.child;
+        value_within(Duration::from_secs(20), "the process ends", || {
+            child.try_wait().expect("it is our child")
+        })
+        .code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails when it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
