@@ -37,7 +37,7 @@ pub(super) fn step(upstream: &Upstream, now: Instant) -> Option<Instant> {
         ramp(upstream, server, &facts, now);
     }
     let facts = upstream.facts(now);
-    let next = plan(&facts, upstream.config().panic_threshold);
+    let next = plan(&facts, upstream.config().panic_threshold, shown.panic);
     settle_places(upstream, &facts);
     note_kept_out(upstream, &facts, &next);
     if next.panic != shown.panic {

@@ -70,9 +70,10 @@ pub struct Plan {
     pub panic: bool,
 }
 
-/// Decides for all servers of an upstream. `threshold` is `None` when panic is off.
-pub fn plan(facts: &[Facts], threshold: Option<Percent>) -> Plan {
-    let panic = panics(facts, threshold);
+/// Decides for all servers of an upstream. `threshold` is `None` when panic is off; `panicking`: it
+/// panicked until now.
+pub fn plan(facts: &[Facts], threshold: Option<Percent>, panicking: bool) -> Plan {
+    let panic = panics(facts, threshold, panicking);
     let mut roles: Box<[Role]> = facts.iter().map(|facts| role(facts, panic)).collect();
     let entries = facts.iter().zip(&roles).map(entry).collect();
     let primary = |(facts, role): (&Facts, &Role)| !facts.backup && *role == Role::InRotation;
@@ -95,7 +96,11 @@ pub fn plan(facts: &[Facts], threshold: Option<Percent>) -> Plan {
 /// Judged by the share of healthy ones among the servers that have weight, are neither draining
 /// nor backup, and have a result. While one of them has none yet and is usable, "none is healthy"
 /// is not known, and a start with one dead server is no panic.
-fn panics(facts: &[Facts], threshold: Option<Percent>) -> bool {
+///
+/// A panic lasts until a healthy server is in rotation, not only until one is healthy: after an
+/// outage of all the first to pass its checks may be the one whose breaker is still open, and the
+/// others, which serve again, would be taken away for its sake.
+fn panics(facts: &[Facts], threshold: Option<Percent>, panicking: bool) -> bool {
     let Some(threshold) = threshold else {
         return false;
     };
@@ -111,7 +116,9 @@ fn panics(facts: &[Facts], threshold: Option<Percent>) -> bool {
     }
     if healthy > 0 {
         let share = healthy as f64 / (healthy + unhealthy) as f64;
-        return threshold.fraction() > 0.0 && share <= threshold.fraction();
+        let in_rotation = |f: &Facts| role(f, false) == Role::InRotation;
+        return (threshold.fraction() > 0.0 && share <= threshold.fraction())
+            || (panicking && !facts.iter().any(in_rotation));
     }
     let backup = |f: &Facts| f.backup && f.weight > 0 && !f.draining && f.standing.usable();
     !counted().any(|f| f.standing.usable()) && !facts.iter().any(backup)
@@ -180,7 +187,7 @@ mod tests {
     }
 
     fn panic(facts: &[Facts], threshold: f64) -> bool {
-        plan(facts, percent(threshold)).panic
+        plan(facts, percent(threshold), false).panic
     }
 
     #[test]
@@ -196,13 +203,28 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_lasts_until_a_healthy_server_is_in_rotation() {
+        let ejected = Facts {
+            breaker: breaker::State::Open,
+            ..healthy()
+        };
+        let panic = |first: Facts, panicking| {
+            let facts = [first, unhealthy()];
+            plan(&facts, percent(0.0), panicking).panic
+        };
+        assert!(panic(ejected.clone(), true));
+        assert!(!panic(ejected, false), "it does not begin by a breaker");
+        assert!(!panic(healthy(), true));
+    }
+
+    #[test]
     fn a_full_share_never_panics() {
         assert!(!panic(&[healthy(), healthy()], 100.0));
     }
 
     #[test]
     fn off_never_panics() {
-        assert!(!plan(&[unhealthy()], None).panic);
+        assert!(!plan(&[unhealthy()], None, true).panic);
     }
 
     #[test]
@@ -211,10 +233,10 @@ mod tests {
             backup: true,
             ..facts
         };
-        let with_healthy = plan(&[unhealthy(), backup(healthy())], percent(0.0));
+        let with_healthy = plan(&[unhealthy(), backup(healthy())], percent(0.0), false);
         assert!(!with_healthy.panic);
         assert_eq!(*with_healthy.roles, [Role::Unhealthy, Role::InRotation]);
-        let without = plan(&[unhealthy(), backup(unhealthy())], percent(0.0));
+        let without = plan(&[unhealthy(), backup(unhealthy())], percent(0.0), false);
         assert!(without.panic);
         assert_eq!(*without.roles, [Role::InRotation, Role::StandBy]);
     }
@@ -266,7 +288,7 @@ mod tests {
             },
             server(Standing::Waiting),
         ];
-        let plan = plan(&facts, percent(0.0));
+        let plan = plan(&facts, percent(0.0), false);
         assert!(plan.panic);
         let roles = [
             Role::InRotation,
@@ -288,9 +310,9 @@ mod tests {
             breaker: breaker::State::HalfOpen,
             ..healthy()
         };
-        let roles = plan(&[half_open, backup.clone()], None).roles;
+        let roles = plan(&[half_open, backup.clone()], None, false).roles;
         assert_eq!(*roles, [Role::HalfOpen, Role::InRotation]);
-        let roles = plan(&[healthy(), backup], None).roles;
+        let roles = plan(&[healthy(), backup], None, false).roles;
         assert_eq!(*roles, [Role::InRotation, Role::StandBy]);
     }
 }

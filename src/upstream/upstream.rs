@@ -49,6 +49,7 @@ impl Upstream {
         let plan = plan(
             &facts(config, &servers, &overrides, Instant::now()),
             config.panic_threshold,
+            before.is_some_and(|before| before.set.load().panic()),
         );
         let set = match before {
             Some(before) => before.set.load().next(&config.balance, plan),

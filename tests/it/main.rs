@@ -15,6 +15,7 @@ mod demo;
 mod docker;
 mod explain;
 mod fallback;
+mod faults;
 mod framing;
 mod heads;
 mod health;

@@ -1,0 +1,72 @@
+//! Servers that fail and come back: what the others, and the clients, notice of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::support::{Origin, Proxy, app, eventually};
+
+/// A server whose traffic and whose checks fail or not, each by its own switch.
+struct Moody {
+    origin: Origin,
+    serves: Arc<AtomicBool>,
+    passes: Arc<AtomicBool>,
+}
+
+impl Moody {
+    fn down(name: &'static str) -> Self {
+        let (serves, passes) = (Arc::default(), Arc::default());
+        let switches: [Arc<AtomicBool>; 2] = [Arc::clone(&serves), Arc::clone(&passes)];
+        let origin = Origin::scripted(move |connection| {
+            while let Some(request) = connection.request() {
+                let [serves, passes] = &switches;
+                let check = request.target() == "/healthz";
+                let switch = if check { passes } else { serves };
+                let up = switch.load(Ordering::SeqCst);
+                let status = if up { "200 OK" } else { "503 No" };
+                let length = name.len();
+                connection.send(format!(
+                    "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{name}"
+                ));
+            }
+        });
+        Moody {
+            origin,
+            serves,
+            passes,
+        }
+    }
+}
+
+/// After an outage of all, the first to pass its checks may be the one that is still ejected.
+#[test]
+fn a_healthy_server_that_is_ejected_does_not_end_a_panic() {
+    let (a, b) = (Moody::down("a"), Moody::down("b"));
+    let more = "slow-start = \"off\"\n\
+                [upstream.app.health]\npath = \"/healthz\"\ninterval = \"200ms\"\n\
+                fall = 1\nrise = 1\n\
+                [upstream.app.breaker]\nconsecutive-failures = 1\nopen = \"1m\"\n\
+                [upstream.app.retry]\nattempts = 0\n";
+    let proxy = Proxy::start(&app(&[&a.origin, &b.origin], more));
+    eventually("it panics", || proxy.app_status()["panic"] == true);
+    eventually("one of two is ejected", || {
+        proxy.get("/");
+        [&a, &b].map(|server| proxy.breaker_state(&server.origin)) != ["closed", "closed"]
+    });
+    let a_is_ejected = proxy.breaker_state(&a.origin) == "open";
+    let (ejected, other) = if a_is_ejected { (&a, &b) } else { (&b, &a) };
+
+    other.serves.store(true, Ordering::SeqCst);
+    assert_eq!(proxy.get("/").status, 200, "it serves again");
+    ejected.passes.store(true, Ordering::SeqCst);
+    eventually("the ejected one passes", || {
+        proxy.server_status(&ejected.origin)["health"]["verdict"] == "healthy"
+    });
+    for _ in 0..10 {
+        let answer = proxy.get("/");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    other.passes.store(true, Ordering::SeqCst);
+    eventually("a healthy one is in rotation", || {
+        proxy.app_status()["panic"] == false
+    });
+}
