@@ -90,8 +90,8 @@ pub trait Downstream {
     fn poll_interim(&self, cx: &mut Context<'_>, head: &ResponseHead) -> Poll<()>;
 
     /// Ready when the client has gone: reset, or FIN before its answer's end where the listener
-    /// does not allow half-close. Call it while waiting for the upstream; it never consumes bytes
-    /// of the request body.
+    /// does not allow half-close. Call it while waiting for the upstream and nobody pulls the body;
+    /// it reads a bounded part of it ahead and consumes none.
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Abort>;
 }
 

@@ -190,10 +190,15 @@ impl Transaction {
                         None => watch = false,
                     }
                 }
-                Err(WaitError::Timeout) if exchange.awaits_client() => {
-                    return Err((WaitError::ClientStalled, None));
+                Err(error) => {
+                    exchange.break_off();
+                    return Err(match error {
+                        WaitError::Timeout if exchange.awaits_client() => {
+                            (WaitError::ClientStalled, None)
+                        }
+                        error => (error, None),
+                    });
                 }
-                Err(error) => return Err((error, None)),
             }
         }
     }

@@ -12,8 +12,9 @@ use crate::upstream::Lease;
 use crate::util::timer::{Deadline, SweepSlot, Timers};
 use crate::wire::h1::client::{Answer, Exchange, ExchangeError};
 
-/// How often a waiting attempt looks whether its server was taken out.
-const TAKEN_OUT_CHECK: Duration = Duration::from_millis(250);
+/// How often a waiting attempt looks whether its server was taken out, or its client has left
+/// behind a body that the server does not take.
+const CHECK: Duration = Duration::from_millis(250);
 
 /// Why a wait ended without a head.
 #[derive(Debug)]
@@ -56,7 +57,8 @@ pub struct HeadWait<'a> {
 pub struct Clock {
     slot: Option<SweepSlot>,
     first_byte: Option<Deadline>,
-    idle_ends: Option<Instant>,
+    /// When `progress` was seen to change.
+    moved: Option<Instant>,
     progress: u64,
 }
 
@@ -86,7 +88,7 @@ impl<'a> HeadWait<'a> {
         if let Poll::Ready(answer) = self.poll_answer(cx) {
             return Poll::Ready(answer.map_err(WaitError::Exchange));
         }
-        if self.downstream.poll_gone(cx).is_ready() {
+        if !self.exchange.pulls_body() && self.downstream.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(WaitError::Gone));
         }
         if self
@@ -126,7 +128,7 @@ impl<'a> HeadWait<'a> {
             return Poll::Ready(WaitError::Timeout);
         }
         let idle = if waiting_for_head { None } else { self.idle };
-        if idle.is_none() && self.taken_out.is_none() {
+        if idle.is_none() && self.taken_out.is_none() && !self.is_stalled() {
             return Poll::Pending;
         }
         self.poll_slot(cx, idle)
@@ -143,6 +145,11 @@ impl<'a> HeadWait<'a> {
             .poll_expired(cx)
     }
 
+    /// The server takes nothing of the request body.
+    fn is_stalled(&self) -> bool {
+        self.exchange.pulls_body() && !self.exchange.awaits_client()
+    }
+
     /// The sweep's share: no byte moved for `idle`, or the server was taken out.
     fn poll_slot(&mut self, cx: &mut Context<'_>, idle: Option<Duration>) -> Poll<WaitError> {
         if self.taken_out.is_some_and(Lease::taken_out) {
@@ -150,20 +157,21 @@ impl<'a> HeadWait<'a> {
         }
         let now = Instant::now();
         let progress = self.exchange.progress();
+        let stalled = self.is_stalled();
         let clock = &mut *self.clock;
-        if clock.idle_ends.is_none() || progress != clock.progress {
-            clock.progress = progress;
-            clock.idle_ends = idle.map(|idle| now + idle);
-        }
-        let idle_ends = if idle.is_some() {
-            clock.idle_ends
-        } else {
-            None
+        let moved = match clock.moved {
+            Some(moved) if progress == clock.progress => moved,
+            _ => now,
         };
+        (clock.moved, clock.progress) = (Some(moved), progress);
+        if stalled && now - moved >= CHECK && self.downstream.poll_gone(cx).is_ready() {
+            return Poll::Ready(WaitError::Gone);
+        }
+        let idle_ends = idle.map(|idle| moved + idle);
         if idle_ends.is_some_and(|ends| now >= ends) {
             return Poll::Ready(WaitError::Timeout);
         }
-        let check = self.taken_out.map(|_| now + TAKEN_OUT_CHECK);
+        let check = (stalled || self.taken_out.is_some()).then(|| now + CHECK);
         let next = [idle_ends, check].into_iter().flatten().min();
         let timers = self.timers;
         let slot = clock.slot.get_or_insert_with(|| timers.slot());

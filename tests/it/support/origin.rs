@@ -353,6 +353,40 @@ impl Connection {
         Some(std::mem::take(&mut self.buffer))
     }
 
+    /// For a thread that writes while this one reads.
+    pub fn writer(&self) -> TcpStream {
+        self.stream.try_clone().expect("descriptors are left")
+    }
+
+    /// The proxy has closed or reset, whatever it sent before.
+    pub fn is_broken(&mut self) -> bool {
+        let state = socket2::SockRef::from(&self.stream);
+        state.take_error().is_ok_and(|error| error.is_some()) || self.ended()
+    }
+
+    /// The kernel has seen the proxy's end, behind bytes that are not read yet.
+    fn ended(&self) -> bool {
+        let local = self.stream.local_addr().map(|one| one.port()).unwrap_or(0);
+        let peer = self.stream.peer_addr().map(|one| one.port()).unwrap_or(0);
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let ends = (format!(":{local:04X}"), format!(":{peer:04X}"));
+        !table.lines().any(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let mut next = || words.next().unwrap_or_default();
+            // 01 is ESTABLISHED.
+            next().ends_with(&ends.0) && next().ends_with(&ends.1) && next() == "01"
+        })
+    }
+
+    /// Nothing comes for `time`.
+    pub fn is_silent_for(&mut self, time: Duration) -> bool {
+        let _ = self.stream.set_read_timeout(Some(time));
+        let read = self.stream.peek(&mut [0; 1]);
+        let _ = self.stream.set_read_timeout(None);
+        self.buffer.is_empty()
+            && matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Puts bytes back in front of what is still to be read.
     pub fn unread(&mut self, bytes: Vec<u8>) {
         self.buffer.splice(..0, bytes);

@@ -162,6 +162,20 @@ impl Exchange {
         self.upload.awaits_client()
     }
 
+    /// The request body is under way: who pulls it notices when its client leaves, unless it is
+    /// the server that takes nothing.
+    pub fn pulls_body(&self) -> bool {
+        self.upload.pulls_body()
+    }
+
+    /// Makes the coming close a reset where the request body is cut: a server that reads slowly, or
+    /// not at all, would see a plain close only behind everything that waits for it.
+    pub fn break_off(&self) {
+        if self.upload.pulls_body() {
+            self.connection.socket.reset_on_close();
+        }
+    }
+
     /// Bytes of the request in the socket so far, framing included.
     pub fn bytes_written(&self) -> u64 {
         self.upload.written()

@@ -65,6 +65,12 @@ impl Upload {
         self.awaits_client && !self.is_over()
     }
 
+    /// The body's frames are being pulled: a client that leaves is noticed there, unless the
+    /// server takes nothing.
+    pub(super) fn pulls_body(&self) -> bool {
+        matches!(self.state, State::Body)
+    }
+
     pub(super) fn written(&self) -> u64 {
         self.out.written()
     }

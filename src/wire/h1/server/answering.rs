@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::{Body, Data, Downstream, Frame, Length, Version};
+use crate::message::{Body, Data, Frame, Length, Version};
 use crate::util::timer::SweepSlot;
 use crate::wire::Response;
 use crate::wire::h1::head_write::{self, AnswerFraming, Persistence};
@@ -131,7 +131,7 @@ impl Answering {
                 }
                 Poll::Ready(Ok(())) if self.ended => return Poll::Ready(self.sent()),
                 Poll::Ready(Ok(())) if waits => {
-                    return connection.poll_gone(cx).map(|_| Sent::Broken);
+                    return connection.poll_left(cx).map(|_| Sent::Broken);
                 }
                 Poll::Ready(Ok(())) => {}
                 Poll::Pending => {

@@ -81,6 +81,18 @@ impl ServerConnection {
         self.inner.borrow().gone
     }
 
+    /// As [`Downstream::poll_gone`] while an answer's body moves the request's: what of that is
+    /// under way is read by whoever pulls it, and its end is noticed there.
+    pub(super) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<Abort> {
+        let mut inner = self.inner.borrow_mut();
+        let idle = inner.reader.is_done() || (inner.expects && inner.inbound.is_empty());
+        if idle || inner.gone {
+            inner.poll_gone(cx)
+        } else {
+            Poll::Pending
+        }
+    }
+
     /// Reads once; also says how many bytes of a request are buffered then.
     pub(super) fn poll_fill(&self, cx: &mut Context<'_>) -> (Poll<io::Result<Fill>>, usize) {
         let mut inner = self.inner.borrow_mut();
@@ -209,20 +221,23 @@ impl Inner {
         Poll::Ready(())
     }
 
+    /// A client that left is only seen behind what it sent: read on, bounded, and nothing lost.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Abort> {
         loop {
             if self.gone {
                 return Poll::Ready(Abort);
             }
-            // A body under way is read by whoever pulls it, and its end is noticed there; a body
-            // that the client holds back for 100 is not under way.
-            let idle = self.reader.is_done() || (self.expects && self.inbound.is_empty());
-            if !idle || self.inbound.len() >= EARLY_BYTES {
-                return Poll::Pending;
+            if self.inbound.len() >= EARLY_BYTES {
+                self.inbound.park();
+                self.gone = self.socket.as_ref().is_none_or(Socket::is_read_closed);
+                return if self.gone {
+                    Poll::Ready(Abort)
+                } else {
+                    Poll::Pending
+                };
             }
             match ready!(self.poll_fill(cx)) {
-                Ok(Fill::Bytes) => {}
-                Ok(Fill::Full) => return Poll::Pending,
+                Ok(Fill::Bytes | Fill::Full) => {}
                 Ok(Fill::End) | Err(_) => self.gone = true,
             }
         }
