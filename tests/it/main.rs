@@ -30,6 +30,7 @@ mod reasons;
 mod reload;
 mod resolve;
 mod retries;
+mod series;
 mod signals;
 mod slow_start;
 mod stale;
