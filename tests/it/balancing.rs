@@ -405,3 +405,70 @@ fn peak_ewma_takes_fast_errors_for_slow() {
     let bad = statuses[20..].iter().filter(|status| **status == 503);
     assert!(bad.count() <= 2, "{statuses:?}");
 }
+
+#[test]
+fn backups_stand_in_under_every_policy() {
+    for policy in [
+        "random",
+        "round-robin",
+        "smooth-weighted",
+        "least-requests",
+        "peak-ewma",
+        "hash\"\nhash = { by = \"header:X-Key\" }\n#\"",
+    ] {
+        let (a, b, c) = (Origin::good("a"), Origin::good("b"), Origin::good("c"));
+        let backup = "{ backup = true }";
+        let servers = [(&a, "1"), (&b, backup), (&c, backup)];
+        let proxy = weighted(policy, &servers);
+        let before = by_key(&proxy);
+        assert!(before.values().all(|name| name == "a"), "{policy}");
+        proxy.put_server(&a, r#"{"drain": true}"#);
+        let during = by_key(&proxy);
+        let taken = |name: &str| during.values().filter(|server| *server == name).count();
+        assert_eq!(taken("b") + taken("c"), 100, "{policy}");
+        if policy.starts_with("hash") {
+            assert!(taken("b") > 20 && taken("c") > 20, "{during:?}");
+            assert_eq!(during, by_key(&proxy), "every key stays");
+        }
+        proxy.delete_server(&a);
+        assert!(by_key(&proxy).values().all(|name| name == "a"), "{policy}");
+    }
+}
+
+#[test]
+fn an_upstream_may_be_all_backups() {
+    let (a, b) = (Origin::good("a"), Origin::good("b"));
+    let backup = "{ weight = 2, backup = true }";
+    let servers = [(&a, backup), (&b, "{ backup = true }")];
+    let bodies = weighted("smooth-weighted", &servers).bodies(30);
+    assert_eq!([count(&bodies, "a"), count(&bodies, "b")], [20, 10]);
+}
+
+#[test]
+fn overrides_that_make_no_sense_are_refused_and_change_nothing() {
+    let (a, b) = (Origin::good("a"), Origin::good("b"));
+    let proxy = weighted("round-robin", &[(&a, "1"), (&b, "1")]);
+    let path = format!("/upstreams/app/servers/{}", a.address());
+    for (path, body, status) in [
+        (&*path, r#"{"weight": 1001}"#, 400),
+        (&*path, r#"{"weight": -1}"#, 400),
+        (&*path, r#"{"weight": 2}"#, 400),
+        (&*path, r#"{"wieght": 1}"#, 400),
+        (&*path, "{}", 400),
+        (&*path, "no json", 400),
+        (
+            "/upstreams/app/servers/127.0.0.1:1",
+            r#"{"weight": 1}"#,
+            404,
+        ),
+        (
+            "/upstreams/nobody/servers/127.0.0.1:1",
+            r#"{"weight": 1}"#,
+            404,
+        ),
+    ] {
+        let answer = proxy.admin("PUT", path, body);
+        assert_eq!(answer.status, status, "{path} {body}: {}", answer.text());
+    }
+    assert_eq!(proxy.bodies(4), "abab");
+}
