@@ -146,3 +146,26 @@ fn servers_may_be_unix_sockets() {
         assert_eq!(client.get("/").text(), "unix");
     }
 }
+
+#[test]
+fn no_more_than_max_idle_are_kept() {
+    let origin = Origin::good("hello");
+    let kept = "[upstream.app.connections]\nmax-idle = 2\n[process]\nworkers = 1\n";
+    let proxy = Proxy::start(&config(origin.address(), kept));
+    let address = proxy.address();
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            thread::spawn(move || {
+                let mut client = Client::connect(address);
+                (0..10).all(|_| client.get("/").status == 200)
+            })
+        })
+        .collect();
+    assert!(
+        clients
+            .into_iter()
+            .all(|client| client.join().expect("no panic"))
+    );
+    eventually("the others are closed", || origin.open() <= 2);
+    assert!(origin.open() >= 1, "and these are kept");
+}

@@ -243,3 +243,50 @@ fn an_override_lets_those_who_wait_through() {
     proxy.put_server(&drained, r#"{"drain": false}"#);
     assert_eq!(second.response().text(), "drained");
 }
+
+#[test]
+fn who_waits_hears_at_once_that_nobody_is_left() {
+    let (release, released) = channel::<()>();
+    let released = Mutex::new(released);
+    let origin = Origin::scripted(move |connection| {
+        while connection.request().is_some() {
+            if released.lock().expect("no panic").recv().is_err() {
+                return;
+            }
+            connection.send("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let more = "max-requests = 1\nqueue = { size = 9, timeout = \"1h\" }\n\
+                [upstream.app.breaker]\nconsecutive-failures = 1\n";
+    let proxy = Proxy::start(&app(&[&origin], more));
+    let mut first = asks(&proxy, "/");
+    eventually("it is at the server", || origin.request_count() == 1);
+    let mut waiting: Vec<Client> = (1..4)
+        .map(|length| {
+            let client = asks(&proxy, "/");
+            queue_is(&proxy, length);
+            client
+        })
+        .collect();
+    release.send(()).expect("the origin waits");
+    assert_eq!(first.response().evenkeel_reason(), None);
+    // The slot is free a moment before the breaker is known to be open: one may still get it.
+    drop(release);
+    let open = |client: &mut Client| client.response().evenkeel_reason() == Some("circuit_open");
+    let told = waiting.iter_mut().map(open).filter(|told| *told).count();
+    assert!(told >= 2, "{told} of 3");
+
+    let (busy, _release) = held();
+    let proxy = Proxy::start(&app(
+        &[&busy],
+        &more
+            .replace("[upstream.app.breaker]", "#")
+            .replace("consecutive-failures = 1", ""),
+    ));
+    let _first = asks(&proxy, "/");
+    eventually("it is at the server", || busy.request_count() == 1);
+    let mut second = asks(&proxy, "/");
+    queue_is(&proxy, 1);
+    proxy.put_server(&busy, r#"{"drain": true}"#);
+    refused(&second.response(), "no_server");
+}
