@@ -128,7 +128,13 @@ impl Transaction {
             .await
         {
             Ok(connected) => connected,
-            Err(failure) => return Err(self.given_up(lease.server(), failure, started)),
+            Err(failure) => {
+                // A server that answers no dial must not hide behind a short total time.
+                if failure.reason == Reason::TotalTimeout {
+                    lease.failure(Instant::now(), started.elapsed(), FailureKind::Timeout);
+                }
+                return Err(self.given_up(lease.server(), failure, started));
+            }
         };
         let result = connected.as_ref().err();
         server
