@@ -2,7 +2,11 @@
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Sleep, sleep};
 
 use crate::message::{Abort, BodyError, Downstream, Frame, Length, ResponseHead, Version};
 use crate::wire::h1::framing::Framing;
@@ -14,6 +18,8 @@ use crate::wire::io::Socket;
 
 /// Bytes of following requests that wait for their turn.
 const EARLY_BYTES: usize = 64 * 1024;
+/// Between two looks at a socket that is not read.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What the connection's task and [`Downstream`] both need. Borrowed for one system call at a
 /// time, never while a handler or a body runs: those come back here.
@@ -37,6 +43,8 @@ pub(super) struct Inner {
     /// The final answer has begun: no interim one may follow.
     answering: bool,
     gone: bool,
+    /// For the end of a client that has sent more than we read ahead.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl ServerConnection {
@@ -56,6 +64,7 @@ impl ServerConnection {
             continued: false,
             interim: false,
             answering: false,
+            look: None,
         };
         ServerConnection {
             inner: RefCell::new(inner),
@@ -128,6 +137,7 @@ impl Inner {
         self.continued = false;
         self.interim = false;
         self.answering = false;
+        self.look = None;
     }
 
     /// Buffered bytes of the next request; an empty line before it is none of it (RFC 9112 section
@@ -230,11 +240,13 @@ impl Inner {
             if self.inbound.len() >= EARLY_BYTES {
                 self.inbound.park();
                 self.gone = self.socket.as_ref().is_none_or(Socket::is_read_closed);
-                return if self.gone {
-                    Poll::Ready(Abort)
-                } else {
-                    Poll::Pending
-                };
+                if !self.gone {
+                    // No read, no event: another look after a while.
+                    let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+                    ready!(look.as_mut().poll(cx));
+                }
+                self.look = None;
+                continue;
             }
             match ready!(self.poll_fill(cx)) {
                 Ok(Fill::Bytes | Fill::Full) => {}
