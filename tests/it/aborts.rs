@@ -153,6 +153,33 @@ fn client_that_leaves_in_its_body_cuts_the_request_at_the_server() {
 }
 
 #[test]
+fn connection_of_an_upload_that_was_answered_and_then_cut_serves_nobody_else() {
+    let origin = Origin::scripted(|connection| {
+        while let Some(request) = connection.request_head() {
+            let tag = request.target();
+            let length = tag.len();
+            connection.send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{tag}"
+            ));
+        }
+    });
+    let scene = scene(&origin, "");
+    for reset in [false, true] {
+        // A connection of its own: nothing was kept.
+        let mut client = scene.proxy.client();
+        client.send("POST /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\n\r\nhello");
+        assert_eq!(
+            client.response().text(),
+            "/upload",
+            "before its body has come"
+        );
+        leave(client, reset);
+        eventually("the server's connection is closed", || origin.open() == 0);
+        scene.is_neutral();
+    }
+}
+
+#[test]
 fn client_that_leaves_in_its_answer_ends_it_at_the_server() {
     for reset in [false, true] {
         let origin = Origin::scripted(|connection| {
@@ -228,6 +255,32 @@ fn client_that_leaves_behind_a_server_that_does_not_read_is_noticed() {
     eventually("the server's connection is closed", || origin.open() == 0);
     scene.is_neutral();
     scene.logs(499, "client_closed");
+}
+
+#[test]
+fn request_that_is_aborted_while_it_is_tried_again_is_not_logged_as_answered() {
+    let failing = Origin::answering("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+    let stalling = Origin::stalling();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let log = directory.path().join("access.json");
+    let proxy = Proxy::start(&format!(
+        "[process]\nworkers = 1\ndrain-timeout = \"100ms\"\n\
+         [access-log]\npath = \"{}\"\nformat = \"json\"\n\
+         [[route]]\nprefix = \"/\"\nupstream = \"app\"\n\
+         [upstream.app]\nservers = [\"{}\", \"{}\"]\nbalance = \"round-robin\"\n",
+        log.display(),
+        failing.address(),
+        stalling.address()
+    ));
+    let mut client = proxy.client();
+    client.send(GET);
+    stalling.last();
+    proxy.drain();
+    assert!(client.rest().is_empty(), "the drain cuts it off");
+    proxy.wait();
+    let text = std::fs::read_to_string(&log).expect("is there");
+    let record: serde_json::Value = serde_json::from_str(&text).expect("one record");
+    assert_ne!(record["status"], 503, "nobody got that: {record}");
 }
 
 #[test]

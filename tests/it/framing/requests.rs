@@ -706,24 +706,41 @@ fn framed(fields: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// A request that is refused, once alone and once behind a good one.
-fn check_refused(proxy: &Proxy, clause: &str, bytes: &[u8], status: u16) {
+/// How a request is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Alone,
+    /// Pipelined behind a good one.
+    Behind,
+    ByteByByte,
+}
+
+const WAYS: [Way; 3] = [Way::Alone, Way::Behind, Way::ByteByByte];
+
+/// A request that is refused, however it comes.
+fn check_refused(proxy: &Proxy, clause: &str, bytes: &[u8], status: u16, ways: &[Way]) {
     let good = b"GET /before HTTP/1.1\r\nHost: h\r\n\r\n";
-    for before in [false, true] {
+    for &way in ways {
+        let what = format!("{clause}: {way:?}: {}", show(bytes));
         let mut client = proxy.client();
-        if before {
-            client.send([good, bytes].concat());
-            assert_eq!(client.response().status, 200, "{clause}: the one before");
-        } else {
-            client.send(bytes);
+        match way {
+            Way::Alone => drop(client.send(bytes)),
+            Way::Behind => {
+                client.send([good, bytes].concat());
+                assert_eq!(client.response().status, 200, "{what}: the one before");
+            }
+            // The proxy may have heard enough before the last one.
+            Way::ByteByByte => {
+                let _ = bytes.iter().try_for_each(|byte| client.try_send([*byte]));
+            }
         }
         let answer = client.try_response();
-        let answer = answer.unwrap_or_else(|error| panic!("{clause}: {}: {error}", show(bytes)));
-        assert_eq!(answer.status, status, "{clause}: {}", show(bytes));
-        assert!(answer.evenkeel_reason().is_some(), "{clause}: ours");
-        assert_eq!(answer.header("connection"), Some("close"), "{clause}");
+        let answer = answer.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(answer.status, status, "{what}");
+        assert!(answer.evenkeel_reason().is_some(), "{what}: ours");
+        assert_eq!(answer.header("connection"), Some("close"), "{what}");
         let rest = client.rest();
-        assert!(rest.is_empty(), "{clause}: {} is behind it", show(&rest));
+        assert!(rest.is_empty(), "{what}: {} is behind it", show(&rest));
     }
 }
 
@@ -732,10 +749,10 @@ fn heads_that_can_be_read_in_two_ways_are_refused_and_reach_no_server() {
     let recorder = Recorder::start();
     let proxy = start(&recorder);
     for &(clause, bytes, status) in START_LINES.iter().chain(FIELDS) {
-        check_refused(&proxy, clause, bytes, status);
+        check_refused(&proxy, clause, bytes, status, &WAYS);
     }
     for &(clause, fields, status) in FRAMING {
-        check_refused(&proxy, clause, &framed(fields), status);
+        check_refused(&proxy, clause, &framed(fields), status, &WAYS);
     }
     let count = START_LINES.len() + FIELDS.len() + FRAMING.len();
     assert_eq!(recorder.seen(), vec!["GET /before"; count]);
@@ -787,7 +804,13 @@ fn oversized_heads_are_refused_with_the_status_that_says_what_is_too_large() {
         ),
         ("RFC 9110 15.5.15", format!("GET /{long}"), 414),
     ] {
-        check_refused(&proxy, clause, head.as_bytes(), status);
+        check_refused(
+            &proxy,
+            clause,
+            head.as_bytes(),
+            status,
+            &[Way::Alone, Way::Behind],
+        );
     }
     assert_eq!(recorder.seen(), vec!["GET /before"; 8]);
 }
