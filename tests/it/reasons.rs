@@ -1,4 +1,5 @@
-//! The reason table: every answer of our own has its status, its header, a short body, and a count.
+//! The reason table: every answer of our own has its status, its header, a short body, a count and
+//! the same word in the log.
 
 use std::thread;
 
@@ -46,13 +47,19 @@ fn get(target: &str, headers: &str) -> String {
 }
 
 #[test]
-fn every_reason_has_its_status_header_body_and_count() {
+fn every_reason_has_its_status_header_body_count_and_log_line() {
     let (good, stalling) = (Origin::good("good"), Origin::stalling());
     let (resetting, malformed) = (Origin::resetting(), Origin::answering("nonsense\r\n\r\n"));
     let refusing = Origin::good("never");
     refusing.stop();
     let one = "max-requests = 1\n";
+    let directory = tempfile::tempdir().expect("can be made");
+    let log = directory.path().join("access.log");
     let config = [
+        format!(
+            "[access-log]\npath = \"{}\"\nformat = \"json\"\n",
+            log.display()
+        ),
         "[defaults.upstream]\nretry = { attempts = 0 }\nbreaker = { mode = \"off\" }\n\
          [[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n\
          limits = { header-timeout = \"700ms\", max-header-bytes = \"4KiB\" }\n"
@@ -126,7 +133,7 @@ fn every_reason_has_its_status_header_body_and_count() {
     };
     thread::scope(|scope| {
         for (reason, status) in STATUSES {
-            let (proxy, request) = (&proxy, requests(reason));
+            let (proxy, log, request) = (&proxy, &log, requests(reason));
             scope.spawn(move || {
                 let series = format!("evenkeel_rejected_total{{reason=\"{reason}\"}}");
                 let before = proxy.metric(&series).unwrap_or_default();
@@ -142,6 +149,13 @@ fn every_reason_has_its_status_header_body_and_count() {
                 assert_eq!(retry_after, status == 503, "{reason}");
                 eventually(reason, || {
                     proxy.metric(&series).unwrap_or_default() > before
+                });
+                let logged = format!("\"reason\":\"{reason}\"");
+                let status = format!("\"status\":{status},");
+                eventually(&format!("{reason} is logged"), || {
+                    let log = std::fs::read_to_string(log).unwrap_or_default();
+                    let mut lines = log.lines();
+                    lines.any(|line| line.contains(&logged) && line.contains(&status))
                 });
             });
         }
