@@ -30,6 +30,9 @@ pub struct Explanation {
     pub refused: Option<String>,
     pub route: Option<String>,
     pub upstream: Option<String>,
+    /// Too few servers are healthy: what the checks say is ignored.
+    #[serde(default)]
+    pub panic: bool,
     pub routes: Vec<RouteVerdict>,
     pub servers: Vec<ServerVerdict>,
 }
@@ -58,7 +61,7 @@ pub struct RouteVerdict {
 /// Explains `ask` by `snapshot`. The error is a sentence about `ask` itself.
 pub fn explain(snapshot: &Snapshot, ask: &ExplainRequest) -> Result<Explanation, String> {
     let url = Url::parse(&ask.url)?;
-    let (listener, listener_note) = choose_listener(snapshot, url.port)?;
+    let (listener, listener_note) = choose_listener(snapshot, &url)?;
     let rules = &snapshot.listener(listener).rules;
     let mut head = request_head(ask, &url, &rules.address.to_string())?;
     let mut explanation = Explanation {
@@ -71,6 +74,7 @@ pub fn explain(snapshot: &Snapshot, ask: &ExplainRequest) -> Result<Explanation,
         refused: None,
         route: None,
         upstream: None,
+        panic: false,
         routes: Vec::new(),
         servers: Vec::new(),
     };
@@ -110,6 +114,7 @@ fn route(
     let upstream = state.upstream.latest();
     explanation.route = Some(state.rules.name.to_string());
     explanation.upstream = Some(upstream.name().to_string());
+    explanation.panic = upstream.is_panicking();
     let hash = hash_key(&upstream.config().balance, &query);
     explanation.servers = upstream
         .explain(hash, Instant::now())
@@ -191,25 +196,27 @@ fn describe_refusal(refused: Refused) -> String {
     }
 }
 
-fn choose_listener(
-    snapshot: &Snapshot,
-    port: Option<u16>,
-) -> Result<(ListenerId, Option<String>), String> {
+fn choose_listener(snapshot: &Snapshot, url: &Url) -> Result<(ListenerId, Option<String>), String> {
     let listeners = &snapshot.listeners;
-    let wanted = |one: &ListenerState| Some(one.rules.address.port()) == port;
+    let wanted = |one: &ListenerState| Some(one.rules.address.port()) == url.port;
     if let Some(index) = listeners.iter().position(wanted) {
         return Ok((ListenerId(index), None));
     }
     let Some(first) = listeners.first() else {
         return Err("there is no listener".to_owned());
     };
-    let Some(port) = port else {
+    let Some(port) = url.port else {
         let note = (listeners.len() > 1).then(|| "the first; a URL with a port chooses".to_owned());
         return Ok((ListenerId(0), note));
     };
     if listeners.len() == 1 {
         let address = first.rules.address;
         let note = format!("the only one; it is on {address}, not on port {port}");
+        return Ok((ListenerId(0), Some(note)));
+    }
+    if !url.port_written {
+        // As the public writes it, where something maps the port.
+        let note = format!("the first; none is on port {port}, a URL with a port chooses");
         return Ok((ListenerId(0), Some(note)));
     }
     let ports: Vec<_> = listeners
@@ -261,6 +268,8 @@ struct Url {
     /// `None`: a path alone, sent to the first listener's address.
     authority: Option<String>,
     port: Option<u16>,
+    /// Written, and not only meant by the scheme.
+    port_written: bool,
     target: String,
 }
 
@@ -273,6 +282,7 @@ impl Url {
             return Ok(Url {
                 authority: None,
                 port: None,
+                port_written: false,
                 target: url.to_owned(),
             });
         }
@@ -281,14 +291,15 @@ impl Url {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (rest, 443),
             _ => {
                 return Err(format!(
-                    "{url:?} begins neither with http:// or https:// nor with /"
+                    "{url:?} is neither a URL of http or https nor a path"
                 ));
             }
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         let digits = authority.rsplit_once(':').map(|(_, port)| port);
-        let port = match digits.filter(|port| !port.ends_with(']')) {
+        let digits = digits.filter(|port| !port.ends_with(']'));
+        let port = match digits {
             None => default_port,
             Some(port) => port
                 .parse()
@@ -302,6 +313,7 @@ impl Url {
         Ok(Url {
             authority: Some(authority.to_owned()),
             port: Some(port),
+            port_written: digits.is_some(),
             target,
         })
     }
@@ -343,7 +355,13 @@ impl Explanation {
         }
         match (&self.route, &self.upstream) {
             (Some(route), Some(upstream)) => {
-                writeln!(out, "  route     {route}\n  upstream  {upstream}")?;
+                write!(out, "  route     {route}\n  upstream  {upstream}")?;
+                let note = if self.panic {
+                    "  (panic: failed checks are ignored)"
+                } else {
+                    ""
+                };
+                writeln!(out, "{note}")?;
             }
             _ => writeln!(out, "  route     none: 404 no_route")?,
         }

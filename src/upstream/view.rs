@@ -167,6 +167,11 @@ impl ServerView {
 }
 
 impl Upstream {
+    /// Whether what the active checks say is ignored now.
+    pub fn is_panicking(&self) -> bool {
+        self.set().panic()
+    }
+
     /// How likely each server is to take a first attempt with this hash key now, and why each of
     /// the others is not. The same questions as a pick asks, and nothing is claimed.
     pub fn explain(&self, hash: Option<u64>, now: Instant) -> Vec<ChanceView> {
