@@ -82,8 +82,7 @@ fn every_other_route_has_its_reason_and_the_data_plane_agrees() {
             .to_string()
             .contains("the first")
     );
-    let mut logged = 0;
-    for (url, headers, chosen, reasons) in [
+    let questions = [
         (
             "http://t/a/b/c",
             &[][..],
@@ -134,7 +133,8 @@ fn every_other_route_has_its_reason_and_the_data_plane_agrees() {
             &[("short", "more specific path")],
         ),
         ("http://t/apix", &[], "", &[("short", "its prefix is /a")]),
-    ] {
+    ];
+    for (position, (url, headers, chosen, reasons)) in questions.into_iter().enumerate() {
         let explained = ask(&proxy, url, headers);
         assert_eq!(
             explained["route"].as_str().unwrap_or_default(),
@@ -156,13 +156,12 @@ fn every_other_route_has_its_reason_and_the_data_plane_agrees() {
                 "GET /{path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n"
             ))
             .response();
-        logged += 1;
         let mut line = Value::Null;
         eventually("it is logged", || {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             line = text
                 .lines()
-                .nth(logged - 1)
+                .nth(position)
                 .and_then(|line| serde_json::from_str(line).ok())
                 .unwrap_or_default();
             line.is_object()
