@@ -199,3 +199,47 @@ fn answers_without_a_body_keep_what_they_say_about_it() {
         assert_eq!(origin.connections(), 1, "{head:?}");
     }
 }
+
+/// The first server breaks off in the middle of the body, wherever that is; the second one must
+/// get it from its first byte.
+#[test]
+fn body_that_is_sent_again_is_whole_wherever_the_first_try_broke_off() {
+    let raw = b"3;x=y\r\nabc\r\n0a\r\n0123456789\r\n4\r\nwxyz\r\n0\r\nX-Sum: 1\r\n\r\n";
+    let plain = b"abc0123456789wxyz";
+    for (framing, bytes) in [
+        ("Transfer-Encoding: chunked", &raw[..]),
+        ("Content-Length: 17", &plain[..]),
+    ] {
+        for cut in (0..bytes.len()).step_by(3) {
+            let breaking = Origin::scripted(move |connection| {
+                connection.request_head();
+                if cut > 8 {
+                    connection.some();
+                }
+                connection.reset();
+            });
+            let good = Origin::good("ok");
+            let proxy = crate::support::Proxy::start(&format!(
+                "[process]\nworkers = 1\n[[route]]\nprefix = \"/\"\nupstream = \"app\"\n\
+                 [upstream.app]\nservers = [\"{}\", \"{}\"]\nbalance = \"round-robin\"\n",
+                breaking.address(),
+                good.address()
+            ));
+            let mut client = proxy.client();
+            client.send(format!("PUT / HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n"));
+            client.send(&bytes[..cut]);
+            breaking.last();
+            crate::support::eventually("the first try is over", || breaking.open() == 0);
+            client.send(&bytes[cut..]);
+            assert_eq!(client.response().text(), "ok", "{framing}, cut at {cut}");
+            let received = good.last();
+            let body = match framing {
+                "Content-Length: 17" => received.body.clone(),
+                _ => unchunked(&received.body),
+            };
+            assert_eq!(body, plain, "{framing}, cut at {cut}");
+            let trailer = received.body.ends_with(b"0\r\nX-Sum: 1\r\n\r\n");
+            assert_eq!(trailer, framing.starts_with('T'), "{framing}, cut at {cut}");
+        }
+    }
+}
