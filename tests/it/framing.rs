@@ -1,5 +1,6 @@
 //! Framing, byte for byte: what a request or an answer may be, and what the other side sees of it.
 
 mod answers;
+mod mixed;
 mod recorder;
 mod requests;

@@ -51,7 +51,11 @@ impl Response {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the address accepts connections");
+        Self::over(TcpStream::connect(address).expect("the address accepts connections"))
+    }
+
+    /// On a socket that is connected already.
+    pub fn over(stream: TcpStream) -> Self {
         stream
             .set_read_timeout(Some(DEADLINE))
             .expect("a timeout can be set");
