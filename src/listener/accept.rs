@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::connection;
 use super::group::{Group, Phase};
 use super::share::{Fresh, Share};
 use crate::proxy::{Context, ListenerRules};
+use crate::util::exhaustion::is_exhaustion;
 
 /// Connections taken in one go: enough for a burst, few enough not to starve the open ones.
 const BURST: usize = 64;
@@ -25,6 +27,9 @@ const BURST: usize = 64;
 /// How long to leave connections in the backlog when there are no descriptors.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Between two words about connections that wait.
+const TOLD_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where one listener's connections enter one worker.
 pub struct Door {
@@ -125,6 +130,7 @@ impl Door {
 /// dropped once the socket is closed.
 pub async fn run(door: Rc<Door>, socket: Rc<TcpListener>, mut stop: oneshot::Receiver<Closed>) {
     let mut pause = FIRST_PAUSE;
+    let mut told: Option<Instant> = None;
     let closed = loop {
         let step = poll_fn(|cx| {
             if let Poll::Ready(closed) = std::pin::Pin::new(&mut stop).poll(cx) {
@@ -137,6 +143,17 @@ pub async fn run(door: Rc<Door>, socket: Rc<TcpListener>, mut stop: oneshot::Rec
             Step::Burst => {
                 pause = FIRST_PAUSE;
                 tokio::task::yield_now().await;
+            }
+            Step::Full => {
+                if told.is_none_or(|told| told.elapsed() > TOLD_AGAIN) {
+                    told = Some(Instant::now());
+                    let address = door.address;
+                    tracing::warn!(%address, "no descriptors for more connections: new ones wait");
+                }
+                tokio::select! {
+                    closed = &mut stop => break closed.ok(),
+                    () = door.share.room() => {}
+                }
             }
             Step::Exhausted(error) => {
                 if pause == FIRST_PAUSE {
@@ -163,12 +180,17 @@ pub async fn run(door: Rc<Door>, socket: Rc<TcpListener>, mut stop: oneshot::Rec
 enum Step {
     Stop(Option<Closed>),
     Burst,
+    /// What descriptors are left is for connections to servers.
+    Full,
     /// Out of descriptors or memory.
     Exhausted(io::Error),
 }
 
 fn poll_burst(door: &Door, socket: &TcpListener, cx: &mut TaskContext<'_>) -> Poll<Step> {
     for _ in 0..BURST {
+        if !door.share.has_room() {
+            return Poll::Ready(Step::Full);
+        }
         match std::task::ready!(socket.poll_accept(cx)) {
             Ok((stream, peer)) => door.accepted(stream, peer),
             Err(error) if is_exhaustion(&error) => return Poll::Ready(Step::Exhausted(error)),
@@ -198,12 +220,4 @@ fn take_queued(door: &Door, socket: &std::net::TcpListener) {
             Err(_) => {}
         }
     }
-}
-
-fn is_exhaustion(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    error
-        .raw_os_error()
-        .is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))
 }

@@ -7,8 +7,10 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -20,6 +22,12 @@ use tokio::sync::mpsc::UnboundedSender;
 #[derive(Debug)]
 pub struct Loads {
     workers: Box<[Load]>,
+    /// Open connections of all of them together, at most.
+    most: usize,
+    /// Somebody waits at `most`. Only saves the wake-up where nobody does; who waits also looks
+    /// again after a while, so relaxed is enough.
+    full: AtomicBool,
+    room: Notify,
 }
 
 /// On a cache line of its own.
@@ -58,8 +66,13 @@ pub struct Share {
 
 impl Loads {
     pub fn new(workers: usize) -> Arc<Self> {
+        // Unknown: as if there were no limit, which accepting finds out soon enough.
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         Arc::new(Loads {
             workers: (0..workers).map(|_| Load::default()).collect(),
+            most: most_connections(descriptors, workers),
+            full: AtomicBool::new(false),
+            room: Notify::new(),
         })
     }
 
@@ -95,6 +108,10 @@ impl Drop for Slot {
         if load.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
             load.empty.notify_one();
         }
+        if self.loads.full.load(Ordering::Relaxed) && self.loads.full.swap(false, Ordering::Relaxed)
+        {
+            self.loads.room.notify_waiters();
+        }
     }
 }
 
@@ -111,6 +128,21 @@ impl Share {
     /// A slot for a connection that was accepted here.
     pub fn slot(&self) -> Slot {
         self.loads.take(self.worker)
+    }
+
+    /// A descriptor may be spent on one more connection.
+    pub fn has_room(&self) -> bool {
+        self.loads.total() < self.loads.most
+    }
+
+    /// Returns when that may have become true.
+    pub async fn room(&self) {
+        let made = self.loads.room.notified();
+        self.loads.full.store(true, Ordering::Relaxed);
+        if !self.has_room() {
+            // Fails when it is time to look again.
+            let _ = tokio::time::timeout(LOOK_AGAIN, made).await;
+        }
     }
 
     /// The worker that a fresh connection, already counted here, should move to.
@@ -137,6 +169,24 @@ impl Share {
     }
 }
 
+/// Clients must not take the descriptors that their requests need: those already in would be
+/// failed for the sake of those that wait. A quarter is for servers, files and the admin listener;
+/// so is what a process has open anyway.
+fn most_connections(descriptors: u64, workers: usize) -> usize {
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let own = 24 + 4 * workers;
+    descriptors
+        .saturating_sub(descriptors / 4)
+        .saturating_sub(own)
+        .max(FEWEST)
+}
+
+/// In case that room was made between the last look and the wait for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Even with hardly a descriptor somebody is served.
+const FEWEST: usize = 8;
+
 /// One connection more would be no gain; an eighth is noise that a move costs more than it gains.
 fn clearly_over(mine: usize, least: usize) -> bool {
     mine > least + 1 + least / 8
@@ -153,6 +203,14 @@ mod tests {
         assert!(!clearly_over(9, 8));
         assert!(!clearly_over(112, 99));
         assert!(clearly_over(113, 99));
+    }
+
+    #[test]
+    fn descriptors_are_left_for_servers() {
+        assert_eq!(most_connections(100, 2), 43);
+        assert_eq!(most_connections(1024, 4), 728);
+        assert_eq!(most_connections(16, 2), FEWEST);
+        assert!(most_connections(u64::MAX, 2) > 1 << 40);
     }
 
     #[tokio::test]

@@ -123,10 +123,19 @@ impl Transaction {
             Some(deadline) => deadline.poll_expired(cx),
             None => std::task::Poll::Pending,
         });
-        let connected = match self
-            .within(connector::connect(&target, None, expired))
-            .await
-        {
+        let pools = self.context.pools.clone();
+        let dial = async move {
+            let mut expired = std::pin::pin!(expired);
+            match connector::connect(&target, None, expired.as_mut()).await {
+                Err(ConnectError::Exhausted(_)) => {
+                    // Idle connections are what we can give up at once.
+                    pools.close_idle();
+                    connector::connect(&target, None, expired).await
+                }
+                connected => connected,
+            }
+        };
+        let connected = match self.within(dial).await {
             Ok(connected) => connected,
             Err(failure) => {
                 // A server that answers no dial must not hide behind a short total time.
@@ -144,6 +153,11 @@ impl Transaction {
             Ok(socket) => {
                 self.account.connected(started.elapsed());
                 Ok(Connection::new(socket))
+            }
+            Err(ConnectError::Exhausted(error)) => {
+                tracing::debug!(%error, "nothing left to connect to a server with");
+                let failure = Failure::new(Reason::Overloaded).retry_after(1);
+                Err(self.given_up(&server, failure, started))
             }
             Err(error) => {
                 tracing::debug!(server = %server.label(), %error, "connect failed");
@@ -352,6 +366,7 @@ fn request_body_reason(error: BodyError) -> Reason {
 fn connect_reason(error: &ConnectError) -> Reason {
     match error {
         ConnectError::Timeout => Reason::ConnectTimeout,
+        ConnectError::Exhausted(_) => Reason::Overloaded,
         ConnectError::Refused
         | ConnectError::Unreachable(_)
         | ConnectError::Resolve(_)

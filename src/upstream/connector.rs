@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::config::model::ServerAddress;
 use crate::telemetry::ConnectResult;
 use crate::upstream::resolve::Addresses;
+use crate::util::exhaustion::is_exhaustion;
 use crate::wire::io::Socket;
 
 /// What to connect to.
@@ -47,6 +48,9 @@ pub enum ConnectError {
     /// The name has no address.
     #[error("does not resolve: {0}")]
     Resolve(Arc<str>),
+    /// Not the server's doing: we have no descriptor, port or memory left.
+    #[error("nothing left to connect with")]
+    Exhausted(#[source] Error),
     #[error("cannot connect")]
     Other(#[source] Error),
 }
@@ -57,9 +61,10 @@ impl ConnectError {
         match self {
             ConnectError::Refused => ConnectResult::Refused,
             ConnectError::Timeout => ConnectResult::Timeout,
-            ConnectError::Unreachable(_) | ConnectError::Resolve(_) | ConnectError::Other(_) => {
-                ConnectResult::Failed
-            }
+            ConnectError::Unreachable(_)
+            | ConnectError::Resolve(_)
+            | ConnectError::Exhausted(_)
+            | ConnectError::Other(_) => ConnectResult::Failed,
         }
     }
 }
@@ -72,6 +77,7 @@ impl From<Error> for ConnectError {
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
                 ConnectError::Unreachable(error)
             }
+            _ if is_exhaustion(&error) => ConnectError::Exhausted(error),
             _ => ConnectError::Other(error),
         }
     }

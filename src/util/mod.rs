@@ -4,6 +4,7 @@
 //! clock, so that tests can pause it.
 
 pub mod ewma;
+pub mod exhaustion;
 pub mod random;
 pub mod timer;
 pub mod units;

@@ -1,9 +1,10 @@
 //! Servers that fail and come back: what the others, and the clients, notice of it.
 
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::support::{Origin, Proxy, app, eventually};
+use super::support::{Client, Origin, Process, Proxy, app, eventually};
 
 /// A server whose traffic and whose checks fail or not, each by its own switch.
 struct Moody {
@@ -69,4 +70,52 @@ fn a_healthy_server_that_is_ejected_does_not_end_a_panic() {
     eventually("a healthy one is in rotation", || {
         proxy.app_status()["panic"] == false
     });
+}
+
+/// Those who wait for a descriptor must not take those that the requests under way need.
+#[test]
+fn clients_that_wait_do_not_fail_those_that_are_in() {
+    // Never keeps a connection: each request needs a new one.
+    let origin = Origin::closing_after(1);
+    let process = Process::start_with_descriptors(&app(&[&origin], ""), 100);
+    let mut good = Client::connect(process.listener);
+    assert_eq!(good.get("/").status, 200);
+    let crowd: Vec<_> = (0..200)
+        .map(|_| TcpStream::connect(process.listener).expect("the backlog has room"))
+        .collect();
+    eventually("new ones wait", || process.log().contains("new ones wait"));
+    for _ in 0..20 {
+        let answer = good.get("/");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    drop(crowd);
+    let mut fresh = Client::connect(process.listener);
+    assert_eq!(fresh.get("/").status, 200, "room again");
+}
+
+/// A lack of descriptors says nothing about the server: its breaker stays closed.
+#[test]
+fn a_server_is_not_blamed_for_descriptors_that_we_lack() {
+    let origin = Origin::scripted(|connection| {
+        while let Some(request) = connection.request() {
+            if request.target() == "/held" {
+                connection.wait_for_close();
+                return;
+            }
+            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let process = Process::start_with_descriptors(&app(&[&origin], ""), 64);
+    // Each holds two descriptors: more requests than there are descriptors for.
+    let mut held: Vec<_> = (0..16)
+        .map(|_| {
+            let mut client = Client::connect(process.listener);
+            client.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
+            client
+        })
+        .collect();
+    eventually("all are under way", || origin.request_count() == 16);
+    held.clear();
+    let mut fresh = Client::connect(process.listener);
+    assert_eq!(fresh.get("/").status, 200);
 }

@@ -65,10 +65,33 @@ pub struct Process {
 
 impl Process {
     pub fn start(config: &str) -> Self {
+        Self::run(config, |path| {
+            evenkeel([Path::new("run"), Path::new("-c"), path])
+        })
+    }
+
+    /// With so many descriptors and no more.
+    pub fn start_with_descriptors(config: &str, descriptors: usize) -> Self {
+        Self::run(config, |path| {
+            let mut command = Command::new("sh");
+            command
+                .arg("-c")
+                .arg(format!(
+                    "ulimit -n {descriptors}; exec \"$0\" run -c \"$1\""
+                ))
+                .arg(env!("CARGO_BIN_EXE_evenkeel"))
+                .arg(path)
+                .env("NO_COLOR", "1")
+                .stdin(Stdio::null());
+            command
+        })
+    }
+
+    fn run(config: &str, command: impl FnOnce(&Path) -> Command) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("evenkeel.toml");
         fs::write(&path, complete(config)).expect("writes");
-        let mut child = evenkeel([Path::new("run"), Path::new("-c"), &path])
+        let mut child = command(&path)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
