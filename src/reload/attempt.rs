@@ -391,17 +391,21 @@ impl Reloader {
     }
 
     fn reject(&self, trigger: Trigger, rejection: Rejection) -> Outcome {
-        let summary = rejection.summary();
-        events::reload_rejected(&self.parts.metrics, trigger.as_str(), &summary);
-        // A single one is in the summary.
-        if let Rejection::Config(mistakes) = &rejection
-            && mistakes.len() > 1
-        {
-            for mistake in mistakes.lines().take(LOGGED_MISTAKES) {
-                tracing::error!(%mistake, "configuration");
+        let mistakes: Vec<String> = match &rejection {
+            Rejection::Config(mistakes) => mistakes.lines().take(LOGGED_MISTAKES).collect(),
+            other => vec![other.summary()],
+        };
+        match &mistakes[..] {
+            [only] => events::reload_rejected(&self.parts.metrics, trigger.as_str(), only),
+            several => {
+                let summary = rejection.summary();
+                events::reload_rejected(&self.parts.metrics, trigger.as_str(), &summary);
+                for mistake in several {
+                    tracing::error!(%mistake, "configuration");
+                }
             }
         }
-        self.remember(trigger, false, summary);
+        self.remember(trigger, false, mistakes.join("\n"));
         Outcome::Rejected(Arc::new(rejection))
     }
 

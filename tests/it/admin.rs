@@ -98,11 +98,17 @@ fn status_shows_what_is_wrong() {
             && server["breaker"]["seconds_to_probe"].as_f64() > Some(1.0)
     });
     assert_eq!(open.server_status(&reset)["failures"], 1);
-    open.write("[[listenr]]\n");
+    open.write("[[listenr]]\n[upstrem.a]\n");
     assert_eq!(open.reload().status, 422);
     let last = &open.status()["last_reload"];
     assert_eq!(last["successful"], false);
-    assert!(last["mistakes"].to_string().contains("listenr"), "{last:#}");
+    let mistakes = last["mistakes"].as_str().expect("text");
+    for told in ["did you mean `listener`?", "did you mean `upstream`?"] {
+        assert!(
+            mistakes.contains(told),
+            "every mistake with its help: {mistakes}"
+        );
+    }
 }
 
 #[test]
