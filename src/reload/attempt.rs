@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{Current, Environment, Handle, LastReload, Outcome, Reloader, State, Trigger};
 use crate::config;
+use crate::config::model::LogTarget;
 use crate::config::{Config, Diagnostics, Loaded, Sources};
 use crate::listener;
 use crate::listener::{BindError, Bound};
@@ -31,8 +32,11 @@ const LOGGED_MISTAKES: usize = 50;
 pub enum Rejection {
     #[error("{}", .0.summary())]
     Config(Diagnostics),
-    #[error("cannot open the access log")]
-    AccessLog(#[source] std::io::Error),
+    #[error("cannot open the access log {path}")]
+    AccessLog {
+        path: String,
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error("cannot start the workers")]
@@ -215,7 +219,15 @@ async fn prepare(
     let access = parts
         .access
         .prepare(config.access_log.as_ref())
-        .map_err(Rejection::AccessLog)?;
+        .map_err(|source| {
+            let target = config.access_log.as_ref().map(|log| &log.target);
+            let path = match target {
+                Some(LogTarget::File(path)) => path.display().to_string(),
+                Some(LogTarget::Stdout) | None => "stdout".to_owned(),
+                Some(LogTarget::Stderr) => "stderr".to_owned(),
+            };
+            Rejection::AccessLog { path, source }
+        })?;
     let mut sockets = Vec::new();
     let mut held: Vec<_> = live.values().copied().collect();
     for rules in &config.listeners {

@@ -348,6 +348,27 @@ fn healthcheck_is_1_when_nobody_answers_or_nothing_is_asked() {
 }
 
 #[test]
+fn the_log_level_follows_the_file() {
+    let origin = Origin::good("ok");
+    let file = |level: &str| format!("[log]\nlevel = \"{level}\"\n{}", app(&[&origin], ""));
+    let process = Process::start(&file("info"));
+    let admin = process.admin.to_string();
+    let becomes = |level: &str| {
+        fs::write(process.path(), complete(&file(level))).expect("writes");
+        ends(&says(["reload", "--admin", &admin]), 0);
+    };
+    let events = || process.log().matches(" reloaded ").count();
+    becomes("debug");
+    eventually("the event is shown", || events() == 1);
+    becomes("error");
+    becomes("info");
+    eventually("it is shown again", || {
+        process.log().contains("generation=4")
+    });
+    assert_eq!(events(), 2, "the one in between is below the level");
+}
+
+#[test]
 fn the_log_may_be_json() {
     let origin = Origin::good("ok");
     let listener = "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n";
