@@ -297,25 +297,3 @@ fn answer_that_breaks_off_ends_in_a_reset_where_only_the_end_marks_it() {
         assert_eq!(reset, broken, "{}", bytes.escape_ascii());
     }
 }
-
-/// Bytes that arrive on an idle connection belong to nobody.
-#[test]
-fn bytes_on_an_idle_connection_reach_nobody() {
-    let origin = Origin::scripted(|connection| {
-        while connection.request().is_some() {
-            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood");
-            if connection.served == 2 {
-                let pause = std::time::Duration::from_millis(20);
-                let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
-                connection.drip(&["", evil], pause);
-            }
-        }
-    });
-    let proxy = start(&origin);
-    let mut client = proxy.client();
-    for _ in 0..6 {
-        assert_eq!(client.get("/").text(), "good");
-        assert_eq!(client.get("/").text(), "good");
-        eventually("the poisoned connection is closed", || origin.open() == 0);
-    }
-}
