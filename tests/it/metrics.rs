@@ -456,3 +456,18 @@ fn series_of_removed_objects_disappear() {
         "what stays keeps its counts"
     );
 }
+
+#[test]
+fn a_connection_that_fails_otherwise_is_counted_too() {
+    let proxy = Proxy::start(
+        "[upstream.app]\nservers = [\"unix:/nonexistent/app.sock\"]\n\
+         [[route]]\nprefix = \"/\"\nupstream = \"app\"\n",
+    );
+    assert_eq!(proxy.get("/").evenkeel_reason(), Some("connect_refused"));
+    let labels = "upstream=\"app\",server=\"unix:/nonexistent/app.sock\",result=\"failed\"";
+    becomes(
+        &proxy,
+        &format!("evenkeel_upstream_connects_total{{{labels}}}"),
+        1.0,
+    );
+}

@@ -81,6 +81,12 @@ fn connect_is_504_connect_timeout() {
     takes_the_limit(|| {
         refused(&proxy.get("/"), 504, "connect_timeout");
     });
+    let labels = format!("upstream=\"app\",server=\"{address}\"");
+    let connects = format!("evenkeel_upstream_connects_total{{{labels},result=\"timeout\"}}");
+    let attempts = format!("evenkeel_upstream_requests_total{{{labels},code=\"connect_timeout\"}}");
+    for series in [connects, attempts] {
+        eventually("it is counted", || proxy.metric(&series) >= Some(1.0));
+    }
 }
 
 #[test]
