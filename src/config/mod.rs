@@ -119,11 +119,26 @@ fn check_around_syntax(merged: &Table, problems: &mut Problems, sources: &Source
         .iter()
         .filter_map(|found| line(found.span))
         .collect();
-    // After a broken header, keys stand in the wrong table.
+    // After a broken header, keys stand in the wrong table; a broken `key = value` ends with its
+    // line, but for brackets and quotes that may go on.
+    let contained = |(file, at): (u32, usize)| {
+        let text = sources.file(file).map_or("", |file| file.line_text(at));
+        text.split_once('=').is_some_and(|(key, value)| {
+            !key.trim_start().starts_with('[')
+                && !value.contains(['[', '{'])
+                && !value.contains("\"\"\"")
+                && !value.contains("'''")
+        })
+    };
+    let misleading: BTreeSet<_> = broken
+        .iter()
+        .copied()
+        .filter(|place| !contained(*place))
+        .collect();
     let astray = |found: &Diagnostic| {
         found.code == "unknown-key"
             && line(found.span)
-                .is_some_and(|(file, at)| broken.range((file, 0)..(file, at)).next().is_some())
+                .is_some_and(|(file, at)| misleading.range((file, 0)..(file, at)).next().is_some())
     };
     let mut others = Problems::default();
     check::check(merged, &keys::ROOT, &mut others);

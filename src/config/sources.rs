@@ -65,6 +65,14 @@ impl SourceFile {
             .max(1)
     }
 
+    /// The text of a line, from 1; empty where there is none.
+    pub fn line_text(&self, line: usize) -> &str {
+        let start = line.checked_sub(1).and_then(|at| self.line_starts.get(at));
+        let end = self.line_starts.get(line).copied();
+        let text = start.and_then(|start| self.text.get(*start..end.unwrap_or(self.text.len())));
+        text.unwrap_or_default()
+    }
+
     /// The whole lines around `spans`, and the number of the first.
     pub fn window<'a>(
         &self,
