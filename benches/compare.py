@@ -65,8 +65,8 @@ def free_ports(count):
     return ports
 
 
-def wait_for(port, process, name):
-    for _ in range(200):
+def wait_for(port, process, name, tries=200):
+    for _ in range(tries):
         if process.poll() is not None:
             sys.exit(f"{name} ended with {process.returncode}; run it by hand to see why")
         try:
