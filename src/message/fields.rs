@@ -275,7 +275,7 @@ impl Fields {
         for piece in pieces {
             let from = self.bytes.len();
             self.bytes.extend_from_slice(piece);
-            if memchr::memchr3(b'\r', b'\n', 0, piece).is_some() {
+            if find_control(piece, 0) < piece.len() {
                 for byte in &mut self.bytes[from..] {
                     if matches!(byte, b'\r' | b'\n' | 0) {
                         *byte = b' ';
@@ -315,6 +315,33 @@ pub fn trim(mut value: &[u8]) -> &[u8] {
         value = rest;
     }
     value
+}
+
+/// Every byte of a word 1, and its high bit: for looking at eight bytes at a time.
+pub(crate) const ONES: u64 = 0x0101_0101_0101_0101;
+pub(crate) const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// The first byte below 0x20 or equal to 0x7F from `from` on, eight bytes at a time.
+pub(crate) fn find_control(bytes: &[u8], from: usize) -> usize {
+    let mut position = from;
+    let (chunks, rest) = bytes[from.min(bytes.len())..].as_chunks::<8>();
+    for chunk in chunks {
+        let word = u64::from_le_bytes(*chunk);
+        // A byte below 0x20 borrows into its high bit, and so does 0x7F after the XOR. A borrow
+        // only disturbs bytes above the first hit, so the lowest bit is exact.
+        let below = word.wrapping_sub(ONES * 0x20) & !word;
+        let delete = word ^ (ONES * 0x7f);
+        let hits = (below | (delete.wrapping_sub(ONES) & !delete)) & HIGH;
+        if hits != 0 {
+            return position + hits.trailing_zeros() as usize / 8;
+        }
+        position += 8;
+    }
+    position
+        + rest
+            .iter()
+            .position(|&byte| byte < 0x20 || byte == 0x7f)
+            .unwrap_or(rest.len())
 }
 
 impl Default for Fields {

@@ -129,7 +129,9 @@ impl Known {
             if index == EMPTY {
                 return None;
             }
-            if WIRE[index as usize].as_bytes().eq_ignore_ascii_case(name) {
+            let known = WIRE[index as usize].as_bytes();
+            // Nearly always the usual spelling: that comparison goes by words.
+            if known == name || known.eq_ignore_ascii_case(name) {
                 return Some(ALL[index as usize]);
             }
             slot = (slot + 1) % SLOTS;

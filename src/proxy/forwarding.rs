@@ -72,7 +72,7 @@ fn replace(fields: &mut Fields, arrival: &Arrival<'_>) {
     fields.remove(Known::Forwarded);
     fields.remove(Known::XForwardedPrefix);
     fields.remove(Known::XRealIp);
-    let source = Text::of(arrival.source.to_canonical());
+    let source = Text::of_address(arrival.source.to_canonical());
     fields.set(Known::XForwardedFor, source.bytes());
     fields.set(Known::XForwardedProto, arrival.scheme.as_bytes());
     fields.set(
@@ -89,9 +89,13 @@ fn replace(fields: &mut Fields, arrival: &Arrival<'_>) {
 fn continue_lists(fields: &mut Fields, arrival: &Arrival<'_>) {
     let source = arrival.source.to_canonical();
     if fields.contains(Known::XForwardedFor) {
-        append_member(fields, Known::XForwardedFor, Text::of(source).bytes());
+        append_member(
+            fields,
+            Known::XForwardedFor,
+            Text::of_address(source).bytes(),
+        );
     } else if arrival.client.to_canonical() == source {
-        fields.set(Known::XForwardedFor, Text::of(source).bytes());
+        fields.set(Known::XForwardedFor, Text::of_address(source).bytes());
     } else {
         // The client is known from `Forwarded` alone: a list of ours without it would hide it
         // from the servers that prefer this list.
@@ -192,6 +196,22 @@ impl Text {
         let mut text = Text(SmallVec::new());
         // Writing to memory cannot fail.
         let _ = write!(text, "{value}");
+        text
+    }
+
+    /// Each request has one, and nearly all are of IPv4: without the formatter.
+    fn of_address(address: IpAddr) -> Text {
+        let IpAddr::V4(address) = address else {
+            return Text::of(address);
+        };
+        let mut text = Text(SmallVec::new());
+        for (place, octet) in address.octets().into_iter().enumerate() {
+            if place > 0 {
+                text.0.push(b'.');
+            }
+            text.0
+                .extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+        }
         text
     }
 

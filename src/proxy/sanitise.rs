@@ -155,15 +155,22 @@ fn host_name(authority: &[u8]) -> Option<HostName> {
     let labels = name
         .split(|&byte| byte == b'.')
         .all(|label| !label.is_empty() && label.iter().all(is_label_byte));
-    (labels && name.len() <= MAX_HOST_BYTES && is_port(port))
-        .then(|| name.iter().map(u8::to_ascii_lowercase).collect())
+    (labels && name.len() <= MAX_HOST_BYTES && is_port(port)).then(|| {
+        let mut name = HostName::from_slice(name);
+        name.make_ascii_lowercase();
+        name
+    })
 }
 
 /// Digits, possibly none (RFC 3986 section 3.2.3), up to 65535.
 fn is_port(text: &[u8]) -> bool {
-    let digits = text.iter().all(u8::is_ascii_digit);
-    let value = std::str::from_utf8(text).ok().map(str::parse::<u16>);
-    text.is_empty() || digits && matches!(value, Some(Ok(_)))
+    let port = text.iter().try_fold(0, |port: u32, byte| {
+        let port = byte
+            .is_ascii_digit()
+            .then(|| port * 10 + u32::from(byte - b'0'))?;
+        u16::try_from(port).ok().map(u32::from)
+    });
+    port.is_some()
 }
 
 fn split_once(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {

@@ -2,7 +2,7 @@
 
 use crate::config::model::UnderscoreHeaders;
 use crate::message::Known;
-use crate::message::fields::Line;
+use crate::message::fields::{HIGH, Line, ONES, find_control};
 use crate::wire::RefusalReason;
 
 /// What one head may be.
@@ -36,36 +36,76 @@ pub(super) fn field_lines(
             [] | [b'\r'] => return Ok(None),
             _ => {}
         }
-        let mut class = 0;
-        let name = rest.iter().position(|&byte| {
-            let this = TOKEN[byte as usize];
-            class |= this;
-            this == 0
-        });
-        let Some(name) = name else { return Ok(None) };
-        if rest[name] != b':' || name == 0 {
-            return bad(name_fault(name, rest[name]));
-        }
-        let Some(end) = value_end(bytes, position + name + 1)? else {
+        let Some(name) = field_name(rest)? else {
+            return Ok(None);
+        };
+        let Some(end) = value_end(bytes, position + name.length + 1)? else {
             return Ok(None);
         };
         seen += 1;
-        if seen > limits.fields || name > u16::MAX as usize {
+        if seen > limits.fields || name.length > u16::MAX as usize {
             return Err(Malformed {
                 reason: RefusalReason::HeaderTooLarge,
                 detail: "too many header fields",
             });
         }
-        if class & UNDERSCORE == 0 || allowed_underscore(limits.underscores)? {
-            lines.push(Line::new(
-                position,
-                end,
-                name as u16,
-                Known::find(&rest[..name]),
-            ));
+        if !name.underscore || allowed_underscore(limits.underscores)? {
+            lines.push(Line::new(position, end, name.length as u16, name.known));
         }
         position = end;
     }
+}
+
+struct Name {
+    length: usize,
+    known: Option<Known>,
+    underscore: bool,
+}
+
+/// The name at the start of `line`, up to its colon; `None` while that has not come.
+fn field_name(line: &[u8]) -> Result<Option<Name>, Malformed> {
+    // A known name is a token without underscore: its bytes need no look one by one.
+    if let Some(length) = find_colon(line)
+        && let Some(known) = Known::find(&line[..length])
+    {
+        return Ok(Some(Name {
+            length,
+            known: Some(known),
+            underscore: false,
+        }));
+    }
+    let mut class = 0;
+    let length = line.iter().position(|&byte| {
+        let this = TOKEN[byte as usize];
+        class |= this;
+        this == 0
+    });
+    match length {
+        None => Ok(None),
+        Some(length) if line[length] != b':' || length == 0 => {
+            bad(name_fault(length, line[length]))
+        }
+        Some(length) => Ok(Some(Name {
+            length,
+            known: None,
+            underscore: class & UNDERSCORE != 0,
+        })),
+    }
+}
+
+/// The first colon, eight bytes at a time, as far as known names go.
+fn find_colon(line: &[u8]) -> Option<usize> {
+    const LONGEST: usize = 32;
+    let (chunks, rest) = line[..line.len().min(LONGEST)].as_chunks::<8>();
+    for (index, chunk) in chunks.iter().enumerate() {
+        let word = u64::from_le_bytes(*chunk) ^ (ONES * b':' as u64);
+        let hits = word.wrapping_sub(ONES) & !word & HIGH;
+        if hits != 0 {
+            return Some(8 * index + hits.trailing_zeros() as usize / 8);
+        }
+    }
+    let last = rest.iter().position(|&byte| byte == b':')?;
+    Some(8 * chunks.len() + last)
 }
 
 fn name_fault(length: usize, byte: u8) -> &'static str {
@@ -99,31 +139,6 @@ fn value_end(bytes: &[u8], mut position: usize) -> Result<Option<usize>, Malform
             Some(_) => return bad("a control byte in a header field's value"),
         }
     }
-}
-
-/// The first byte below 0x20 or equal to 0x7F from `from` on, eight bytes at a time.
-pub(super) fn find_control(bytes: &[u8], from: usize) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let mut position = from;
-    let (chunks, rest) = bytes[from.min(bytes.len())..].as_chunks::<8>();
-    for chunk in chunks {
-        let word = u64::from_le_bytes(*chunk);
-        // A byte below 0x20 borrows into its high bit, and so does 0x7F after the XOR. A borrow
-        // only disturbs bytes above the first hit, so the lowest bit is exact.
-        let below = word.wrapping_sub(ONES * 0x20) & !word;
-        let delete = word ^ (ONES * 0x7f);
-        let hits = (below | (delete.wrapping_sub(ONES) & !delete)) & HIGH;
-        if hits != 0 {
-            return position + hits.trailing_zeros() as usize / 8;
-        }
-        position += 8;
-    }
-    position
-        + rest
-            .iter()
-            .position(|&byte| byte < 0x20 || byte == 0x7f)
-            .unwrap_or(rest.len())
 }
 
 pub(super) fn is_control(byte: u8) -> bool {

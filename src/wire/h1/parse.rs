@@ -4,10 +4,11 @@
 //! LF, obs-fold, white space before the colon) this refuses: a repaired message is one that
 //! somebody else reads differently.
 
+use crate::message::fields::find_control;
 use crate::message::{Fields, Method, RequestHead, ResponseHead, Version};
 use crate::wire::RefusalReason;
 pub(super) use crate::wire::h1::field_lines::{HeadLimits, Malformed};
-use crate::wire::h1::field_lines::{TOKEN, bad, field_lines, find_control, is_control, is_token};
+use crate::wire::h1::field_lines::{TOKEN, bad, field_lines, is_control, is_token};
 
 /// The head and its length in bytes; `None` while it is not whole.
 pub(super) type Parsed<T> = Result<Option<(T, usize)>, Malformed>;
