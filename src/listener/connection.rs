@@ -41,9 +41,9 @@ impl Handler for Connection {
         proxy::limits(&self.context, &self.info)
     }
 
-    async fn handle(&self, request: Request) -> Response {
+    fn handle(&self, request: Request) -> impl Future<Output = Response> + 'static {
         self.used.set(true);
-        proxy::handle(&self.context, &self.info, request).await
+        proxy::handle(&self.context, &self.info, request)
     }
 
     fn refuse(&self, refusal: Refusal) -> Response {

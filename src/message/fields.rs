@@ -177,6 +177,14 @@ impl Fields {
         self.present = self.present.without(name);
     }
 
+    /// Removes every line of these names.
+    pub fn remove_any(&mut self, names: KnownSet) {
+        for line in &mut self.lines {
+            line.removed |= line.known != OTHER && names.contains(Known::from_index(line.known));
+        }
+        self.present = self.present.minus(names);
+    }
+
     /// Removes every line of a name given in any case; true if there was one.
     pub fn remove_text(&mut self, name: &str) -> bool {
         self.remove_bytes(name.as_bytes())

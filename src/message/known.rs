@@ -184,6 +184,11 @@ impl KnownSet {
         KnownSet(self.0 & !name.bit())
     }
 
+    #[must_use]
+    pub const fn minus(self, other: KnownSet) -> Self {
+        KnownSet(self.0 & !other.0)
+    }
+
     pub const fn contains(self, name: Known) -> bool {
         self.0 & name.bit() != 0
     }

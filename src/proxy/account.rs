@@ -20,7 +20,7 @@ use crate::telemetry::{Attempt, Outcome, Reason, Record};
 use crate::upstream::{Server, Upstream};
 use crate::wire::Response;
 
-/// The account of one request. Dropping it closes it: a request that ended without an answer was
+/// The account of one request; boxed, because it goes through every hand until the body's end. Dropping it closes it: a request that ended without an answer was
 /// abandoned by its client, or a panic of ours ended it.
 pub(super) struct Account {
     context: Rc<Context>,
@@ -55,10 +55,10 @@ impl Account {
         pin: &Pin,
         listener: ListenerId,
         head: RequestHead,
-    ) -> Self {
+    ) -> Box<Self> {
         pin.listener(listener).metrics.request_started();
         let now = Instant::now();
-        Account {
+        Box::new(Account {
             context: context.clone(),
             pin: pin.clone(),
             listener,
@@ -76,7 +76,7 @@ impl Account {
             attempts: SmallVec::new(),
             attempt_started: now,
             closed: false,
-        }
+        })
     }
 
     pub fn routed(&mut self, route: RouteId) {
@@ -129,14 +129,14 @@ impl Account {
     }
 
     /// An answer of our own with `reason`; the account closes when its body has gone.
-    pub fn refused(mut self, reason: Reason, response: Response) -> Response {
+    pub fn refused(mut self: Box<Self>, reason: Reason, response: Response) -> Response {
         self.context.metrics.rejected(reason);
         self.reason = Some(reason);
         self.answered_here(response)
     }
 
     /// An answer of our own that is no refusal.
-    pub fn answered_here(mut self, response: Response) -> Response {
+    pub fn answered_here(mut self: Box<Self>, response: Response) -> Response {
         let Response { head, body, close } = response;
         let status = if self.reason == Some(Reason::ClientClosed) {
             499
@@ -280,7 +280,7 @@ impl Drop for Account {
 /// The body of an answer of our own.
 struct OwnBody {
     data: Option<Data>,
-    account: Account,
+    account: Box<Account>,
 }
 
 impl BodyStream for OwnBody {

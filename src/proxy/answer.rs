@@ -27,7 +27,6 @@ impl Answered {
             mut lease,
             claim,
             bound,
-            upstream,
             ..
         } = self;
         let binds = bound || binds_connection(&head);
@@ -43,9 +42,10 @@ impl Answered {
             lease.release_slot();
         }
         let way_back = WayBack {
-            connection: binds.then(|| transaction.connection.clone()),
-            server: lease.server().clone(),
-            upstream: upstream.name().clone(),
+            bound_to: binds.then(|| BoundTo {
+                downstream: transaction.connection.clone(),
+                server: lease.server().clone(),
+            }),
             claim,
         };
         let inner = exchange.into_body(Box::new(move |connection| way_back.take(connection)));
@@ -108,33 +108,27 @@ impl Transaction {
 /// Where the connection goes when its exchange has ended.
 struct WayBack {
     /// Set: to this client alone.
-    connection: Option<Rc<ConnectionInfo>>,
-    server: Arc<Server>,
-    upstream: Arc<str>,
+    bound_to: Option<BoundTo>,
     claim: Claim<Connection>,
+}
+
+struct BoundTo {
+    downstream: Rc<ConnectionInfo>,
+    server: Arc<Server>,
 }
 
 impl WayBack {
     fn take(self, connection: Option<Connection>) {
         let Some(connection) = connection else { return };
-        match self.connection {
-            None => self.claim.check_in(connection),
-            Some(downstream) => {
-                let WayBack {
-                    server,
-                    upstream,
-                    claim,
-                    ..
-                } = self;
-                let bound = Bound {
-                    server,
-                    upstream,
-                    connection,
-                    claim,
-                };
-                *downstream.bound.borrow_mut() = Some(bound);
-            }
-        }
+        let Some(to) = self.bound_to else {
+            return self.claim.check_in(connection);
+        };
+        let bound = Bound {
+            server: to.server,
+            connection,
+            claim: self.claim,
+        };
+        *to.downstream.bound.borrow_mut() = Some(bound);
     }
 }
 

@@ -16,20 +16,19 @@ use crate::proxy::transaction::Transaction;
 use crate::telemetry::{ConnectResult, Outcome, Reason};
 use crate::upstream::connector::{self, ConnectError};
 use crate::upstream::pool::Claim;
-use crate::upstream::{FailureKind, Lease, Server, Upstream};
+use crate::upstream::{FailureKind, Lease, Server};
 use crate::wire::h1::client::{Answer, Connection, Exchange, ExchangeError};
 
 /// An exchange whose response head has come.
 pub(super) struct Answered {
     pub head: ResponseHead,
-    pub exchange: Exchange,
+    pub exchange: Box<Exchange>,
     pub lease: Lease,
     pub claim: Claim<Connection>,
     /// 101 with the token that was asked for.
     pub switching: bool,
     /// The connection carries this client's identity already.
     pub bound: bool,
-    pub upstream: Arc<Upstream>,
     /// Of the route.
     pub idle: Option<Duration>,
     /// Of the route.
@@ -48,7 +47,7 @@ pub(super) struct Failed {
 }
 
 /// What a head wait gives: the answer and the exchange it belongs to.
-type Waited = Result<(Answer, Exchange), (WaitError, Option<Box<Selected>>)>;
+type Waited = Result<(Answer, Box<Exchange>), (WaitError, Option<Box<Selected>>)>;
 
 impl Transaction {
     pub(super) async fn attempt(
@@ -95,7 +94,6 @@ impl Transaction {
                         claim,
                         switching,
                         bound,
-                        upstream: journey.upstream.clone(),
                         idle: timeout.idle,
                         tunnel: timeout.tunnel,
                     });

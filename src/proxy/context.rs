@@ -45,7 +45,6 @@ pub struct ConnectionInfo {
 /// An upstream connection that carries one client's identity: never pooled.
 pub(super) struct Bound {
     pub server: Arc<Server>,
-    pub upstream: Arc<str>,
     pub connection: Connection,
     pub claim: Claim<Connection>,
 }

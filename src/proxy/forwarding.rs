@@ -170,7 +170,7 @@ fn request_id(fields: &mut Fields, trusted: bool, random: &mut fastrand::Rng) ->
 
 /// An id for a request that came without one, or that goes nowhere.
 pub fn fresh_id(random: &mut fastrand::Rng) -> RequestId {
-    hexadecimal(random.u128(..)).as_slice().into()
+    RequestId::from_buf(hexadecimal(random.u128(..)))
 }
 
 fn is_request_id(text: &[u8]) -> bool {

@@ -14,15 +14,14 @@ use crate::wire::{Limits, Refusal, RefusalReason, Request, Response};
 
 /// Answers one request. Dropping the future abandons it: the upstream exchange is cancelled, its
 /// lease neutral, its record written.
-pub async fn handle(
+pub fn handle(
     context: &Rc<Context>,
     connection: &Rc<ConnectionInfo>,
     request: Request,
-) -> Response {
-    let transaction = Transaction::open(context, connection, request);
-    let mut work = std::pin::pin!(transaction.run());
+) -> impl Future<Output = Response> + use<> {
+    let mut work = Box::pin(Transaction::open(context, connection, request).run());
     // A panic in one request must not end the traffic of the others on this worker.
-    std::future::poll_fn(|cx| {
+    std::future::poll_fn(move |cx| {
         match std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
             Ok(polled) => polled,
             Err(_) => {
@@ -31,7 +30,6 @@ pub async fn handle(
             }
         }
     })
-    .await
 }
 
 /// Answers, counts and logs a head that the wire refused.

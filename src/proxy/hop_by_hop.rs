@@ -11,9 +11,7 @@ use smallvec::SmallVec;
 use crate::message::{Fields, Known, KnownSet, Version};
 
 /// Always removed.
-const OF_THE_HOP: KnownSet = KnownSet::of(&HOP_NAMES);
-
-const HOP_NAMES: [Known; 10] = [
+const OF_THE_HOP: KnownSet = KnownSet::of(&[
     Known::Connection,
     Known::KeepAlive,
     Known::ProxyConnection,
@@ -24,7 +22,7 @@ const HOP_NAMES: [Known; 10] = [
     Known::TransferEncoding,
     Known::Upgrade,
     Known::Http2Settings,
-];
+]);
 
 /// Never removed because `Connection` names it: framing, routing, identity, credentials and what
 /// the content means.
@@ -148,9 +146,7 @@ fn may_trail_unknown(name: &[u8]) -> bool {
 
 fn remove_hop(fields: &mut Fields) {
     remove_named_by_connection(fields);
-    for name in HOP_NAMES {
-        fields.remove(name);
-    }
+    fields.remove_any(OF_THE_HOP);
 }
 
 fn remove_named_by_connection(fields: &mut Fields) {

@@ -18,7 +18,7 @@ use crate::wire::h1::client::ResponseBody;
 pub struct ExchangeBody {
     inner: ResponseBody,
     lease: Option<Lease>,
-    account: Account,
+    account: Box<Account>,
     clock: IdleClock,
     total: Option<Deadline>,
     ended: bool,
@@ -73,7 +73,7 @@ impl ExchangeBody {
     pub fn new(
         inner: ResponseBody,
         lease: Lease,
-        account: Account,
+        account: Box<Account>,
         clock: IdleClock,
         total: Option<Deadline>,
     ) -> Self {

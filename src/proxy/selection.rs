@@ -115,7 +115,7 @@ impl Transaction {
     /// and leads to the upstream that the request goes to.
     fn take_bound(&mut self, upstream: &Arc<Upstream>) -> Option<Selected> {
         let mut slot = self.connection.bound.borrow_mut();
-        if slot.as_ref()?.upstream != *upstream.name() {
+        if slot.as_ref()?.server.upstream() != upstream.name() {
             return None;
         }
         let Bound {

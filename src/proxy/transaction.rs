@@ -27,7 +27,7 @@ pub(super) struct Transaction {
     pub(super) connection: Rc<ConnectionInfo>,
     pub(super) pin: Pin,
     pub(super) listener: ListenerId,
-    pub(super) account: Account,
+    pub(super) account: Box<Account>,
     pub(super) downstream: Rc<dyn Downstream>,
     /// `Some` where the request has a body.
     pub(super) body: Option<Rc<RequestBody>>,

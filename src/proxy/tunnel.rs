@@ -18,7 +18,7 @@ pub(super) struct ExchangeTunnel {
     socket: Socket,
     /// What the server sent right after its 101.
     received: Option<Data>,
-    account: Account,
+    account: Box<Account>,
     clock: IdleClock,
     /// Each side's FIN, passed on.
     ended: (bool, bool),
@@ -32,7 +32,7 @@ impl ExchangeTunnel {
         received: Vec<u8>,
         lease: Lease,
         claim: Claim<Connection>,
-        account: Account,
+        account: Box<Account>,
         clock: IdleClock,
     ) -> Self {
         let received = (!received.is_empty()).then(|| Data::from(Bytes::from(received)));

@@ -76,8 +76,9 @@ pub trait Handler {
     /// For the next request on this connection.
     fn limits(&self) -> Limits;
 
-    /// Answers one request. Cancelled by drop when the connection breaks.
-    fn handle(&self, request: Request) -> impl Future<Output = Response>;
+    /// Answers one request. Cancelled by drop when the connection breaks. Boxed as it is: what
+    /// borrows nothing needs no future around it that is moved as a whole.
+    fn handle(&self, request: Request) -> impl Future<Output = Response> + 'static;
 
     /// Answers, counts and logs a head that the wire refuses. The connection closes after it.
     fn refuse(&self, refusal: Refusal) -> Response;

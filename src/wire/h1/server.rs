@@ -264,13 +264,11 @@ impl<H: Handler + 'static> Serve<H> {
             .borrow_mut()
             .begin(framing, head.version, expects);
         let downstream: Rc<dyn Downstream> = self.connection.clone();
-        let handler = Rc::clone(&self.handler);
-        let request = Request {
+        let answer = self.handler.handle(Request {
             head,
             downstream,
             began,
-        };
-        let answer = async move { handler.handle(request).await };
+        });
         State::Handling(Box::pin(answer), facts)
     }
 

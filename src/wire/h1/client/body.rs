@@ -10,7 +10,7 @@ use crate::wire::h1::reader::{BodyReader, Step};
 /// The body of an answer.
 pub struct ResponseBody {
     /// `None` once the connection has been given on.
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     reader: BodyReader,
     on_end: Option<Box<dyn FnOnce(Option<Connection>)>>,
     progress: u64,
@@ -19,7 +19,7 @@ pub struct ResponseBody {
 
 impl ResponseBody {
     pub(super) fn new(
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         reader: BodyReader,
         on_end: Box<dyn FnOnce(Option<Connection>)>,
     ) -> Self {
@@ -44,14 +44,16 @@ impl ResponseBody {
 
     /// As [`Exchange::awaits_client`].
     pub fn awaits_client(&self) -> bool {
-        self.exchange.as_ref().is_some_and(Exchange::awaits_client)
+        self.exchange
+            .as_ref()
+            .is_some_and(|exchange| exchange.awaits_client())
     }
 
     /// As [`Exchange::progress`].
     pub fn progress(&self) -> u64 {
         self.exchange
             .as_ref()
-            .map_or(self.progress, Exchange::progress)
+            .map_or(self.progress, |exchange| exchange.progress())
     }
 
     /// Both bodies ended: gives the connection back if it can be used again.

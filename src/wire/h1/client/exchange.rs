@@ -25,7 +25,8 @@ const LIMITS: HeadLimits = HeadLimits {
 /// Interim answers before the final one; a server that sends more has lost its way.
 const INTERIM: u32 = 64;
 
-/// One request and its answer on one connection. Dropping it closes the connection.
+/// One request and its answer on one connection. Dropping it closes the connection. Boxed, because
+/// it changes hands from the wait for the head to the body.
 pub struct Exchange {
     pub(super) connection: Connection,
     pub(super) inbound: Inbound,
@@ -47,8 +48,8 @@ impl Exchange {
         head: &RequestHead,
         body: Rc<dyn Downstream>,
         expect_upgrade: Option<&str>,
-    ) -> Exchange {
-        Exchange {
+    ) -> Box<Exchange> {
+        Box::new(Exchange {
             connection,
             inbound: Inbound::default(),
             upload: Upload::new(head, body, expect_upgrade),
@@ -57,7 +58,7 @@ impl Exchange {
             interim: 0,
             received: 0,
             answer: (Framing::Length(0), false),
-        }
+        })
     }
 
     /// Moves the request out and gives the next head of the answer. Not to be called again after
@@ -189,13 +190,13 @@ impl Exchange {
 
     /// After [`Answer::Final`]: the body. `on_end` gets the connection once both bodies ended
     /// cleanly and it can be used again, `None` otherwise (dropped before its end included).
-    pub fn into_body(self, on_end: Box<dyn FnOnce(Option<Connection>)>) -> ResponseBody {
+    pub fn into_body(self: Box<Self>, on_end: Box<dyn FnOnce(Option<Connection>)>) -> ResponseBody {
         let reader = BodyReader::new(self.answer.0);
         ResponseBody::new(self, reader, on_end)
     }
 
     /// After [`Answer::Switching`]: the socket and what the server sent after its head.
-    pub fn into_tunnel(self) -> (Socket, Vec<u8>) {
+    pub fn into_tunnel(self: Box<Self>) -> (Socket, Vec<u8>) {
         (self.connection.socket, self.inbound.bytes().to_vec())
     }
 }

@@ -42,7 +42,7 @@ impl Handler for Scripted {
         self.limits.get()
     }
 
-    fn handle(&self, request: Request) -> impl Future<Output = Response> {
+    fn handle(&self, request: Request) -> impl Future<Output = Response> + 'static {
         (self.answer)(request)
     }
 
