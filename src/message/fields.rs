@@ -280,15 +280,14 @@ impl Fields {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(b": ");
+        let value = self.bytes.len();
         for piece in pieces {
-            let from = self.bytes.len();
             self.bytes.extend_from_slice(piece);
-            if find_control(piece, 0) < piece.len() {
-                for byte in &mut self.bytes[from..] {
-                    if matches!(byte, b'\r' | b'\n' | 0) {
-                        *byte = b' ';
-                    }
-                }
+        }
+        let control = find_control(&self.bytes, value);
+        for byte in &mut self.bytes[control..] {
+            if matches!(byte, b'\r' | b'\n' | 0) {
+                *byte = b' ';
             }
         }
         self.bytes.extend_from_slice(b"\r\n");

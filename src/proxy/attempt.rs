@@ -75,11 +75,14 @@ impl Transaction {
                     (connection, claim, true)
                 }
                 Via::Dial(claim) => {
-                    let connection = self.dial(journey, &mut lease, started).await?;
+                    // Boxed, as it is rare: a future is as large as its largest await.
+                    let dialled = Box::pin(self.dial(journey, &mut lease, started)).await;
+                    let connection = dialled?;
                     (connection, claim, false)
                 }
             };
-            match self.head(journey, connection, &lease).await {
+            let exchange = self.start(connection);
+            match self.head(journey, exchange, &lease).await {
                 Ok((answer, exchange)) => {
                     let (head, switching) = match answer {
                         Answer::Switching(head) => (head, true),
@@ -172,17 +175,20 @@ impl Transaction {
         }
     }
 
-    /// Sends the request on `connection` and waits for the response head. When checks take the
+    fn start(&self, connection: Connection) -> Box<Exchange> {
+        let body = self.downstream.clone();
+        let upgrade = self.upgrade.as_deref();
+        Exchange::start(connection, &self.account.head, body, upgrade)
+    }
+
+    /// Sends the request and waits for the response head. When checks take the
     /// server out meanwhile, the wait ends only if there is another server to go to.
     async fn head(
         &mut self,
         journey: &Journey<'_>,
-        connection: Connection,
+        mut exchange: Box<Exchange>,
         lease: &Lease,
     ) -> Waited {
-        let body = self.downstream.clone();
-        let upgrade = self.upgrade.as_deref();
-        let mut exchange = Exchange::start(connection, &self.account.head, body, upgrade);
         let mut watch = journey.upstream.config().health.is_some();
         let mut clock = Clock::default();
         loop {

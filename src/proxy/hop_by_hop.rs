@@ -155,6 +155,9 @@ fn remove_named_by_connection(fields: &mut Fields) {
             .iter()
             .any(|usual| option.eq_ignore_ascii_case(usual))
     };
+    if fields.values(Known::Connection).all(is_usual) {
+        return;
+    }
     let mut named: SmallVec<[SmallVec<[u8; 32]>; 4]> = SmallVec::new();
     for option in members(fields, Known::Connection) {
         if !is_usual(option) && is_of_the_hop(option) {

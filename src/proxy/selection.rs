@@ -42,7 +42,7 @@ impl Transaction {
         let hash = self.hash_key(upstream);
         match self.pick(upstream, hash, &[]) {
             Ok(selected) => Ok(selected),
-            Err(Refused::Full) => self.wait_in_queue(upstream, hash).await,
+            Err(Refused::Full) => Box::pin(self.wait_in_queue(upstream, hash)).await,
             Err(refused) => Err(failure(refused)),
         }
     }

@@ -75,9 +75,10 @@ impl Transaction {
             Ok(Prepared::Answer(response)) => return self.account.answered_here(response),
             Err(failure) => return self.refuse(&failure),
         };
-        match self.exchange(route).await {
+        // Boxed by itself: the allocator is quick with less than 1 KiB.
+        match Box::pin(self.exchange(route)).await {
             Ok(answered) => answered.into_response(self),
-            Err(failure) => self.fail(route, failure).await,
+            Err(failure) => Box::pin(self.fail(route, failure)).await,
         }
     }
 
