@@ -1,6 +1,6 @@
 //! One downstream connection: what `wire` sees of everything above it, and its life as a task.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,17 +22,17 @@ use crate::wire::h1;
 use crate::wire::io::Socket;
 use crate::wire::{Handler, Limits, Refusal, Request, Response};
 
-/// How long a connection told to end before its first request may still send it: who was in the
-/// accept queue when a drain began has most likely sent it already.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+/// How long an idle connection that is told to end may still send one request, which is answered
+/// with `Connection: close`. A request that is on its way when we close is lost, and a client may
+/// repeat only some (RFC 9112 section 9.6): the busier a connection, the likelier one is; who was
+/// in the accept queue when a drain began has most likely sent its first already.
+const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 struct Connection {
     context: Rc<Context>,
     info: Rc<ConnectionInfo>,
     group: Rc<Group>,
-    /// A request has come.
-    used: Cell<bool>,
-    /// Armed only where [`FIRST_REQUEST_GRACE`] applies.
+    /// Armed once it is told to end.
     grace: RefCell<Option<Pin<Box<Sleep>>>>,
 }
 
@@ -42,7 +42,6 @@ impl Handler for Connection {
     }
 
     fn handle(&self, request: Request) -> impl Future<Output = Response> + 'static {
-        self.used.set(true);
         proxy::handle(&self.context, &self.info, request)
     }
 
@@ -63,11 +62,8 @@ impl Handler for Connection {
         if !self.closing() {
             return Poll::Pending;
         }
-        if self.used.get() {
-            return Poll::Ready(());
-        }
         let mut grace = self.grace.borrow_mut();
-        let grace = grace.get_or_insert_with(|| Box::pin(tokio::time::sleep(FIRST_REQUEST_GRACE)));
+        let grace = grace.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_REQUEST_GRACE)));
         grace.as_mut().poll(cx)
     }
 }
@@ -106,7 +102,6 @@ pub fn spawn(
         context: context.clone(),
         info: Rc::new(info),
         group: group.clone(),
-        used: Cell::new(false),
         grace: RefCell::default(),
     });
     // The handle is dropped: a task ends by itself, or by its group.

@@ -3,6 +3,7 @@
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::support::{Client, Origin, Process, Proxy, app, eventually};
 
@@ -118,4 +119,25 @@ fn a_server_is_not_blamed_for_descriptors_that_we_lack() {
     held.clear();
     let mut fresh = Client::connect(process.listener);
     assert_eq!(fresh.get("/").status, 200);
+}
+
+/// What a client sends in the moment in which a drain begins is answered, on a kept connection too.
+#[test]
+fn a_request_that_crosses_with_a_drain_is_answered() {
+    let origin = Origin::good("ok");
+    let proxy = Proxy::start(&app(&[&origin], ""));
+    let mut client = proxy.client();
+    assert_eq!(client.post("/", b"one").status, 200);
+    proxy.drain();
+    eventually("nobody is let in", || {
+        TcpStream::connect(proxy.address()).is_err()
+    });
+    let last = client.post("/", b"two");
+    assert_eq!(
+        (last.status, last.header("connection")),
+        (200, Some("close"))
+    );
+    assert!(client.is_closed());
+    let took = proxy.wait();
+    assert!(took < Duration::from_secs(5), "ended after {took:?}");
 }
