@@ -215,12 +215,16 @@ fn a_server_with_a_slash_in_its_address_can_be_named() {
 #[test]
 fn config_masks_secrets_and_what_came_from_the_environment() {
     let origin = Origin::good("ok");
-    let more = "health = { path = \"/h\", headers = { x-tag = \"${CARGO_MANIFEST_DIR}\", \
+    let more = "health = { path = \"/h\", headers = { x-tag = \"${PATH}\", \
                 authorization = \"Bearer written\" } }\n";
     let admin = "[admin]\naddress = \"127.0.0.1:0\"\ntoken = \"s3cret\"\n";
     let proxy = Proxy::start(&(admin.to_owned() + &app(&[&origin], more)));
     let text = proxy.admin("GET", "/config", "").text();
-    for hidden in ["s3cret", env!("CARGO_MANIFEST_DIR"), "written"] {
+    for hidden in [
+        "s3cret",
+        &std::env::var("PATH").expect("it is set"),
+        "written",
+    ] {
         assert!(!text.contains(hidden), "{hidden}: {text}");
     }
     for shown in [
