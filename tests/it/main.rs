@@ -34,6 +34,7 @@ mod series;
 mod signals;
 mod slow_start;
 mod stale;
+mod storms;
 mod support;
 mod timeouts;
 mod upgrades;
