@@ -13,7 +13,7 @@ fn configuration(round: usize, origins: &[Origin]) -> String {
     let servers: Vec<_> = origins
         .iter()
         .enumerate()
-        .filter(|(index, _)| (round + index) % origins.len() != 0)
+        .filter(|(index, _)| !(round + index).is_multiple_of(origins.len()))
         .map(|(index, origin)| format!("\"{}\" = {}", origin.address(), 1 + (round + index) % 5))
         .collect();
     let balance = pick(&[
