@@ -59,6 +59,12 @@ pub trait BodyStream {
         Poll::Pending
     }
 
+    /// True while pulling this body also moves the request body: an answer may then begin before
+    /// its request has ended, and the connection goes on after both.
+    fn moves_request(&self) -> bool {
+        false
+    }
+
     /// True when the next frame is `End` and comes without I/O, so that the consumer may wait for
     /// it and send the last bytes together with the body's end. A hint: `false` is always right.
     fn at_end(&self) -> bool {

@@ -194,6 +194,10 @@ impl BodyStream for ExchangeBody {
         })
     }
 
+    fn moves_request(&self) -> bool {
+        !self.ended
+    }
+
     fn at_end(&self) -> bool {
         self.inner.at_end()
     }

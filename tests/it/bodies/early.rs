@@ -201,6 +201,23 @@ fn body_over_the_limit_by_its_chunks_is_refused_as_they_come() {
 }
 
 #[test]
+fn answer_of_ours_before_an_unread_body_closes_only_announced() {
+    let origin = Origin::good("ok");
+    let proxy = start(&origin, "", "host = \"known.example\"");
+    for (length, closes) in [(1 << 30, true), (1 << 10, false)] {
+        let mut client = proxy.client();
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: other\r\nContent-Length: {length}\r\n\r\n"
+        ));
+        let answer = client.response();
+        assert_eq!(answer.evenkeel_reason(), Some("no_route"));
+        let announced = answer.header("connection") == Some("close");
+        assert_eq!(announced, closes, "{length} bytes are still to come");
+    }
+    assert_eq!(origin.request_count(), 0);
+}
+
+#[test]
 fn answer_of_ours_reaches_a_client_whose_body_nobody_wants() {
     let origin = Origin::stalling();
     let proxy = start(

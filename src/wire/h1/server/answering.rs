@@ -70,7 +70,7 @@ impl Answering {
         if bare && matches!(body, Body::Bytes(_)) {
             body = Body::Empty;
         }
-        let pumped = matches!(body, Body::Stream(_));
+        let pumped = matches!(&body, Body::Stream(stream) if stream.moves_request());
         let drainable = inner
             .reader
             .remaining()
