@@ -102,6 +102,7 @@ impl Transaction {
                     });
                 }
                 Err((WaitError::Exchange(error), _)) if kept && is_stale(&error) => {
+                    claim.was_stale();
                     self.resend_or_fail(&lease, &error, started)?;
                     via = Via::Dial(claim);
                 }

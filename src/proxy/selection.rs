@@ -8,6 +8,7 @@ use crate::config::model::{Balance, HashKey};
 use crate::proxy::context::Bound;
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
+use crate::proxy::retry;
 use crate::proxy::transaction::Transaction;
 use crate::router;
 use crate::telemetry::Reason;
@@ -73,7 +74,15 @@ impl Transaction {
     /// A lease claims a request slot; the connection slot is claimed here. Another worker may
     /// have taken the last one since the pick.
     fn acquire(&self, lease: Lease) -> Result<Selected, Refused> {
-        let via = match self.context.pools.acquire(lease.server().connections()) {
+        let pools = &self.context.pools;
+        let method = &self.account.head.method;
+        let again = retry::resend_after_stale(method, true, self.replayable());
+        let acquired = if again {
+            pools.acquire(lease.server().connections())
+        } else {
+            pools.acquire_for_once(lease.server().connections())
+        };
+        let via = match acquired {
             Acquired::Kept(connection, claim) => Via::Kept(connection, claim),
             Acquired::Dial(claim) => Via::Dial(claim),
             Acquired::Full => return Err(Refused::Full),

@@ -80,16 +80,30 @@ pub(super) struct Kept<C> {
     pub(super) shard: Arc<Shard>,
     /// Newest last.
     pub(super) idle: VecDeque<Idle<C>>,
+    /// How far the server is suspected of ending kept connections without a word: grows with each
+    /// that it ended, wears off with each that still worked.
+    doubt: u32,
 }
+
+/// What one connection that the server ended says about the next ones.
+const DOUBT: u32 = 32;
+
+/// A restart ends all of them at once, and means nothing for those to come: forgotten after so
+/// many requests.
+const MOST_DOUBT: u32 = 256;
 
 impl<C: Pooled> Kept<C> {
     pub(super) fn take(&mut self, ended: &mut Vec<Idle<C>>) -> Option<Idle<C>> {
         let epoch = self.server.epoch();
         let mut found = None;
         while let Some(mut idle) = self.idle.pop_back() {
-            if idle.ticket.epoch == epoch && idle.connection.is_usable() {
-                found = Some(idle);
-                break;
+            if idle.ticket.epoch == epoch {
+                if idle.connection.is_usable() {
+                    self.doubt = self.doubt.saturating_sub(1);
+                    found = Some(idle);
+                    break;
+                }
+                self.doubt();
             }
             ended.push(idle);
         }
@@ -103,10 +117,14 @@ impl<C: Pooled> Kept<C> {
         let mut index = 0;
         while let Some(idle) = self.idle.get_mut(index) {
             let over = idle.expires.is_some_and(|expires| expires <= now);
-            if !over && idle.ticket.epoch == epoch && idle.connection.is_usable() {
+            let wanted = !over && idle.ticket.epoch == epoch;
+            if wanted && idle.connection.is_usable() {
                 index += 1;
-            } else {
-                ended.extend(self.idle.remove(index));
+                continue;
+            }
+            ended.extend(self.idle.remove(index));
+            if wanted {
+                self.doubt();
             }
         }
         self.count();
@@ -119,7 +137,21 @@ impl<C> Kept<C> {
             server: server.clone(),
             shard: server.add_shard(mailbox),
             idle: VecDeque::new(),
+            doubt: 0,
         }
+    }
+
+    /// The server ended a kept connection by itself.
+    pub(super) fn doubt(&mut self) {
+        self.doubt = (self.doubt + DOUBT).min(MOST_DOUBT);
+    }
+
+    /// A kept connection may well be ended by the time a request arrives on it. Asking wears the
+    /// doubt off.
+    pub(super) fn is_doubted(&mut self) -> bool {
+        let doubted = self.doubt > 0;
+        self.doubt = self.doubt.saturating_sub(1);
+        doubted
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -141,6 +141,27 @@ impl<C: Pooled + 'static> Pools<C> {
         }
     }
 
+    /// The same for a request that could not be sent again: a new connection, where there is room
+    /// for one, as long as the server is known to end kept ones without a word.
+    pub fn acquire_for_once(self: &Rc<Self>, server: &Arc<ServerConnections>) -> Acquired<C> {
+        let doubted = match self.kept.borrow_mut().get_mut(&server.id()) {
+            Some(kept) => kept.is_doubted(),
+            None => false,
+        };
+        let new = if doubted {
+            Ticket::new(server, self.now.get())
+        } else {
+            None
+        };
+        match new {
+            Some(ticket) => Acquired::Dial(Claim {
+                ticket,
+                pools: self.clone(),
+            }),
+            None => self.acquire(server),
+        }
+    }
+
     /// Leave to open a connection, whatever is kept: to send again what a stale one lost.
     pub fn acquire_new(self: &Rc<Self>, server: &Arc<ServerConnections>) -> Acquired<C> {
         match Ticket::new(server, self.now.get()) {
@@ -244,6 +265,14 @@ impl<C: Pooled + 'static> Claim<C> {
 }
 
 impl<C> Claim<C> {
+    /// The server ended the connection, a kept one, before its answer.
+    pub fn was_stale(&self) {
+        let mut kept = self.pools.kept.borrow_mut();
+        if let Some(kept) = kept.get_mut(&self.server().id()) {
+            kept.doubt();
+        }
+    }
+
     /// The server that the connection belongs to.
     pub fn server(&self) -> &Arc<ServerConnections> {
         self.ticket.server()

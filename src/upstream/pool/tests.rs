@@ -86,6 +86,44 @@ fn kept(pools: &Rc<Pools<Fake>>, server: &Arc<ServerConnections>) -> (Fake, Clai
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_sent_again_avoids_connections_that_the_server_ends() {
+    let (hub, server) = (Hub::new(), capped(2));
+    let pools: Rc<Pools<Fake>> = Pools::new(&hub);
+    let (connection, wire) = fake();
+    dial(&pools, &server).check_in(connection);
+    let once = || pools.acquire_for_once(&server);
+    match once() {
+        Acquired::Kept(connection, claim) => claim.check_in(connection),
+        _ => panic!("nothing is known against it"),
+    }
+
+    wire.usable.set(false);
+    let claim = dial(&pools, &server);
+    let (connection, _wire) = fake();
+    claim.check_in(connection);
+    let Acquired::Dial(second) = once() else {
+        panic!("the server ends what it keeps");
+    };
+    assert!(matches!(once(), Acquired::Kept(..)), "at the cap");
+    drop(second);
+
+    let (connection, _other) = fake();
+    dial_or_kept(&pools, &server).check_in(connection);
+    for _ in 0..32 {
+        let (connection, claim) = kept(&pools, &server);
+        claim.check_in(connection);
+    }
+    assert!(matches!(once(), Acquired::Kept(..)), "it kept them");
+}
+
+fn dial_or_kept(pools: &Rc<Pools<Fake>>, server: &Arc<ServerConnections>) -> Claim<Fake> {
+    match pools.acquire(server) {
+        Acquired::Dial(claim) | Acquired::Kept(_, claim) => claim,
+        Acquired::Full => panic!("there is room"),
+    }
+}
+
 /// Lets the pools' own tasks run for so long, on the paused clock.
 async fn pass(seconds: f64) {
     tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
