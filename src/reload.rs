@@ -21,6 +21,7 @@ pub(crate) use attempt::load;
 pub use attempt::{Parts, Rejection, first};
 pub use status::LastReload;
 
+use crate::config::model::Admin;
 use crate::config::{Diagnostics, Diff, Loaded};
 use crate::snapshot::Snapshot;
 
@@ -67,6 +68,9 @@ pub struct Current {
     pub snapshot: Arc<Snapshot>,
     /// With its warnings, and where every value came from.
     pub loaded: Arc<Loaded>,
+    /// Who may ask the admin listener. It stays where it is until a restart, so a configuration
+    /// that switches it off leaves the rules of the one before: nothing opens up meanwhile.
+    pub admin: Option<Admin>,
 }
 
 /// Asks for reloads, and tells what came of them. Cheap to clone; for control and admin.

@@ -29,13 +29,10 @@ pub(super) struct Control {
 impl admin::Control for Control {
     fn settings(&self) -> Settings {
         let current = self.reload.current();
-        match &current.snapshot.config.admin {
-            Some(admin) => Settings {
-                token: admin.token.clone(),
-                hosts: admin.hosts.clone().into(),
-            },
-            // Switched off since the start, which takes effect with a restart: nobody may ask.
-            None => Settings::default(),
+        let admin = current.admin.as_ref();
+        Settings {
+            token: admin.and_then(|admin| admin.token.clone()),
+            hosts: admin.map_or(&[][..], |admin| &admin.hosts).into(),
         }
     }
 

@@ -155,6 +155,7 @@ pub async fn first(parts: Parts, loaded: Loaded, count: usize) -> Result<First, 
     workers.follow(into_listeners(sockets)).await;
 
     let current = Current {
+        admin: loaded.config.admin.clone(),
         snapshot,
         loaded: loaded.clone(),
     };
@@ -359,9 +360,13 @@ impl Reloader {
         let warnings = loaded.warnings.clone();
         let loaded = Arc::new(loaded);
         self.live.loaded = loaded.clone();
-        self.state
-            .current
-            .store(Arc::new(Current { snapshot, loaded }));
+        let before = self.state.current.load();
+        let admin = loaded.config.admin.clone().or_else(|| before.admin.clone());
+        self.state.current.store(Arc::new(Current {
+            snapshot,
+            loaded,
+            admin,
+        }));
         self.remember(trigger, true, words);
         Outcome::Accepted {
             generation,

@@ -279,6 +279,22 @@ fn on_loopback_changes_need_the_token_and_a_reload_changes_it() {
     assert_eq!(ask("GET /", "Host: evil.example\r\n"), 403);
 }
 
+#[test]
+fn switched_off_by_a_reload_it_keeps_its_rules_until_the_restart() {
+    let origin = Origin::good("ok");
+    let config = |admin: &str| format!("[admin]\n{admin}\n{}", app(&[&origin], ""));
+    let proxy = Proxy::start(&config("address = \"127.0.0.1:0\"\ntoken = \"first\""));
+    let ask = |headers: &str| call(proxy.admin_address(), "POST /reload", headers, "").status;
+    let local = "Host: localhost\r\n";
+    let bearer = |token: &str| format!("{local}Authorization: Bearer {token}\r\n");
+    proxy.write(&config("address = \"127.0.0.1:0\"\ntoken = \"second\""));
+    assert_eq!(ask(&bearer("first")), 200);
+    proxy.write(&config("address = \"off\""));
+    assert_eq!(ask(&bearer("second")), 200);
+    assert_eq!(ask(local), 401, "nothing opens up");
+    assert_eq!(ask(&bearer("second")), 200);
+}
+
 /// An address of this machine that is not loopback, where there is one.
 fn outside() -> Option<std::net::IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
