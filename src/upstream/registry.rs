@@ -124,6 +124,8 @@ impl Registry {
             inner
                 .by_name
                 .insert(next.name().clone(), Arc::downgrade(common));
+            // Sockets were bound since it was prepared: an operator may have been faster.
+            next.set_overrides(inner.overrides.of(next.config()));
             for server in next.servers() {
                 common.adopt(server);
                 tasks::attach(server, next.config(), &mut inner.resolver);
@@ -327,6 +329,22 @@ mod tests {
         let new = registry.prepare(&Arc::new(config(&[(2, 1)])));
         assert_eq!(sequence(&new, 1), [2], "a request of the new snapshot");
         assert_eq!(sequence(&old, 1), [1], "a request of the old one");
+    }
+
+    #[tokio::test]
+    async fn an_override_set_while_a_reload_is_prepared_is_not_lost() {
+        let registry = registry();
+        publish(&registry, config(&[(1, 1), (2, 1)]));
+        let next = registry.prepare(&Arc::new(config(&[(1, 1), (2, 1), (3, 1)])));
+        let drain = set(None, Some(true));
+        registry.set_override("u", &key(1), drain).unwrap();
+        registry.publish(std::slice::from_ref(&next));
+        assert_eq!(next.override_of(0), drain);
+        let mut picked = sequence(&next, 2);
+        picked.sort_unstable();
+        assert_eq!(picked, [2, 3], "the drained server gets nothing");
+        registry.clear_override("u", &key(1)).unwrap();
+        assert_eq!(next.override_of(0), Override::default());
     }
 
     #[tokio::test]

@@ -163,6 +163,11 @@ impl Upstream {
         }
     }
 
+    /// All of them, in the order of the configuration.
+    pub(super) fn set_overrides(&self, values: Box<[Override]>) {
+        *lock(&self.overrides) = values;
+    }
+
     /// A successor was published: this generation is picked from no more.
     pub(super) fn succeeded(&self) -> bool {
         self.is_replaced() && self.common.current().is_some()
