@@ -82,8 +82,15 @@ pub fn answer(failure: &Failure, request: Option<&RequestHead>) -> Response {
 /// The fixed answer of a route's `fallback`.
 pub fn fallback_answer(reason: Reason, status: u16, text: &str) -> Response {
     let mut head = ResponseHead::new(status);
-    head.fields
-        .set(Known::ContentType, b"text/plain; charset=utf-8");
+    // These end with their head (RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5).
+    let text = match status {
+        204 | 205 | 304 => "",
+        _ => text,
+    };
+    if !text.is_empty() {
+        head.fields
+            .set(Known::ContentType, b"text/plain; charset=utf-8");
+    }
     head.fields.set(Known::CacheControl, b"no-store");
     head.fields
         .set(Known::XEvenkeelReason, reason.as_str().as_bytes());

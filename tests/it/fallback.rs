@@ -56,6 +56,22 @@ fn its_status_may_be_any() {
 }
 
 #[test]
+fn a_status_without_a_body_keeps_the_connection_and_counts_no_bytes() {
+    let origin = Origin::resetting();
+    for status in [204, 205, 304] {
+        let fixed = with_fallback(&origin, &format!("status = {status}, body = \"never\""), "");
+        let proxy = Proxy::start(&fixed);
+        let mut client = proxy.client();
+        for _ in 0..2 {
+            let answer = client.get("/");
+            assert_eq!((answer.status, &*answer.text()), (status, ""));
+        }
+        let route = format!("evenkeel_response_bytes_total{{route=\"/\"}} 0");
+        assert!(proxy.metrics().contains(&route), "{status}");
+    }
+}
+
+#[test]
 fn an_answer_of_the_server_passes() {
     let bad = "HTTP/1.1 503 No\r\nContent-Length: 6\r\n\r\nserver";
     let origin = Origin::answering(bad);
