@@ -64,11 +64,31 @@ pub(super) fn attempts(out: &mut Vec<u8>, attempts: &[Attempt]) {
     out.push(b']');
 }
 
-/// Path and query of a target; the query without its `?`.
+/// Path and query of a target; the query without its `?`. The authority of an absolute-form target
+/// is in the record's host.
 pub(super) fn split_query(target: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let target = without_authority(target);
     match memchr::memchr(b'?', target) {
         Some(at) => (&target[..at], Some(&target[at + 1..])),
         None => (target, None),
+    }
+}
+
+/// Only `http` and `https` have an absolute form here; a refused target may be anything.
+fn without_authority(target: &[u8]) -> &[u8] {
+    let is_scheme = |scheme: &&[u8]| {
+        target
+            .get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    let schemes: [&[u8]; 2] = [b"http://", b"https://"];
+    let Some(scheme) = schemes.into_iter().find(is_scheme) else {
+        return target;
+    };
+    let rest = &target[scheme.len()..];
+    match rest.iter().position(|byte| b"/?".contains(byte)) {
+        Some(at) => &rest[at..],
+        None => b"/",
     }
 }
 
@@ -165,6 +185,22 @@ mod tests {
             ],
         });
         assert_eq!(parsed(&record), expected);
+    }
+
+    #[test]
+    fn the_path_of_an_absolute_form_target_has_no_authority() {
+        let cases: [(&[u8], &[u8], Option<&[u8]>); 6] = [
+            (b"http://a.example:81/x?y", b"/x", Some(b"y")),
+            (b"HTTPS://a.example/x", b"/x", None),
+            (b"http://a.example", b"/", None),
+            (b"http://a.example?y", b"", Some(b"y")),
+            (b"/http://a/x", b"/http://a/x", None),
+            (b"a.example:443", b"a.example:443", None),
+        ];
+        for (target, path, query) in cases {
+            let shown = String::from_utf8_lossy(target);
+            assert_eq!(split_query(target), (path, query), "{shown}");
+        }
     }
 
     #[test]
