@@ -75,8 +75,7 @@ impl Transaction {
             Ok(Prepared::Answer(response)) => return self.account.answered_here(response),
             Err(failure) => return self.refuse(&failure),
         };
-        // Boxed by itself: the allocator is quick with less than 1 KiB.
-        match Box::pin(self.exchange(route)).await {
+        match self.exchange(route).await {
             Ok(answered) => answered.into_response(self),
             Err(failure) => Box::pin(self.fail(route, failure)).await,
         }
