@@ -2,12 +2,15 @@
 //! one would not be chosen. The same router and sanitiser as the data plane, with a trace.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::admin::ExplainRequest;
-use crate::config::model::{Balance, HashKey, HostPattern, ListenerId, PathMatch, RouteId};
+use crate::config::model::{
+    Balance, Forward, HashKey, HostPattern, ListenerId, PathMatch, RouteId,
+};
 use crate::message::{Known, Method, RequestHead, Version};
 use crate::proxy::sanitise::{self, Refused, Sanitised};
 use crate::router::{Outcome, Query, Rank};
@@ -111,6 +114,12 @@ fn route(
         .collect();
     let Some(found) = found else { return };
     let state = snapshot.route(found);
+    if state.rules.forward == Forward::Raw
+        && let Err(refused) = sanitised.raw_target(head)
+    {
+        explanation.refused = Some(describe_refusal(refused));
+        return;
+    }
     let upstream = state.upstream.latest();
     explanation.route = Some(state.rules.name.to_string());
     explanation.upstream = Some(upstream.name().to_string());
@@ -199,7 +208,10 @@ fn describe_refusal(refused: Refused) -> String {
 fn choose_listener(snapshot: &Snapshot, url: &Url) -> Result<(ListenerId, Option<String>), String> {
     let listeners = &snapshot.listeners;
     let wanted = |one: &ListenerState| Some(one.rules.address.port()) == url.port;
-    if let Some(index) = listeners.iter().position(wanted) {
+    // Several may share a port on addresses of their own.
+    let named = |one: &ListenerState| wanted(one) && url.ip() == Some(one.rules.address.ip());
+    let found = listeners.iter().position(named);
+    if let Some(index) = found.or_else(|| listeners.iter().position(wanted)) {
         return Ok((ListenerId(index), None));
     }
     let Some(first) = listeners.first() else {
@@ -274,6 +286,18 @@ struct Url {
 }
 
 impl Url {
+    /// Where the host is an address.
+    fn ip(&self) -> Option<IpAddr> {
+        let authority = self.authority.as_deref()?;
+        let host = match authority.strip_prefix('[') {
+            Some(rest) => rest.split_once(']')?.0,
+            None => authority
+                .split_once(':')
+                .map_or(authority, |(host, _)| host),
+        };
+        host.parse().ok()
+    }
+
     fn parse(url: &str) -> Result<Url, String> {
         if url.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
             return Err("a URL has no white space or control characters: escape them".to_owned());

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Prints the JSON Schema of the configuration file, for editors.
+/// Print the JSON Schema of the configuration file, for editors.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 

@@ -296,3 +296,43 @@ fn the_command_explains_a_file_or_the_running_one() {
         }
     }
 }
+
+#[test]
+fn a_raw_path_with_dot_segments_is_refused_as_on_the_wire() {
+    let origin = Origin::good("ok");
+    let config = app(&[&origin], "") + "forward = \"raw\"\n";
+    let proxy = Proxy::start(&config);
+    let explained = ask(&proxy, "/a/../b", &[]);
+    let refused = explained["refused"].as_str().unwrap_or_default();
+    assert!(refused.starts_with("400 bad_request"), "{explained}");
+    assert_eq!(explained["route"], Value::Null);
+    assert_eq!(proxy.get("/a/../b").status, 400);
+    assert_eq!(ask(&proxy, "/a//b", &[])["refused"], Value::Null);
+}
+
+#[test]
+fn of_listeners_on_one_port_the_address_chooses() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("evenkeel.toml");
+    let listeners = ["127.0.0.1:8080", "127.0.0.2:8080", "[::1]:8080"]
+        .map(|address| format!("[[listener]]\naddress = \"{address}\"\n"));
+    let rest = "[upstream.app]\nservers = [\"127.0.0.1:9\"]\n\
+                [[route]]\nprefix = \"/\"\nupstream = \"app\"\n";
+    std::fs::write(&file, listeners.concat() + rest).expect("it is written");
+    let file = file.to_str().expect("text");
+    for (host, chosen) in [
+        ("127.0.0.2", "127.0.0.2:8080"),
+        ("[::1]", "[::1]:8080"),
+        ("a.example", "127.0.0.1:8080"),
+    ] {
+        let said = says([
+            "explain",
+            "GET",
+            &format!("http://{host}:8080/"),
+            "-c",
+            file,
+        ]);
+        let line = format!("listener  {chosen}\n");
+        assert!(said.stdout.contains(&line), "{host}: {said:?}");
+    }
+}

@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn the_path_of_an_absolute_form_target_has_no_authority() {
-        let cases: [(&[u8], &[u8], Option<&[u8]>); 6] = [
+        type Case = (&'static [u8], &'static [u8], Option<&'static [u8]>);
+        let cases: [Case; 6] = [
             (b"http://a.example:81/x?y", b"/x", Some(b"y")),
             (b"HTTPS://a.example/x", b"/x", None),
             (b"http://a.example", b"/", None),
