@@ -17,6 +17,7 @@ pub(super) struct Signals {
     interrupt: Signal,
     quit: Signal,
     user1: Signal,
+    user2: Signal,
 }
 
 impl Signals {
@@ -27,6 +28,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -46,6 +48,11 @@ impl Signals {
                 }
                 _ = self.user1.recv() => {
                     access.reopen();
+                    continue;
+                }
+                _ = self.user2.recv() => {
+                    // Left alone it would end the process and every request in it.
+                    tracing::warn!("USR2 is not supported yet: nothing is handed over");
                     continue;
                 }
                 _ = self.terminate.recv() => "TERM",

@@ -118,6 +118,10 @@ async fn start(
     for warning in loaded.warnings.lines() {
         tracing::warn!(%warning, "configuration");
     }
+    // Before the first connection: left alone, every one of them ends the process at once. What
+    // comes from now on waits until everything runs.
+    let signals = options.signals.then(Signals::new).transpose();
+    let signals = signals.map_err(StartError::Signals)?;
     descriptors::raise_limit();
     let bound_admin = bind_admin(loaded.config.admin.as_ref())?;
 
@@ -138,8 +142,7 @@ async fn start(
         .await
         .map_err(StartError::Refused)?;
     tokio::spawn(first.reloader.run());
-    if options.signals {
-        let signals = Signals::new().map_err(StartError::Signals)?;
+    if let Some(signals) = signals {
         tokio::spawn(signals.run(first.handle.clone(), access.clone(), stop));
     }
     if options.watch {
