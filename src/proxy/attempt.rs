@@ -13,8 +13,7 @@ use crate::proxy::head_wait::{Clock, HeadWait, WaitError};
 use crate::proxy::retry::{self, Cause};
 use crate::proxy::selection::{Selected, Via};
 use crate::proxy::transaction::Transaction;
-use crate::telemetry::{ConnectResult, Outcome, Reason};
-use crate::upstream::connector::{self, ConnectError};
+use crate::telemetry::{Outcome, Reason};
 use crate::upstream::pool::Claim;
 use crate::upstream::{FailureKind, Lease, Server};
 use crate::wire::h1::client::{Answer, Connection, Exchange, ExchangeError};
@@ -111,71 +110,6 @@ impl Transaction {
         }
     }
 
-    async fn dial(
-        &mut self,
-        journey: &Journey<'_>,
-        lease: &mut Lease,
-        started: Instant,
-    ) -> Result<Connection, Failed> {
-        let server = lease.server().clone();
-        let target = server.target();
-        let limit = journey.route.rules.timeout.connect;
-        let mut deadline = limit.map(|limit| self.context.timers.after(limit));
-        let expired = std::future::poll_fn(move |cx| match &mut deadline {
-            Some(deadline) => deadline.poll_expired(cx),
-            None => std::task::Poll::Pending,
-        });
-        let pools = self.context.pools.clone();
-        let dial = async move {
-            let mut expired = std::pin::pin!(expired);
-            match connector::connect(&target, None, expired.as_mut()).await {
-                Err(ConnectError::Exhausted(_)) => {
-                    // Idle connections are what we can give up at once.
-                    pools.close_idle();
-                    connector::connect(&target, None, expired).await
-                }
-                connected => connected,
-            }
-        };
-        let connected = match self.within(dial).await {
-            Ok(connected) => connected,
-            Err(failure) => {
-                // A server that answers no dial must not hide behind a short total time.
-                if failure.reason == Reason::TotalTimeout {
-                    lease.failure(Instant::now(), started.elapsed(), FailureKind::Timeout);
-                }
-                return Err(self.given_up(lease.server(), failure, started));
-            }
-        };
-        let result = connected.as_ref().err();
-        server
-            .metrics()
-            .connected(result.map_or(ConnectResult::Ok, ConnectError::result));
-        match connected {
-            Ok(socket) => {
-                self.account.connected(started.elapsed());
-                Ok(Connection::new(socket))
-            }
-            Err(ConnectError::Exhausted(error)) => {
-                tracing::debug!(%error, "nothing left to connect to a server with");
-                let failure = Failure::new(Reason::Overloaded).retry_after(1);
-                Err(self.given_up(&server, failure, started))
-            }
-            Err(error) => {
-                tracing::debug!(server = %server.label(), %error, "connect failed");
-                lease.failure(Instant::now(), started.elapsed(), FailureKind::Connect);
-                let failure = Failure::new(connect_reason(&error));
-                self.attempt_ended(&server, Outcome::Failed(failure.reason), started);
-                Err(Failed {
-                    cause: Some(Cause::Connect),
-                    failure,
-                    written: false,
-                    next: None,
-                })
-            }
-        }
-    }
-
     fn start(&self, connection: Connection) -> Box<Exchange> {
         let body = self.downstream.clone();
         let upgrade = self.upgrade.as_deref();
@@ -245,7 +179,12 @@ impl Transaction {
     }
 
     /// The attempt ends without a word to the breaker, and none follows.
-    fn given_up(&mut self, server: &Arc<Server>, failure: Failure, started: Instant) -> Failed {
+    pub(super) fn given_up(
+        &mut self,
+        server: &Arc<Server>,
+        failure: Failure,
+        started: Instant,
+    ) -> Failed {
         self.attempt_ended(server, Outcome::Failed(failure.reason), started);
         Failed {
             cause: None,
@@ -288,7 +227,12 @@ impl Transaction {
         self.account.head_came(status, latency);
     }
 
-    fn attempt_ended(&mut self, server: &Arc<Server>, outcome: Outcome, started: Instant) {
+    pub(super) fn attempt_ended(
+        &mut self,
+        server: &Arc<Server>,
+        outcome: Outcome,
+        started: Instant,
+    ) {
         server.metrics().attempted(outcome);
         self.account.attempt_failed(outcome, started.elapsed());
     }
@@ -365,17 +309,6 @@ fn request_body_reason(error: BodyError) -> Reason {
         BodyError::IdleTimeout => Reason::RequestTimeout,
         BodyError::TotalTimeout => Reason::TotalTimeout,
         BodyError::Reset | BodyError::Aborted => Reason::ClientClosed,
-    }
-}
-
-fn connect_reason(error: &ConnectError) -> Reason {
-    match error {
-        ConnectError::Timeout => Reason::ConnectTimeout,
-        ConnectError::Exhausted(_) => Reason::Overloaded,
-        ConnectError::Refused
-        | ConnectError::Unreachable(_)
-        | ConnectError::Resolve(_)
-        | ConnectError::Other(_) => Reason::ConnectRefused,
     }
 }
 

@@ -4,8 +4,8 @@
 //! 2. [`sanitise`]: target, Host and path become one reading for everybody; then the router.
 //! 3. [`hop_by_hop`], [`client_address`], [`forwarding`]: which fields go and which come.
 //! 4. [`exchange`]: attempts until one answers; [`selection`] picks, [`attempt`] tries one server,
-//!    [`head_wait`] watches it, [`retry`] judges a failure, [`request_body`] is counted and kept
-//!    for a replay.
+//!    [`dial`] connects to it, [`head_wait`] watches it, [`retry`] judges a failure,
+//!    [`request_body`] is counted and kept for a replay.
 //! 5. [`answer`]: the response head cleaned, the body ([`response_body`]) or [`tunnel`] wrapped.
 //! 6. [`error`]: the only place that turns a failure into a status.
 
@@ -14,6 +14,7 @@ mod answer;
 mod attempt;
 pub mod client_address;
 mod context;
+mod dial;
 mod error;
 mod exchange;
 pub mod forwarding;
