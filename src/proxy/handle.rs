@@ -61,7 +61,7 @@ pub fn refuse(
     Account::open(context, connection, &pin, listener, head).refused(reason, response)
 }
 
-/// A connection that ended without a byte of a request was closed in silence.
+/// A connection that never brought a byte of a request was closed in silence.
 pub fn silent_close(context: &Context) {
     context.metrics.rejected(Reason::RequestTimeout);
 }

@@ -83,7 +83,8 @@ pub trait Handler {
     /// Answers, counts and logs a head that the wire refuses. The connection closes after it.
     fn refuse(&self, refusal: Refusal) -> Response;
 
-    /// The connection timed out before a byte of a request had come: closed silently, counted.
+    /// The connection timed out before a byte of its first request had come: closed silently,
+    /// counted.
     fn idle_timeout(&self) {}
 
     /// True once the connection should end after its current answer (drain, listener changed).

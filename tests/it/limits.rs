@@ -44,6 +44,8 @@ fn connection_between_two_requests_is_closed_without_a_word() {
         assert_eq!(client.response().status, 200);
     }
     closes_silently(&mut client, Duration::from_millis(400));
+    let series = "evenkeel_rejected_total{reason=\"request_timeout\"}";
+    assert_eq!(proxy.metric(series), Some(0.0), "nobody was refused");
 }
 
 #[test]

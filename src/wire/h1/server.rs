@@ -198,7 +198,10 @@ impl<H: Handler + 'static> Serve<H> {
         }
         ready!(self.slot.poll_expired(cx));
         if waiting == 0 {
-            self.handler.idle_timeout();
+            // Between two requests nobody is refused: most kept connections end like this.
+            if self.requests == 0 {
+                self.handler.idle_timeout();
+            }
             return Poll::Ready(Err(Ended::IdleTimeout));
         }
         let detail = "the request head did not come in time";
