@@ -42,7 +42,9 @@ fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Option<String> {
             None => (inside, None),
         };
         out.push_str(before);
-        out.push_str(&env(name).or_else(|| default.map(str::to_owned))?);
+        // As in a shell, `:-` also stands in for an empty value.
+        let value = env(name).filter(|value| default.is_none() || !value.is_empty());
+        out.push_str(&value.or_else(|| default.map(str::to_owned))?);
         rest = after;
     }
     out.push_str(rest);
@@ -81,5 +83,14 @@ mod tests {
         );
         assert_eq!(of("[admin]\naddress = \"off\""), Some(None));
         assert_eq!(of("[admin]\naddress = \"nowhere\""), None);
+    }
+
+    #[test]
+    fn a_default_stands_in_for_an_empty_variable_as_in_the_proxy() {
+        let env = |name: &str| (name == "EMPTY").then(String::new);
+        assert_eq!(expand("${EMPTY:-dev}", &env).as_deref(), Some("dev"));
+        assert_eq!(expand("${EMPTY}", &env).as_deref(), Some(""));
+        assert_eq!(expand("${UNSET:-dev}", &env).as_deref(), Some("dev"));
+        assert_eq!(expand("${UNSET}", &env), None);
     }
 }
