@@ -161,7 +161,7 @@ impl Reloader {
     }
 }
 
-/// Follows the file for as long as it is polled.
-pub async fn watch_file(path: PathBuf, handle: Handle) {
-    watcher::run(path, handle).await;
+/// Watches the file from now on; the future acts on what is seen, for as long as it is polled.
+pub fn watch_file(path: PathBuf, handle: Handle) -> impl Future<Output = ()> {
+    watcher::run(path, handle)
 }

@@ -22,13 +22,24 @@ const POLL: Duration = Duration::from_secs(2);
 /// Events that wait to be looked at; beyond it they merge into one.
 const EVENTS: usize = 1024;
 
-pub(super) async fn run(path: PathBuf, handle: Handle) {
-    let (events, mut arrived) = mpsc::channel(EVENTS);
+/// Sets the watch at once, so that no change after a reported start is left to the poll; the future
+/// follows it.
+pub(super) fn run(path: PathBuf, handle: Handle) -> impl Future<Output = ()> {
+    let (events, arrived) = mpsc::channel(EVENTS);
     let mut directories = Directories::new(events);
+    directories.follow(&path, &handle.state.sources.load());
+    follow(path, handle, directories, arrived)
+}
+
+async fn follow(
+    path: PathBuf,
+    handle: Handle,
+    mut directories: Directories,
+    mut arrived: mpsc::Receiver<Event>,
+) {
     let mut watch = Watch::default();
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    directories.follow(&path, &handle.state.sources.load());
     loop {
         let due = watch.due();
         let wait = tokio::time::sleep_until(due.unwrap_or_else(Instant::now));

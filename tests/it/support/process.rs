@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::proxy::complete;
-use super::{Client, eventually, value_within};
+use super::{Client, Response, eventually, value_within};
 
 /// The binary with these arguments and nothing of ours in its environment.
 pub fn evenkeel<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
@@ -131,6 +131,32 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().expect("a pid"));
         kill(pid, signal).expect("the process is there");
+    }
+
+    /// Open descriptors.
+    pub fn descriptors(&self) -> usize {
+        let directory = format!("/proc/{}/fd", self.child.id());
+        fs::read_dir(directory).expect("procfs").count()
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("procfs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        kib.expect("a number")
+    }
+
+    /// Writes the file and has it read at once.
+    pub fn reload(&self, config: &str) -> Response {
+        fs::write(self.path(), complete(config)).expect("writes");
+        let mut client = Client::connect(self.admin);
+        client.send(format!(
+            "POST /reload HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            self.admin
+        ));
+        client.response()
     }
 
     pub fn log(&self) -> String {
