@@ -40,6 +40,20 @@ fn examples_are_accepted_without_a_warning() {
 }
 
 #[test]
+fn the_configuration_of_the_readme_is_accepted_without_a_warning() {
+    let readme = std::fs::read_to_string("README.md").expect("the first page");
+    let blocks = readme.split("```toml\n").skip(1);
+    let blocks: Vec<_> = blocks.filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 1, "the README has one configuration");
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), blocks[0]).expect("it can be written");
+    match config::load(file.path(), &|_| None) {
+        Ok(loaded) => assert_eq!(loaded.warnings.len(), 0, "no warnings"),
+        Err(mistakes) => panic!("{}", mistakes.render_human(false)),
+    }
+}
+
+#[test]
 fn examples_are_valid_by_the_schema() {
     let validator = jsonschema::draft202012::new(&config::schema()).expect("a schema");
     for path in examples() {
