@@ -3,12 +3,13 @@
 
     cargo build --release
     sudo apt-get install nginx-light haproxy wrk
-    python3 benches/compare.py [--rounds 5] [--seconds 4] [--scenario small,typical]
+    python3 benches/compare.py [--rounds 5] [--seconds 4] [--scenario small,typical] [--access-log]
 
 Seconds on a busy machine mean little; the user and system time that a process is charged for a
 request, measured in turns (A B C, B C A, ...) against the same origin and the same load, holds.
 The proxy has core 0 and one worker; origin (nginx) and load (wrk) share core 1. Our defaults stay
-on: breaker, metrics, request ids, forwarding headers.
+on: breaker, metrics, request ids, forwarding headers. `--access-log` adds a fourth proxy: ours,
+writing its access log as JSON to a file.
 """
 import argparse
 import json
@@ -49,9 +50,16 @@ TYPICAL_RESPONSE = {
     "Strict-Transport-Security": "max-age=31536000", "X-Runtime": "0.004213",
 }
 SCENARIOS = {
-    "small": ("/small", {}, "128-byte answer"),
-    "typical": ("/typical", TYPICAL_REQUEST, "15 request fields, 12 response fields, 4 KiB"),
+    "small": ("/small", {}, "128-byte answer, keep-alive"),
+    "typical": ("/typical", TYPICAL_REQUEST, "15 request fields, 12 response fields, 4 KiB, keep-alive"),
+    "64k": ("/64k", {}, "64 KiB answer, keep-alive"),
+    "large": ("/large", {}, "10 MiB answer, keep-alive"),
+    "upload": ("/upload", {}, "1 MiB request body, keep-alive"),
+    "newconn": ("/small", {"Connection": "close"}, "128-byte answer, a new connection for each request"),
 }
+# So that no answer waits seconds for its turn.
+FEWER_CONNECTIONS = {"large": 8, "upload": 16}
+UPLOAD = 'wrk.method = "POST"; wrk.body = string.rep("x", 1024 * 1024)'
 TEMP = "client_body_temp_path {0}b; proxy_temp_path {0}p; fastcgi_temp_path {0}f; uwsgi_temp_path {0}u; scgi_temp_path {0}s;"
 
 
@@ -112,6 +120,8 @@ def write(path, text):
 
 
 def origin(work, ports):
+    for name, size in (("64k", 64 * 1024), ("large", 10 * 1024 * 1024)):
+        write(f"{work}/{name}", "z" * size)
     fields = "".join(f'add_header {name} "{value}";' for name, value in TYPICAL_RESPONSE.items())
     write(f"{work}/origin.conf", f"""
 daemon off; worker_processes 1; pid {work}/origin.pid; error_log /dev/null;
@@ -122,6 +132,8 @@ http {{
     server {{
         {" ".join(f"listen 127.0.0.1:{port};" for port in ports)}
         location = /small {{ return 200 "{"x" * 128}"; }}
+        client_max_body_size 2m; client_body_buffer_size 2m; root {work};
+        location = /upload {{ proxy_pass http://127.0.0.1:{ports[0]}/small; proxy_set_body ""; }}
         location = /typical {{ {fields} set $half "{"y" * 2048}"; return 200 "$half$half"; }}
     }}
 }}
@@ -139,11 +151,12 @@ events {{ worker_connections 4096; }}
 http {{
     access_log off; keepalive_requests 100000000; server_tokens off;
     {TEMP.format(work + "/n")}
+    client_max_body_size 2m;
     upstream pool {{ {servers} keepalive 512; keepalive_requests 100000000; }}
     server {{
         listen 127.0.0.1:{port};
         location / {{
-            proxy_pass http://pool; proxy_http_version 1.1;
+            proxy_pass http://pool; proxy_http_version 1.1; proxy_request_buffering off;
             proxy_set_header Connection ""; proxy_set_header Host $http_host;
             proxy_set_header X-Forwarded-For $remote_addr;
             proxy_set_header X-Request-Id $request_id;
@@ -179,11 +192,12 @@ backend pool
     return ["haproxy", "-db", "-q", "-f", f"{work}/haproxy.cfg"]
 
 
-def evenkeel(work, port, ports):
+def evenkeel(work, port, ports, log=""):
     servers = ", ".join(f'"127.0.0.1:{p}"' for p in ports)
     write(f"{work}/evenkeel.toml", f"""
 [process]
 workers = 1
+{log}
 [admin]
 address = "off"
 [[listener]]
@@ -199,15 +213,24 @@ upstream = "pool"
     return [binary, "run", "-c", f"{work}/evenkeel.toml"]
 
 
-PEERS = {"nginx": nginx, "haproxy": haproxy, "evenkeel": evenkeel}
+def evenkeel_with_log(work, port, ports):
+    return evenkeel(work, port, ports, f'[access-log]\npath = "{work}/access.log"\nformat = "json"')
 
 
-def load(port, scenario, seconds, connections):
+WITH_LOG = "evenkeel, access log"
+PEERS = {"nginx": nginx, "haproxy": haproxy, "evenkeel": evenkeel, WITH_LOG: evenkeel_with_log}
+
+
+def load(port, scenario, seconds, connections, work):
     """Runs wrk; gives the number of good answers."""
     path, headers, _ = SCENARIOS[scenario]
-    fields = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
+    connections = min(connections, FEWER_CONNECTIONS.get(scenario, connections))
+    options = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
+    if scenario == "upload":
+        write(f"{work}/upload.lua", UPLOAD)
+        options += ["-s", f"{work}/upload.lua"]
     out = subprocess.run(
-        ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", *fields,
+        ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", *options,
          f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True).stdout
     errors = re.search(r"Non-2xx.*: (\d+)|Socket errors: .*", out)
     if errors:
@@ -221,17 +244,17 @@ def sample(peer, scenario, args, work, ports):
     process = start(PEERS[peer](work, port, ports), 0)
     try:
         wait_for(port, process, peer)
-        load(port, scenario, 1, args.connections)
+        load(port, scenario, 1, args.connections, work)
         before = cpu_seconds(process.pid)
-        requests = load(port, scenario, args.seconds, args.connections)
+        requests = load(port, scenario, args.seconds, args.connections, work)
         return (cpu_seconds(process.pid) - before) / requests * 1e6
     finally:
         stop(process)
 
 
 def rounds(scenario, args, work, ports):
-    samples = {peer: [] for peer in PEERS}
-    names = list(PEERS)
+    names = [peer for peer in PEERS if args.access_log or peer != WITH_LOG]
+    samples = {peer: [] for peer in names}
     for number in range(args.rounds):
         turn = number % len(names)
         for peer in names[turn:] + names[:turn]:
@@ -242,7 +265,7 @@ def rounds(scenario, args, work, ports):
 def report(scenario, samples):
     medians = {peer: statistics.median(values) for peer, values in samples.items()}
     best = min(medians["nginx"], medians["haproxy"])
-    print(f"\n{scenario}: {SCENARIOS[scenario][2]}, keep-alive\n")
+    print(f"\n{scenario}: {SCENARIOS[scenario][2]}\n")
     print("| proxy | CPU µs per request, median | min..max | to the better of nginx and haproxy |")
     print("|---|---:|---|---:|")
     for peer, values in samples.items():
@@ -255,6 +278,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=4, help="of load per sample")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--scenario", default=",".join(SCENARIOS))
+    parser.add_argument("--access-log", action="store_true", help="also ours with its access log on")
     parser.add_argument("--json", help="write all samples to this file")
     args = parser.parse_args()
     missing = [tool for tool in ("nginx", "haproxy", "wrk", "taskset") if not shutil.which(tool)]
