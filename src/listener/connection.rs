@@ -37,12 +37,14 @@ struct Connection {
 }
 
 impl Handler for Connection {
+    type Work = Pin<Box<dyn Future<Output = Response>>>;
+
     fn limits(&self) -> Limits {
         proxy::limits(&self.context, &self.info)
     }
 
-    fn handle(&self, request: Request) -> impl Future<Output = Response> + 'static {
-        proxy::handle(&self.context, &self.info, request)
+    fn handle(&self, request: Request) -> Self::Work {
+        Box::pin(proxy::handle(&self.context, &self.info, request))
     }
 
     fn refuse(&self, refusal: Refusal) -> Response {

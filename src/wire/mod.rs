@@ -73,12 +73,15 @@ pub struct Refusal {
 
 /// Everything above the wire, as one downstream connection sees it.
 pub trait Handler {
+    /// One request being answered, moved by the connection's own task. The wire boxes it once per
+    /// request, so that an idle connection does not hold its size.
+    type Work: Future<Output = Response> + Unpin + 'static;
+
     /// For the next request on this connection.
     fn limits(&self) -> Limits;
 
-    /// Answers one request. Cancelled by drop when the connection breaks. Boxed as it is: what
-    /// borrows nothing needs no future around it that is moved as a whole.
-    fn handle(&self, request: Request) -> impl Future<Output = Response> + 'static;
+    /// Answers one request. Cancelled by drop when the connection breaks.
+    fn handle(&self, request: Request) -> Self::Work;
 
     /// Answers, counts and logs a head that the wire refuses. The connection closes after it.
     fn refuse(&self, refusal: Refusal) -> Response;

@@ -21,6 +21,7 @@ use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 
 use crate::message::{Downstream, Known, Method, RequestHead, Version};
+use crate::util::clock;
 use crate::util::timer::{SweepSlot, Timers};
 use crate::wire::h1::framing::{is_persistent, lists, of_request};
 use crate::wire::h1::inbound::Fill;
@@ -56,7 +57,7 @@ pub fn serve<H: Handler + 'static>(
 ) -> impl Future<Output = Ended> + use<H> {
     let slot = timers.slot();
     let patience = handler.limits().header_timeout;
-    slot.set_end(Instant::now() + patience, patience);
+    slot.set_end(clock::now() + patience, patience);
     Serve {
         connection: Rc::new(ServerConnection::new(socket)),
         handler,
@@ -70,16 +71,16 @@ pub fn serve<H: Handler + 'static>(
     }
 }
 
-struct Serve<H> {
+struct Serve<H: Handler> {
     connection: Rc<ServerConnection>,
     handler: Rc<H>,
     /// Header and idle deadlines; also bounds what is sent and drained without a proxy watching.
     slot: SweepSlot,
-    state: State,
+    state: State<H::Work>,
     requests: u64,
 }
 
-enum State {
+enum State<W> {
     /// Waiting for a head, or for the rest of one.
     Head {
         /// Buffered bytes when parsing last found no end.
@@ -89,7 +90,7 @@ enum State {
         /// When its first bytes came, if that was not all of it.
         began: Option<Instant>,
     },
-    Handling(Pin<Box<dyn Future<Output = Response>>>, Facts),
+    Handling(Box<W>, Facts),
     Answering(Box<Answering>),
     /// The answer is out, the request is not in yet; or the connection lingers.
     Rest(Rest),
@@ -112,6 +113,7 @@ impl<H: Handler + 'static> Future for Serve<H> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let serve = &mut *self;
+        let _turn = clock::turn();
         let last = serve.requests + u64::from(BUDGET);
         loop {
             let next = match &mut serve.state {
@@ -120,7 +122,7 @@ impl<H: Handler + 'static> Future for Serve<H> {
                     return Poll::Pending;
                 }
                 State::Head { .. } => ready!(serve.poll_head(cx)),
-                State::Handling(answer, facts) => match answer.as_mut().poll(cx) {
+                State::Handling(answer, facts) => match Pin::new(answer.as_mut()).poll(cx) {
                     Poll::Ready(response) => {
                         let facts = *facts;
                         serve.begin_answer(response, facts)
@@ -151,7 +153,7 @@ impl<H: Handler + 'static> Future for Serve<H> {
 }
 
 impl<H: Handler + 'static> Serve<H> {
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, Ended>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<State<H::Work>, Ended>> {
         let limits = self.handler.limits();
         loop {
             if let Some(next) = self.try_parse(&limits) {
@@ -180,7 +182,7 @@ impl<H: Handler + 'static> Serve<H> {
         cx: &mut Context<'_>,
         limits: &Limits,
         waiting: usize,
-    ) -> Poll<Result<State, Ended>> {
+    ) -> Poll<Result<State<H::Work>, Ended>> {
         if waiting == 0 && self.handler.poll_closing(cx).is_ready() {
             return Poll::Ready(Err(Ended::Cleanly));
         }
@@ -188,7 +190,7 @@ impl<H: Handler + 'static> Serve<H> {
             && began.is_none()
             && waiting > 0
         {
-            let now = Instant::now();
+            let now = clock::now();
             *began = Some(now);
             if !*timed {
                 *timed = true;
@@ -211,7 +213,7 @@ impl<H: Handler + 'static> Serve<H> {
 
     /// A head out of what is buffered. A head that dribbles in is not parsed again for every
     /// byte: only when its end may have come, or twice as much as last time.
-    fn try_parse(&mut self, limits: &Limits) -> Option<State> {
+    fn try_parse(&mut self, limits: &Limits) -> Option<State<H::Work>> {
         let State::Head { tried, began, .. } = &mut self.state else {
             return None;
         };
@@ -247,7 +249,12 @@ impl<H: Handler + 'static> Serve<H> {
         }
     }
 
-    fn dispatch(&mut self, head: RequestHead, began: Option<Instant>, limits: &Limits) -> State {
+    fn dispatch(
+        &mut self,
+        head: RequestHead,
+        began: Option<Instant>,
+        limits: &Limits,
+    ) -> State<H::Work> {
         let framing = match of_request(&head) {
             Ok(framing) => framing,
             Err(malformed) => return self.refuse(malformed, Some(head)),
@@ -267,15 +274,15 @@ impl<H: Handler + 'static> Serve<H> {
             .borrow_mut()
             .begin(framing, head.version, expects);
         let downstream: Rc<dyn Downstream> = self.connection.clone();
-        let answer = self.handler.handle(Request {
+        let work = self.handler.handle(Request {
             head,
             downstream,
             began,
         });
-        State::Handling(Box::pin(answer), facts)
+        State::Handling(Box::new(work), facts)
     }
 
-    fn refuse(&mut self, malformed: Malformed, head: Option<RequestHead>) -> State {
+    fn refuse(&mut self, malformed: Malformed, head: Option<RequestHead>) -> State<H::Work> {
         let Malformed { reason, detail } = malformed;
         let (method, target) = match &head {
             Some(head) => {
@@ -305,19 +312,19 @@ impl<H: Handler + 'static> Serve<H> {
         )
     }
 
-    fn begin_answer(&mut self, response: Response, facts: Facts) -> Result<State, Ended> {
+    fn begin_answer(&mut self, response: Response, facts: Facts) -> Result<State<H::Work>, Ended> {
         if self.connection.is_gone() {
             return Err(Ended::Aborted);
         }
         Ok(self.answer(response, facts))
     }
 
-    fn answer(&mut self, response: Response, mut facts: Facts) -> State {
+    fn answer(&mut self, response: Response, mut facts: Facts) -> State<H::Work> {
         facts.keep &= !response.close && !self.handler.closing();
         State::Answering(Box::new(Answering::new(response, facts, &self.connection)))
     }
 
-    fn next_request(&mut self) -> State {
+    fn next_request(&mut self) -> State<H::Work> {
         if Rc::strong_count(&self.connection) > 1 {
             // Somebody still holds the last request's side: it must not see the next one's.
             self.connection = Rc::new(self.connection.move_out());
@@ -329,7 +336,7 @@ impl<H: Handler + 'static> Serve<H> {
         };
         if waiting == 0 {
             let patience = self.handler.limits().idle_timeout;
-            self.slot.set_end(Instant::now() + patience, patience);
+            self.slot.set_end(clock::now() + patience, patience);
         }
         State::Head {
             tried: 0,

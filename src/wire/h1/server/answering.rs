@@ -3,9 +3,8 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::message::{Body, Data, Frame, Length, Version};
+use crate::util::clock;
 use crate::util::timer::SweepSlot;
 use crate::wire::Response;
 use crate::wire::h1::head_write::{self, AnswerFraming, Persistence};
@@ -217,7 +216,7 @@ impl Answering {
             };
         }
         if progressed {
-            slot.set(Instant::now() + STALL);
+            slot.set(clock::now() + STALL);
         }
         slot.poll_expired(cx)
     }

@@ -8,9 +8,8 @@
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::message::{BodyStream, Downstream, Frame};
+use crate::util::clock;
 use crate::util::timer::SweepSlot;
 use crate::wire::h1::inbound::Fill;
 use crate::wire::h1::server::answering::DRAIN_BYTES;
@@ -127,14 +126,14 @@ impl Rest {
         if self.end.is_some() || inner.expects {
             self.linger(slot);
         } else {
-            slot.set(Instant::now() + DRAIN);
+            slot.set(clock::now() + DRAIN);
             self.stage = Stage::Draining;
         }
         None
     }
 
     fn linger(&mut self, slot: &SweepSlot) {
-        slot.set(Instant::now() + LINGER);
+        slot.set(clock::now() + LINGER);
         self.drained = 0;
         self.stage = Stage::ShuttingDown;
     }

@@ -38,11 +38,13 @@ pub(super) struct Scripted {
 }
 
 impl Handler for Scripted {
+    type Work = Answer;
+
     fn limits(&self) -> Limits {
         self.limits.get()
     }
 
-    fn handle(&self, request: Request) -> impl Future<Output = Response> + 'static {
+    fn handle(&self, request: Request) -> Answer {
         (self.answer)(request)
     }
 
