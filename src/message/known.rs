@@ -189,6 +189,11 @@ impl KnownSet {
         KnownSet(self.0 & !other.0)
     }
 
+    #[must_use]
+    pub const fn union(self, other: KnownSet) -> Self {
+        KnownSet(self.0 | other.0)
+    }
+
     pub const fn contains(self, name: Known) -> bool {
         self.0 & name.bit() != 0
     }

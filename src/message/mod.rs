@@ -20,7 +20,7 @@ pub mod scratch;
 pub use body::{Abort, Body, BodyError, BodyStream, Downstream, Frame, Length, Tunnel};
 pub(crate) use data::ChunkPosition;
 pub use data::Data;
-pub use fields::Fields;
+pub use fields::{Block, Fields};
 pub use head::{Method, RequestHead, ResponseHead, Version};
 pub use known::{Known, KnownSet};
 pub use scratch::Scratch;
