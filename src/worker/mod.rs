@@ -80,12 +80,12 @@ impl Workers {
                 handed,
                 running: running.clone(),
             };
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let (built, runtime) = std::sync::mpsc::sync_channel(1);
             thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || run::run(start, &runtime))?;
+                .spawn(move || run::run(start, &built))?;
+            // A thread that ended without a word is as good as one that could not begin.
+            runtime.recv().map_err(std::io::Error::other)??;
         }
         let running = tokio::sync::Mutex::new(all_ended);
         Ok(Workers {

@@ -2,15 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use ipnet::IpNet;
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
 
 use super::{Change, Command, Shared};
 use crate::listener::accept::{self, Closed};
@@ -34,11 +35,22 @@ pub(super) struct Start {
     pub running: mpsc::Sender<()>,
 }
 
-/// The body of the thread.
-pub(super) fn run(start: Start, runtime: &Runtime) {
+/// The body of the thread. It owns its event loop, which never leaves it: tasks are queued without a
+/// lock and need no second scheduler around them. `built` hears whether there is one.
+pub(super) fn run(start: Start, built: &SyncSender<io::Result<()>>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default());
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(built.send(Err(error))),
+    };
+    let _ = built.send(Ok(()));
     shard::enter_worker(start.index);
     let running = start.running.clone();
-    LocalSet::new().block_on(runtime, work(start));
+    runtime.block_on(work(start));
+    // What is left of its tasks goes before the worker counts as ended.
+    drop(runtime);
     drop(running);
 }
 
