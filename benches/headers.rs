@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 
 use evenkeel::message::{Known, Method, RequestHead, Version};
-use evenkeel::proxy::forwarding::{self, Arrival};
+use evenkeel::proxy::forwarding::{self, Arrival, Introductions};
 use evenkeel::proxy::{hop_by_hop, sanitise};
 
 /// As a browser sends them.
@@ -48,7 +48,7 @@ fn head(fields: &[(&str, &str)]) -> RequestHead {
     head
 }
 
-fn rewrite(head: &mut RequestHead, random: &mut fastrand::Rng) {
+fn rewrite(head: &mut RequestHead, introductions: &mut Introductions, random: &mut fastrand::Rng) {
     let judged = sanitise::sanitise(head).expect("the head is a good one");
     black_box(&judged);
     let requested = hop_by_hop::clean_request(&mut head.fields, head.version, &[]);
@@ -62,23 +62,23 @@ fn rewrite(head: &mut RequestHead, random: &mut fastrand::Rng) {
         port: 8080,
         version: head.version,
         via: true,
-        host: Some(b"shop.example.org"),
     };
-    let id = forwarding::set_forwarding(&mut head.fields, &arrival, random);
+    let id = forwarding::set_forwarding(&mut head.fields, &arrival, introductions, random);
     black_box(&id);
 }
 
 fn benches(criterion: &mut Criterion) {
     let mut random = fastrand::Rng::with_seed(7);
+    let mut known = Introductions::default();
     for (name, fields) in [("small", &[][..]), ("typical", TYPICAL)] {
         let fresh = head(fields);
         let mut once = fresh.clone();
-        let counted = allocation_counter::measure(|| rewrite(&mut once, &mut random));
+        let counted = allocation_counter::measure(|| rewrite(&mut once, &mut known, &mut random));
         println!("header_rewrite/{name}: {} allocations", counted.count_total);
         criterion.bench_function(&format!("header_rewrite/{name}"), |bencher| {
             bencher.iter_batched_ref(
                 || fresh.clone(),
-                |head| rewrite(head, &mut random),
+                |head| rewrite(head, &mut known, &mut random),
                 BatchSize::SmallInput,
             );
         });

@@ -10,6 +10,7 @@ mod block;
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 
 pub use crate::message::fields::block::Block;
 use crate::message::{Known, KnownSet};
@@ -164,6 +165,22 @@ impl Fields {
         self.append_line(name.wire().as_bytes(), Some(name), pieces);
     }
 
+    /// Adds a line with the first value of another name; nothing where that is not there.
+    pub fn append_copy(&mut self, name: Known, from: Known) {
+        let Some(value) = self.place_of(from) else {
+            return;
+        };
+        let (start, wire) = (self.bytes.len(), name.wire());
+        self.bytes.extend_from_slice(wire.as_bytes());
+        self.bytes.extend_from_slice(b": ");
+        // It is a value here already, so nothing in it can begin another line.
+        self.bytes.extend_from_within(value);
+        self.bytes.extend_from_slice(b"\r\n");
+        let line = Line::new(start, self.bytes.len(), wire.len() as u16, Some(name));
+        self.lines.push(line);
+        self.present = self.present.with(name);
+    }
+
     /// Replaces every line of this name by one with the value in several pieces.
     pub fn set_pieces(&mut self, name: Known, pieces: &[&[u8]]) {
         self.remove(name);
@@ -311,6 +328,13 @@ impl Fields {
     fn name(&self, line: &Line) -> &[u8] {
         let start = line.start as usize;
         &self.bytes[start..start + line.name_length as usize]
+    }
+
+    /// Where the first value of a name stands in the buffer.
+    fn place_of(&self, name: Known) -> Option<Range<usize>> {
+        let value = self.get(name)?;
+        let start = value.as_ptr().addr() - self.bytes.as_ptr().addr();
+        Some(start..start + value.len())
     }
 
     fn value(&self, line: &Line) -> &[u8] {

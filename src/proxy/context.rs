@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::model::ListenerId;
+use crate::proxy::forwarding::Introductions;
 use crate::snapshot::{Pin, Reader};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::Server;
@@ -19,6 +20,7 @@ pub struct Context {
     pub timers: Timers,
     pub pools: Rc<Pools<Connection>>,
     pub random: RefCell<fastrand::Rng>,
+    pub introductions: RefCell<Introductions>,
     pub access: AccessLog,
     pub metrics: Arc<Metrics>,
 }

@@ -4,13 +4,16 @@
 //! we saw ourselves, or removed where we have nothing to say. A trusted proxy's lists are
 //! continued and its single values kept. `Client-Cert` (RFC 9440) is never taken from outside.
 //! Set after the hop-by-hop fields are gone: `Connection` cannot take away what is set here.
+//!
+//! Most of it is the same for all requests of a client: [`Introductions`] keeps those lines.
 
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use smallvec::SmallVec;
 
-use crate::message::{Fields, Known, Version};
+use crate::message::{Block, Fields, Known, KnownSet, Version};
 
 /// Text of a request id.
 pub type RequestId = SmallVec<[u8; 32]>;
@@ -21,9 +24,26 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 /// Our name in `Via`.
 const PSEUDONYM: &[u8] = b" evenkeel";
 
+/// Never taken from outside.
+const OURS_ALONE: KnownSet = KnownSet::of(&[Known::ClientCert, Known::ClientCertChain]);
+
+/// What a stranger may not say. `Via` is not among them: it is only added to.
+const SPOOFABLE: KnownSet = KnownSet::of(&[
+    Known::ClientCert,
+    Known::ClientCertChain,
+    Known::Forwarded,
+    Known::XForwardedFor,
+    Known::XForwardedProto,
+    Known::XForwardedPort,
+    Known::XForwardedHost,
+    Known::XForwardedPrefix,
+    Known::XRealIp,
+    Known::XRequestId,
+]);
+
 /// How a request came in.
 #[derive(Debug, Clone, Copy)]
-pub struct Arrival<'a> {
+pub struct Arrival {
     /// The TCP peer.
     pub source: IpAddr,
     /// `source` is in the listener's `trusted-proxies`.
@@ -37,27 +57,27 @@ pub struct Arrival<'a> {
     pub version: Version,
     /// The listener's `via`.
     pub via: bool,
-    /// `Host` as sent.
-    pub host: Option<&'a [u8]>,
 }
 
-/// Sets the forwarding fields of a request that was cleaned of its hop-by-hop fields; returns
-/// the request's id.
+/// Sets the forwarding fields of a request that was cleaned of its hop-by-hop fields and has its
+/// final `Host`; returns the request's id.
 pub fn set_forwarding(
     fields: &mut Fields,
-    arrival: &Arrival<'_>,
+    arrival: &Arrival,
+    introductions: &mut Introductions,
     random: &mut fastrand::Rng,
 ) -> RequestId {
-    fields.remove(Known::ClientCert);
-    fields.remove(Known::ClientCertChain);
     if arrival.trusted {
+        fields.remove_any(OURS_ALONE);
         continue_lists(fields, arrival);
         fill_in(fields, arrival);
+        if arrival.via {
+            append_via(fields, arrival.version);
+        }
     } else {
-        replace(fields, arrival);
-    }
-    if arrival.via {
-        append_via(fields, arrival.version);
+        fields.remove_any(SPOOFABLE);
+        fields.append_block(introductions.of(arrival));
+        fields.append_copy(Known::XForwardedHost, Known::Host);
     }
     request_id(fields, arrival.trusted, random)
 }
@@ -65,28 +85,81 @@ pub fn set_forwarding(
 /// Adds ourselves to `Via` of a request or response that came in this version
 /// (RFC 9110 section 7.6.3).
 pub fn append_via(fields: &mut Fields, version: Version) {
-    fields.append_pieces(Known::Via, &[version.number().as_bytes(), PSEUDONYM]);
+    static VIA: LazyLock<[Block; 3]> = LazyLock::new(|| {
+        [Version::Http10, Version::Http11, Version::H2].map(|version| {
+            let mut via = Fields::new();
+            via.append_pieces(Known::Via, &[version.number().as_bytes(), PSEUDONYM]);
+            Block::from_fields(&via)
+        })
+    });
+    fields.append_block(&VIA[version as usize]);
 }
 
-fn replace(fields: &mut Fields, arrival: &Arrival<'_>) {
-    fields.remove(Known::Forwarded);
-    fields.remove(Known::XForwardedPrefix);
-    fields.remove(Known::XRealIp);
-    let source = Text::of_address(arrival.source.to_canonical());
-    fields.set(Known::XForwardedFor, source.bytes());
-    fields.set(Known::XForwardedProto, arrival.scheme.as_bytes());
-    fields.set(
-        Known::XForwardedPort,
-        itoa::Buffer::new().format(arrival.port).as_bytes(),
-    );
-    match arrival.host {
-        Some(host) => fields.set(Known::XForwardedHost, host),
-        None => fields.remove(Known::XForwardedHost),
+/// The lines about a client that is not trusted, but for host and id: formatted once and kept
+/// while it keeps coming.
+///
+/// One per worker and not one per connection: those of a client share it, and an idle connection
+/// holds none. A place may be taken by another client at any time, so their number is bounded.
+#[derive(Debug, Default)]
+pub struct Introductions(Vec<Option<(Client, Block)>>);
+
+/// What the lines depend on: the address, then port, version, scheme and `via`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Client(u128, u32);
+
+impl Introductions {
+    /// A power of two.
+    const PLACES: usize = 256;
+
+    fn of(&mut self, arrival: &Arrival) -> &Block {
+        let client = Client::of(arrival);
+        if self.0.is_empty() {
+            self.0.resize(Self::PLACES, None);
+        }
+        let place = &mut self.0[client.place() % Self::PLACES];
+        if !matches!(place, Some((known, _)) if *known == client) {
+            *place = None;
+        }
+        let (_, block) = place.get_or_insert_with(|| (client, introduce(arrival)));
+        block
     }
 }
 
+impl Client {
+    fn of(arrival: &Arrival) -> Client {
+        let address = match arrival.source {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        let rest = u32::from(arrival.port) << 16
+            | (arrival.version as u32) << 8
+            | u32::from(arrival.scheme == "https") << 1
+            | u32::from(arrival.via);
+        Client(address.to_bits(), rest)
+    }
+
+    fn place(self) -> usize {
+        // The bits that differ between clients are at the end of an address, in IPv6 in the middle.
+        let folded = (self.0 >> 64) as u64 ^ self.0 as u64 ^ u64::from(self.1);
+        (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize
+    }
+}
+
+fn introduce(arrival: &Arrival) -> Block {
+    let mut lines = Fields::new();
+    let source = Text::of_address(arrival.source.to_canonical());
+    lines.append(Known::XForwardedFor, source.bytes());
+    lines.append(Known::XForwardedProto, arrival.scheme.as_bytes());
+    let port = itoa::Buffer::new().format(arrival.port).to_owned();
+    lines.append(Known::XForwardedPort, port.as_bytes());
+    if arrival.via {
+        append_via(&mut lines, arrival.version);
+    }
+    Block::from_fields(&lines)
+}
+
 /// `X-Forwarded-For` always goes on; `Forwarded` only where the trusted proxy uses it.
-fn continue_lists(fields: &mut Fields, arrival: &Arrival<'_>) {
+fn continue_lists(fields: &mut Fields, arrival: &Arrival) {
     let source = arrival.source.to_canonical();
     if fields.contains(Known::XForwardedFor) {
         append_member(
@@ -103,28 +176,25 @@ fn continue_lists(fields: &mut Fields, arrival: &Arrival<'_>) {
         fields.set(Known::XForwardedFor, list.bytes());
     }
     if fields.contains(Known::Forwarded) {
-        append_member(
-            fields,
-            Known::Forwarded,
-            forwarded_element(source, arrival).bytes(),
-        );
+        let element = forwarded_element(source, fields.get(Known::Host), arrival.scheme);
+        append_member(fields, Known::Forwarded, element.bytes());
     }
 }
 
 /// One element of RFC 7239 section 4.
-fn forwarded_element(source: IpAddr, arrival: &Arrival<'_>) -> Text {
+fn forwarded_element(source: IpAddr, host: Option<&[u8]>, scheme: &str) -> Text {
     let mut element = match source {
         IpAddr::V4(address) => Text::of(format_args!("for={address}")),
         IpAddr::V6(address) => Text::of(format_args!("for=\"[{address}]\"")),
     };
-    if let Some(host) = arrival.host {
+    if let Some(host) = host {
         // A valid Host has neither quotes nor backslashes.
         element.0.extend_from_slice(b";host=\"");
         element.0.extend_from_slice(host);
         element.0.push(b'"');
     }
     element.0.extend_from_slice(b";proto=");
-    element.0.extend_from_slice(arrival.scheme.as_bytes());
+    element.0.extend_from_slice(scheme.as_bytes());
     element
 }
 
@@ -139,7 +209,7 @@ fn append_member(fields: &mut Fields, name: Known, member: &[u8]) {
 }
 
 /// Says what a trusted proxy left out. Our port belongs to our host and scheme, not to its.
-fn fill_in(fields: &mut Fields, arrival: &Arrival<'_>) {
+fn fill_in(fields: &mut Fields, arrival: &Arrival) {
     let silent = !fields.contains(Known::XForwardedProto)
         && !fields.contains(Known::XForwardedHost)
         && !fields.contains(Known::XForwardedPort);
@@ -150,8 +220,8 @@ fn fill_in(fields: &mut Fields, arrival: &Arrival<'_>) {
     if !fields.contains(Known::XForwardedProto) {
         fields.set(Known::XForwardedProto, arrival.scheme.as_bytes());
     }
-    if let (Some(host), false) = (arrival.host, fields.contains(Known::XForwardedHost)) {
-        fields.set(Known::XForwardedHost, host);
+    if !fields.contains(Known::XForwardedHost) {
+        fields.append_copy(Known::XForwardedHost, Known::Host);
     }
 }
 
@@ -178,12 +248,18 @@ fn is_request_id(text: &[u8]) -> bool {
     (1..=MAX_REQUEST_ID_BYTES).contains(&text.len()) && text.iter().all(good)
 }
 
+/// Each eight digits as one word: a nibble to a byte, then all bytes to digits at once.
 fn hexadecimal(number: u128) -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    const ONES: u64 = 0x0101_0101_0101_0101;
     let mut text = [0; 32];
-    for (place, byte) in number.to_be_bytes().into_iter().enumerate() {
-        text[2 * place] = DIGITS[usize::from(byte >> 4)];
-        text[2 * place + 1] = DIGITS[usize::from(byte & 0xF)];
+    for (place, digits) in text.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        let mut word = u64::from((number >> (96 - 32 * place)) as u32);
+        word = (word << 16 | word) & 0x0000_ffff_0000_ffff;
+        word = (word << 8 | word) & 0x00ff_00ff_00ff_00ff;
+        word = (word << 4 | word) & 0x0f0f_0f0f_0f0f_0f0f;
+        // 6 more make a letter's nibble carry; letters are 0x27 further on than digits.
+        let letters = (word + ONES * 6) >> 4 & ONES;
+        *digits = (word + ONES * u64::from(b'0') + letters * 0x27).to_be_bytes();
     }
     text
 }
@@ -247,7 +323,7 @@ mod tests {
         ("Client-Cert-Chain", ":evil:"),
     ];
 
-    fn arrival() -> Arrival<'static> {
+    fn arrival() -> Arrival {
         Arrival {
             source: IpAddr::from([192, 0, 2, 1]),
             trusted: false,
@@ -256,27 +332,42 @@ mod tests {
             port: 8080,
             version: Version::Http11,
             via: true,
-            host: Some(b"api.example:8080"),
         }
     }
 
-    fn trusted() -> Arrival<'static> {
+    const HOST: &[u8] = b"api.example:8080";
+
+    fn trusted() -> Arrival {
         Arrival {
             trusted: true,
             ..arrival()
         }
     }
 
-    /// All fields afterwards, names in lower case, sorted, without the id.
-    fn after(lines: &[(&str, &str)], arrival: &Arrival<'_>) -> Vec<String> {
+    /// All fields afterwards, names in lower case, sorted, without host and id.
+    fn after(lines: &[(&str, &str)], arrival: &Arrival) -> Vec<String> {
+        after_with(lines, Some(HOST), arrival)
+    }
+
+    fn after_with(lines: &[(&str, &str)], host: Option<&[u8]>, arrival: &Arrival) -> Vec<String> {
         let mut fields = Fields::new();
+        if let Some(host) = host {
+            fields.append(Known::Host, host);
+        }
         for (name, value) in lines {
             fields.append_text(name, value.as_bytes());
         }
-        let id = set_forwarding(&mut fields, arrival, &mut fastrand::Rng::with_seed(1));
+        let mut random = fastrand::Rng::with_seed(1);
+        let id = set_forwarding(
+            &mut fields,
+            arrival,
+            &mut Introductions::default(),
+            &mut random,
+        );
         assert_eq!(fields.get(Known::XRequestId), Some(&*id));
         assert_eq!(fields.count(Known::XRequestId), 1);
         fields.remove(Known::XRequestId);
+        fields.remove(Known::Host);
         let text = String::from_utf8_lossy;
         let mut lines: Vec<String> = fields
             .iter()
@@ -303,11 +394,10 @@ mod tests {
     #[test]
     fn spoofed_host_goes_where_there_is_none() {
         let old = Arrival {
-            host: None,
             version: Version::Http10,
             ..arrival()
         };
-        let lines = after(SPOOFED, &old);
+        let lines = after_with(SPOOFED, None, &old);
         assert!(
             !lines
                 .iter()
@@ -364,11 +454,11 @@ mod tests {
         let from = Arrival {
             source,
             client: source,
-            host: None,
             ..trusted()
         };
-        let lines = after(
+        let lines = after_with(
             &[("Forwarded", "for=unknown"), ("X-Forwarded-For", "a")],
+            None,
             &from,
         );
         assert_eq!(
@@ -411,12 +501,17 @@ mod tests {
 
     #[test]
     fn id_is_kept_from_trusted_proxies_only() {
-        let id = |lines: &[&str], arrival: &Arrival<'_>| {
+        let id = |lines: &[&str], arrival: &Arrival| {
             let mut fields = Fields::new();
             for value in lines {
                 fields.append(Known::XRequestId, value.as_bytes());
             }
-            let id = set_forwarding(&mut fields, arrival, &mut fastrand::Rng::with_seed(7));
+            let id = set_forwarding(
+                &mut fields,
+                arrival,
+                &mut Introductions::default(),
+                &mut fastrand::Rng::with_seed(7),
+            );
             assert_eq!(fields.count(Known::XRequestId), 1);
             String::from_utf8_lossy(&id).into_owned()
         };
@@ -431,7 +526,31 @@ mod tests {
         assert_eq!(id(&["a", "b"], &trusted()), ours, "which of two?");
     }
 
+    #[test]
+    fn each_client_is_introduced_as_itself_whatever_was_kept() {
+        let mut introductions = Introductions::default();
+        let arrivals: Vec<Arrival> = (0..2_000_u16)
+            .map(|number| Arrival {
+                source: IpAddr::from([192, 0, (number >> 8) as u8, number as u8]),
+                port: 80 + number % 3,
+                via: number % 5 > 0,
+                scheme: if number % 7 > 0 { "http" } else { "https" },
+                ..arrival()
+            })
+            .collect();
+        for arrival in arrivals.iter().chain(arrivals.iter().rev()) {
+            let kept = format!("{:?}", introductions.of(arrival));
+            assert_eq!(kept, format!("{:?}", introduce(arrival)));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn digits_are_those_of_the_number(number: u128) {
+            let text = hexadecimal(number).to_vec();
+            prop_assert_eq!(String::from_utf8(text).unwrap(), format!("{number:032x}"));
+        }
+
         #[test]
         fn whatever_a_stranger_sends_the_server_hears_ours(
             lines in prop::collection::vec((0..SPOOFED.len(), "[ -~]{0,30}"), 0..8),

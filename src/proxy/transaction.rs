@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::model::{Forward, ListenerId, RouteId};
-use crate::message::{Body, Downstream, Known, Length, Method, ResponseHead};
+use crate::message::{Body, Downstream, Length, Method, ResponseHead};
 use crate::proxy::account::Account;
 use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::error::Failure;
@@ -158,10 +158,6 @@ impl Transaction {
         let requested =
             hop_by_hop::clean_request(&mut head.fields, head.version, &route.rules.upgrades);
         self.upgrade = requested.upgrade;
-        let host = head
-            .fields
-            .get(Known::Host)
-            .map(smallvec::SmallVec::<[u8; 64]>::from_slice);
         let arrival = Arrival {
             source: self.connection.peer.ip(),
             trusted: self.trusted,
@@ -170,11 +166,13 @@ impl Transaction {
             port: self.connection.local.port(),
             version: head.version,
             via: rules.via,
-            host: host.as_deref(),
         };
-        let random = &mut self.context.random.borrow_mut();
-        let id = forwarding::set_forwarding(&mut head.fields, &arrival, random);
-        self.account.id = id;
+        self.account.id = forwarding::set_forwarding(
+            &mut head.fields,
+            &arrival,
+            &mut self.context.introductions.borrow_mut(),
+            &mut self.context.random.borrow_mut(),
+        );
     }
 
     /// Wraps the request body where there is one; a length over the limit is refused unread.

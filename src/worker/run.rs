@@ -69,6 +69,7 @@ async fn work(start: Start) {
         timers: Timers::new(),
         pools: Pools::new(&shared.hub),
         random: RefCell::new(fastrand::Rng::new()),
+        introductions: RefCell::default(),
         access: shared.access.worker(),
         metrics: shared.metrics,
     });

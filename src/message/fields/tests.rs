@@ -80,6 +80,18 @@ fn retaining_updates_what_is_present() {
 }
 
 #[test]
+fn a_copy_is_of_the_first_value_without_white_space_around() {
+    let mut fields = sample();
+    fields.append_copy(Known::XForwardedHost, Known::Expect);
+    assert!(!fields.contains(Known::XForwardedHost));
+    fields.set(Known::Host, b" \ta b ");
+    fields.append(Known::Host, b"c");
+    fields.append_copy(Known::XForwardedHost, Known::Host);
+    assert_eq!(fields.get(Known::XForwardedHost), Some(&b"a b"[..]));
+    assert!(written(&fields, &[]).ends_with("Host: c\r\nX-Forwarded-Host: a b\r\n"));
+}
+
+#[test]
 fn an_appended_value_never_makes_another_line() {
     let mut fields = Fields::new();
     fields.append_pieces(Known::Via, &[b"a\r\nHost: b", b"\n\0c"]);
