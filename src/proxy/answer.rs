@@ -48,7 +48,6 @@ impl Answered {
             }),
             claim,
         };
-        let inner = exchange.into_body(Box::new(move |connection| way_back.take(connection)));
         let Transaction {
             context,
             account,
@@ -56,7 +55,8 @@ impl Answered {
             ..
         } = transaction;
         let clock = IdleClock::new(idle, context.timers.clone());
-        let mut body = ExchangeBody::new(inner, lease, account, clock, total);
+        let mut body =
+            ExchangeBody::new(exchange.into_body(), way_back, lease, account, clock, total);
         let body = match body.length() {
             Length::Exact(0) if body.end_now() => Body::Empty,
             _ => Body::Stream(Box::new(body)),
@@ -106,7 +106,7 @@ impl Transaction {
 }
 
 /// Where the connection goes when its exchange has ended.
-struct WayBack {
+pub(super) struct WayBack {
     /// Set: to this client alone.
     bound_to: Option<BoundTo>,
     claim: Claim<Connection>,
@@ -118,8 +118,7 @@ struct BoundTo {
 }
 
 impl WayBack {
-    fn take(self, connection: Option<Connection>) {
-        let Some(connection) = connection else { return };
+    pub(super) fn take(self, connection: Connection) {
         let Some(to) = self.bound_to else {
             return self.claim.check_in(connection);
         };

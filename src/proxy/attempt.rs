@@ -21,7 +21,7 @@ use crate::wire::h1::client::{Answer, Connection, Exchange, ExchangeError};
 /// An exchange whose response head has come.
 pub(super) struct Answered {
     pub head: ResponseHead,
-    pub exchange: Box<Exchange>,
+    pub exchange: Exchange,
     pub lease: Lease,
     pub claim: Claim<Connection>,
     /// 101 with the token that was asked for.
@@ -46,7 +46,7 @@ pub(super) struct Failed {
 }
 
 /// What a head wait gives: the answer and the exchange it belongs to.
-type Waited = Result<(Answer, Box<Exchange>), (WaitError, Option<Box<Selected>>)>;
+type Waited = Result<(Answer, Exchange), (WaitError, Option<Box<Selected>>)>;
 
 impl Transaction {
     pub(super) async fn attempt(
@@ -110,10 +110,9 @@ impl Transaction {
         }
     }
 
-    fn start(&self, connection: Connection) -> Box<Exchange> {
-        let body = self.downstream.clone();
+    fn start(&self, connection: Connection) -> Exchange {
         let upgrade = self.upgrade.as_deref();
-        Exchange::start(connection, &self.account.head, body, upgrade)
+        Exchange::start(connection, &self.account.head, &self.downstream, upgrade)
     }
 
     /// Sends the request and waits for the response head. When checks take the
@@ -121,7 +120,7 @@ impl Transaction {
     async fn head(
         &mut self,
         journey: &Journey<'_>,
-        mut exchange: Box<Exchange>,
+        mut exchange: Exchange,
         lease: &Lease,
     ) -> Waited {
         let mut watch = journey.upstream.config().health.is_some();

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::message::{BodyError, BodyStream, Frame, Length};
 use crate::proxy::account::Account;
+use crate::proxy::answer::WayBack;
 use crate::proxy::hop_by_hop;
 use crate::telemetry::Reason;
 use crate::upstream::Lease;
@@ -17,6 +18,8 @@ use crate::wire::h1::client::ResponseBody;
 /// What an answered exchange still holds.
 pub struct ExchangeBody {
     inner: ResponseBody,
+    /// Behind the connection that it is for: that is closed before its place is free.
+    way_back: Option<WayBack>,
     lease: Option<Lease>,
     account: Box<Account>,
     clock: IdleClock,
@@ -72,6 +75,7 @@ impl IdleClock {
 impl ExchangeBody {
     pub fn new(
         inner: ResponseBody,
+        way_back: WayBack,
         lease: Lease,
         account: Box<Account>,
         clock: IdleClock,
@@ -79,6 +83,7 @@ impl ExchangeBody {
     ) -> Self {
         ExchangeBody {
             inner,
+            way_back: Some(way_back),
             lease: Some(lease),
             account,
             clock,
@@ -97,6 +102,8 @@ impl ExchangeBody {
 
     fn failed(&mut self, error: BodyError, fault: Fault) -> BodyError {
         self.ended = true;
+        self.inner.close();
+        self.way_back = None;
         if let Some(mut lease) = self.lease.take()
             && fault == Fault::Upstream
         {
@@ -110,6 +117,11 @@ impl ExchangeBody {
     fn end_if_over(&mut self) {
         if self.inner.is_over() && !self.ended {
             self.ended = true;
+            if let Some(way_back) = self.way_back.take()
+                && let Some(connection) = self.inner.take_connection()
+            {
+                way_back.take(connection);
+            }
             self.lease = None;
             self.account.finish();
         }

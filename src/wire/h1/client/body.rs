@@ -3,30 +3,27 @@
 use std::task::{Context, Poll, ready};
 
 use crate::message::{BodyError, BodyStream, Frame, Length};
-use crate::wire::h1::client::{Connection, Exchange};
+use crate::wire::h1::client::{Connection, Inner};
 use crate::wire::h1::inbound::Fill;
 use crate::wire::h1::reader::{BodyReader, Step};
 
-/// The body of an answer.
+/// The body of an answer. Dropping it closes the connection.
 pub struct ResponseBody {
-    /// `None` once the connection has been given on.
-    exchange: Option<Box<Exchange>>,
+    /// `None` once the connection has been closed or given back.
+    inner: Option<Box<Inner>>,
     reader: BodyReader,
-    on_end: Option<Box<dyn FnOnce(Option<Connection>)>>,
+    /// Both bodies have ended.
+    over: bool,
     progress: u64,
     request_failed: bool,
 }
 
 impl ResponseBody {
-    pub(super) fn new(
-        exchange: Box<Exchange>,
-        reader: BodyReader,
-        on_end: Box<dyn FnOnce(Option<Connection>)>,
-    ) -> Self {
+    pub(super) fn new(inner: Box<Inner>) -> Self {
         ResponseBody {
-            exchange: Some(exchange),
-            reader,
-            on_end: Some(on_end),
+            reader: BodyReader::new(inner.answer.0),
+            inner: Some(inner),
+            over: false,
             progress: 0,
             request_failed: false,
         }
@@ -37,44 +34,53 @@ impl ResponseBody {
         self.request_failed
     }
 
-    /// Both bodies have ended, and the connection has been given on.
+    /// Both bodies have ended.
     pub fn is_over(&self) -> bool {
-        self.exchange.is_none()
+        self.over
     }
 
-    /// As [`Exchange::awaits_client`].
+    /// Once both bodies have ended, and if it can be used again: the connection. It is closed
+    /// already if it cannot.
+    pub fn take_connection(&mut self) -> Option<Connection> {
+        if self.over {
+            self.inner.take().map(Connection)
+        } else {
+            None
+        }
+    }
+
+    /// The exchange is broken off.
+    pub fn close(&mut self) {
+        self.inner = None;
+    }
+
+    /// As [`Exchange::awaits_client`](super::Exchange::awaits_client).
     pub fn awaits_client(&self) -> bool {
-        self.exchange
+        self.inner
             .as_ref()
-            .is_some_and(|exchange| exchange.awaits_client())
+            .is_some_and(|inner| inner.upload.awaits_client())
     }
 
-    /// As [`Exchange::progress`].
+    /// As [`Exchange::progress`](super::Exchange::progress).
     pub fn progress(&self) -> u64 {
-        self.exchange
+        self.inner
             .as_ref()
-            .map_or(self.progress, |exchange| exchange.progress())
+            .map_or(self.progress, |inner| inner.progress())
     }
 
-    /// Both bodies ended: gives the connection back if it can be used again.
+    /// Both bodies ended: closes what cannot be used again.
     fn finish(&mut self) {
-        let Some(exchange) = self.exchange.take() else {
-            return;
-        };
-        self.progress = exchange.progress();
-        let usable = exchange.answer.1 && exchange.upload.is_done() && exchange.inbound.is_empty();
-        if let Some(on_end) = self.on_end.take() {
-            let mut connection = exchange.connection;
-            connection.requests_served += 1;
-            on_end(usable.then_some(connection));
+        self.over = true;
+        if let Some(inner) = &self.inner {
+            self.progress = inner.progress();
+            if !inner.is_reusable() {
+                self.inner = None;
+            }
         }
     }
 
     fn fail(&mut self, error: BodyError) -> Poll<Result<Frame, BodyError>> {
-        self.exchange = None;
-        if let Some(on_end) = self.on_end.take() {
-            on_end(None);
-        }
+        self.close();
         Poll::Ready(Err(error))
     }
 }
@@ -85,7 +91,7 @@ impl BodyStream for ResponseBody {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
-        let Some(exchange) = &mut self.exchange else {
+        let Some(inner) = self.inner.as_mut().filter(|_| !self.over) else {
             let whole = self.reader.is_done();
             return Poll::Ready(if whole {
                 Ok(Frame::End)
@@ -93,17 +99,16 @@ impl BodyStream for ResponseBody {
                 Err(BodyError::Reset)
             });
         };
-        let upload = exchange.upload.poll(&mut exchange.connection.socket, cx);
-        if let Poll::Ready(Err(error)) = upload {
+        if let Poll::Ready(Err(error)) = inner.upload.poll(&mut inner.socket, cx) {
             self.request_failed = true;
             return self.fail(error);
         }
         loop {
-            match self.reader.next(&mut exchange.inbound) {
+            match self.reader.next(&mut inner.inbound) {
                 Err(_) => return self.fail(BodyError::Framing),
                 Ok(Step::Frame(Frame::End)) => {
                     // A server that closes after its answer takes nothing more.
-                    if exchange.upload.is_over() || !exchange.answer.1 {
+                    if inner.upload.is_over() || !inner.answer.1 {
                         self.finish();
                     }
                     return Poll::Ready(Ok(Frame::End));
@@ -111,12 +116,8 @@ impl BodyStream for ResponseBody {
                 Ok(Step::Frame(frame)) => return Poll::Ready(Ok(frame)),
                 Ok(Step::More) => {}
             }
-            match ready!(
-                exchange
-                    .inbound
-                    .poll_fill(&mut exchange.connection.socket, cx)
-            ) {
-                Ok(Fill::Bytes) => exchange.received += 1,
+            match ready!(inner.inbound.poll_fill(&mut inner.socket, cx)) {
+                Ok(Fill::Bytes) => inner.received += 1,
                 Ok(Fill::Full) => return self.fail(BodyError::Framing),
                 Ok(Fill::End) => {
                     if !self.reader.closed() {
@@ -133,11 +134,10 @@ impl BodyStream for ResponseBody {
     }
 
     fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        let Some(exchange) = &mut self.exchange else {
+        let Some(inner) = self.inner.as_mut().filter(|_| !self.over) else {
             return Poll::Ready(Ok(()));
         };
-        let moved = ready!(exchange.upload.poll(&mut exchange.connection.socket, cx));
-        if let Err(error) = moved {
+        if let Err(error) = ready!(inner.upload.poll(&mut inner.socket, cx)) {
             self.request_failed = true;
             return self.fail(error).map(|_| Err(error));
         }
@@ -145,15 +145,5 @@ impl BodyStream for ResponseBody {
             self.finish();
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for ResponseBody {
-    fn drop(&mut self) {
-        // Closed before the callback hears of it: a slot that it frees is really free.
-        self.exchange = None;
-        if let Some(on_end) = self.on_end.take() {
-            on_end(None);
-        }
     }
 }

@@ -6,13 +6,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::config::model::UnderscoreHeaders;
-use crate::message::{Downstream, Known, Method, RequestHead, ResponseHead, Version};
-use crate::wire::h1::client::upload::Upload;
-use crate::wire::h1::client::{Answer, Connection, ExchangeError, ResponseBody};
-use crate::wire::h1::framing::{self, Framing, keep_alive_timeout, lists};
-use crate::wire::h1::inbound::{Fill, Inbound};
+use crate::message::{Downstream, Known, RequestHead, ResponseHead, Version};
+use crate::wire::h1::client::{Answer, Connection, ExchangeError, Inner, ResponseBody};
+use crate::wire::h1::framing::{self, keep_alive_timeout, lists};
+use crate::wire::h1::inbound::Fill;
 use crate::wire::h1::parse::{self, HeadLimits};
-use crate::wire::h1::reader::BodyReader;
 use crate::wire::io::Socket;
 
 /// A server's head. Underscores are the server's own affair.
@@ -25,20 +23,8 @@ const LIMITS: HeadLimits = HeadLimits {
 /// Interim answers before the final one; a server that sends more has lost its way.
 const INTERIM: u32 = 64;
 
-/// One request and its answer on one connection. Dropping it closes the connection. Boxed, because
-/// it changes hands from the wait for the head to the body.
-pub struct Exchange {
-    pub(super) connection: Connection,
-    pub(super) inbound: Inbound,
-    pub(super) upload: Upload,
-    /// Of the request; decides whether the answer has a body.
-    method: Method,
-    upgrade: Option<Box<str>>,
-    interim: u32,
-    pub(super) received: u64,
-    /// Of the final answer: its framing, and whether the connection stays usable after it.
-    pub(super) answer: (Framing, bool),
-}
+/// One request and its answer on one connection. Dropping it closes the connection.
+pub struct Exchange(pub(super) Box<Inner>);
 
 impl Exchange {
     /// Nothing is written before the first [`Exchange::poll_head`]. `head` has been cleaned; the
@@ -46,45 +32,90 @@ impl Exchange {
     pub fn start(
         connection: Connection,
         head: &RequestHead,
-        body: Rc<dyn Downstream>,
+        body: &Rc<dyn Downstream>,
         expect_upgrade: Option<&str>,
-    ) -> Box<Exchange> {
-        Box::new(Exchange {
-            connection,
-            inbound: Inbound::default(),
-            upload: Upload::new(head, body, expect_upgrade),
-            method: head.method.clone(),
-            upgrade: expect_upgrade.map(Box::from),
-            interim: 0,
-            received: 0,
-            answer: (Framing::Length(0), false),
-        })
+    ) -> Exchange {
+        let Connection(mut inner) = connection;
+        inner.upload.begin(head, body, expect_upgrade);
+        inner.method = head.method.clone();
+        inner.upgrade = expect_upgrade.map(Box::from);
+        inner.interim = 0;
+        inner.received = 0;
+        Exchange(inner)
     }
 
     /// Moves the request out and gives the next head of the answer. Not to be called again after
     /// a final head or an error.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
-        if let Poll::Ready(Err(error)) = self.upload.poll(&mut self.connection.socket, cx) {
+        let inner = &mut *self.0;
+        if let Poll::Ready(Err(error)) = inner.upload.poll(&mut inner.socket, cx) {
             return Poll::Ready(Err(ExchangeError::RequestBody(error)));
         }
         loop {
-            if !self.inbound.is_empty() {
-                let parsed = parse::response(self.inbound.bytes(), &LIMITS)
+            if !inner.inbound.is_empty() {
+                let parsed = parse::response(inner.inbound.bytes(), &LIMITS)
                     .map_err(|malformed| ExchangeError::BadResponse(malformed.detail))?;
                 if let Some((head, length)) = parsed {
-                    self.inbound.consume(length);
+                    inner.inbound.consume(length);
                     if head.is_interim() {
-                        self.inbound.park();
+                        inner.inbound.park();
                     }
-                    return Poll::Ready(self.judge(head));
+                    return Poll::Ready(inner.judge(head));
                 }
             }
-            ready!(self.poll_fill(cx))?;
+            ready!(inner.poll_fill(cx))?;
         }
     }
 
+    /// The whole request is in the socket.
+    pub fn request_written(&self) -> bool {
+        self.0.upload.is_done()
+    }
+
+    /// What the exchange waits for is the client's request body.
+    pub fn awaits_client(&self) -> bool {
+        self.0.upload.awaits_client()
+    }
+
+    /// The request body is under way: who pulls it notices when its client leaves, unless it is
+    /// the server that takes nothing.
+    pub fn pulls_body(&self) -> bool {
+        self.0.upload.pulls_body()
+    }
+
+    /// Makes the coming close a reset where the request body is cut: a server that reads slowly, or
+    /// not at all, would see a plain close only behind everything that waits for it.
+    pub fn break_off(&self) {
+        if self.0.upload.pulls_body() {
+            self.0.socket.reset_on_close();
+        }
+    }
+
+    /// Bytes of the request in the socket so far, framing included.
+    pub fn bytes_written(&self) -> u64 {
+        self.0.upload.written()
+    }
+
+    /// Changes whenever a byte moved in either direction: compare two readings to know whether
+    /// anything moved in between, without reading the clock per byte.
+    pub fn progress(&self) -> u64 {
+        self.0.progress()
+    }
+
+    /// After [`Answer::Final`]: the body.
+    pub fn into_body(self) -> ResponseBody {
+        ResponseBody::new(self.0)
+    }
+
+    /// After [`Answer::Switching`]: the socket and what the server sent after its head.
+    pub fn into_tunnel(self) -> (Socket, Vec<u8>) {
+        (self.0.socket, self.0.inbound.bytes().to_vec())
+    }
+}
+
+impl Inner {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
-        let filled = ready!(self.inbound.poll_fill(&mut self.connection.socket, cx));
+        let filled = ready!(self.inbound.poll_fill(&mut self.socket, cx));
         let (answered, written) = (self.received > 0, self.upload.written());
         Poll::Ready(match filled {
             Ok(Fill::Bytes) => {
@@ -118,7 +149,7 @@ impl Exchange {
             framing::of_response(&head, &self.method).map_err(ExchangeError::BadResponse)?;
         self.upload.answered();
         if let Some(seconds) = keep_alive_timeout(&head.fields) {
-            self.connection.keep_alive_hint = Some(Duration::from_secs(seconds));
+            self.keep_alive_hint = Some(Duration::from_secs(seconds));
         }
         Ok(Answer::Final(head))
     }
@@ -146,57 +177,5 @@ impl Exchange {
             ));
         }
         Ok(Answer::Switching(head))
-    }
-
-    /// The whole request is in the socket.
-    pub fn request_written(&self) -> bool {
-        self.upload.is_done()
-    }
-
-    /// Nothing of the request will be written any more: it is out, or the server takes no more.
-    pub fn request_over(&self) -> bool {
-        self.upload.is_over()
-    }
-
-    /// What the exchange waits for is the client's request body.
-    pub fn awaits_client(&self) -> bool {
-        self.upload.awaits_client()
-    }
-
-    /// The request body is under way: who pulls it notices when its client leaves, unless it is
-    /// the server that takes nothing.
-    pub fn pulls_body(&self) -> bool {
-        self.upload.pulls_body()
-    }
-
-    /// Makes the coming close a reset where the request body is cut: a server that reads slowly, or
-    /// not at all, would see a plain close only behind everything that waits for it.
-    pub fn break_off(&self) {
-        if self.upload.pulls_body() {
-            self.connection.socket.reset_on_close();
-        }
-    }
-
-    /// Bytes of the request in the socket so far, framing included.
-    pub fn bytes_written(&self) -> u64 {
-        self.upload.written()
-    }
-
-    /// Changes whenever a byte moved in either direction: compare two readings to know whether
-    /// anything moved in between, without reading the clock per byte.
-    pub fn progress(&self) -> u64 {
-        self.upload.written().wrapping_add(self.received)
-    }
-
-    /// After [`Answer::Final`]: the body. `on_end` gets the connection once both bodies ended
-    /// cleanly and it can be used again, `None` otherwise (dropped before its end included).
-    pub fn into_body(self: Box<Self>, on_end: Box<dyn FnOnce(Option<Connection>)>) -> ResponseBody {
-        let reader = BodyReader::new(self.answer.0);
-        ResponseBody::new(self, reader, on_end)
-    }
-
-    /// After [`Answer::Switching`]: the socket and what the server sent after its head.
-    pub fn into_tunnel(self: Box<Self>) -> (Socket, Vec<u8>) {
-        (self.connection.socket, self.inbound.bytes().to_vec())
     }
 }

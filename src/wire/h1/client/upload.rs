@@ -2,12 +2,12 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
-use crate::message::{BodyError, Downstream, Frame, Known, Length, RequestHead};
+use crate::message::{BodyError, Downstream, Fields, Frame, Known, Length, RequestHead};
 use crate::wire::h1::framing::lists;
 use crate::wire::h1::head_write;
 use crate::wire::h1::outbound::Outbound;
@@ -20,45 +20,50 @@ const CONTINUE: Duration = Duration::from_secs(1);
 /// Body bytes that one wake-up may move before other connections get their turn.
 const BUDGET: u64 = 1024 * 1024;
 
+#[derive(Default)]
 pub(super) struct Upload {
     out: Outbound,
-    body: Rc<dyn Downstream>,
     chunked: bool,
     state: State,
     /// What is missing is the client's bytes, not the server's readiness to take them.
     awaits_client: bool,
 }
 
+/// The client's side is held while there is something to pull from it, no longer: whoever has it
+/// alone may use it again.
+#[derive(Default)]
 enum State {
     /// The client expects `100 Continue`, and so does the server hear of it: the body stays with
     /// the client until the server asks for it.
-    Held(Pin<Box<Sleep>>),
-    Body,
+    Held(Pin<Box<Sleep>>, Rc<dyn Downstream>),
+    Body(Rc<dyn Downstream>),
     /// Everything is in `out`.
     Ending,
+    #[default]
     Done,
     /// The server takes no more, or got no body: the connection cannot be used again.
     Stopped,
 }
 
 impl Upload {
-    pub(super) fn new(head: &RequestHead, body: Rc<dyn Downstream>, upgrade: Option<&str>) -> Self {
+    pub(super) fn begin(
+        &mut self,
+        head: &RequestHead,
+        body: &Rc<dyn Downstream>,
+        upgrade: Option<&str>,
+    ) {
         let length = body.length();
-        let mut out = Outbound::default();
-        head_write::request(out.buffer(), head, length, upgrade);
-        let held = lists(&head.fields, Known::Expect, "100-continue");
-        let state = match length {
+        self.out.restart();
+        head_write::request(self.out.buffer(), head, length, upgrade);
+        self.chunked = length == Length::Unknown;
+        self.awaits_client = false;
+        self.state = match length {
             Length::Exact(0) => State::Ending,
-            _ if held => State::Held(Box::pin(sleep(CONTINUE))),
-            _ => State::Body,
+            _ if lists(&head.fields, Known::Expect, "100-continue") => {
+                State::Held(Box::pin(sleep(CONTINUE)), body.clone())
+            }
+            _ => State::Body(body.clone()),
         };
-        Upload {
-            out,
-            body,
-            chunked: length == Length::Unknown,
-            state,
-            awaits_client: false,
-        }
     }
 
     pub(super) fn awaits_client(&self) -> bool {
@@ -68,7 +73,7 @@ impl Upload {
     /// The body's frames are being pulled: a client that leaves is noticed there, unless the
     /// server takes nothing.
     pub(super) fn pulls_body(&self) -> bool {
-        matches!(self.state, State::Body)
+        matches!(self.state, State::Body(_))
     }
 
     pub(super) fn written(&self) -> u64 {
@@ -85,17 +90,17 @@ impl Upload {
         matches!(self.state, State::Done | State::Stopped)
     }
 
-    /// The server asked for the body.
+    /// The server asked for the body, or waited long enough for.
     pub(super) fn release(&mut self) {
-        if let State::Held(_) = self.state {
-            self.state = State::Body;
+        if let State::Held(_, body) = &self.state {
+            self.state = State::Body(body.clone());
         }
     }
 
     /// The final answer is there: a body that was held back is not sent any more. One that is
     /// under way goes on, because the server may still be reading it.
     pub(super) fn answered(&mut self) {
-        if let State::Held(_) = self.state {
+        if let State::Held(..) = self.state {
             self.stop();
         }
     }
@@ -112,22 +117,40 @@ impl Upload {
         socket: &mut Socket,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), BodyError>> {
-        if self.is_over() {
-            return Poll::Ready(Ok(()));
+        match self.state {
+            State::Done | State::Stopped => Poll::Ready(Ok(())),
+            State::Ending => self.poll_end(socket, cx).map(Ok),
+            State::Held(..) | State::Body(_) => self.poll_body(socket, cx),
         }
+    }
+
+    /// Nothing is left to pull.
+    fn poll_end(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Poll<()> {
+        match ready!(self.out.poll_flush(socket, cx)) {
+            Ok(()) => self.state = State::Done,
+            Err(_) => self.stop(),
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_body(
+        &mut self,
+        socket: &mut Socket,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BodyError>> {
         let start = self.out.written();
         loop {
             let waits = self.gather(cx)?;
+            if matches!(self.state, State::Ending) {
+                self.awaits_client = false;
+                return self.poll_end(socket, cx).map(Ok);
+            }
             let flushed = self.out.poll_flush(socket, cx);
-            self.awaits_client = waits && flushed.is_ready() && matches!(self.state, State::Body);
+            self.awaits_client = waits && flushed.is_ready() && self.pulls_body();
             match flushed {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => {
                     self.stop();
-                    return Poll::Ready(Ok(()));
-                }
-                Poll::Ready(Ok(())) if matches!(self.state, State::Ending) => {
-                    self.state = State::Done;
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Ok(())) if waits => return Poll::Pending,
@@ -142,32 +165,31 @@ impl Upload {
 
     /// Pulls body frames into `out` while there is room; true if the client has no more now.
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<bool, BodyError> {
-        if let State::Held(patience) = &mut self.state {
+        if let State::Held(patience, _) = &mut self.state {
             if patience.as_mut().poll(cx).is_pending() {
                 return Ok(true);
             }
-            self.state = State::Body;
+            self.release();
         }
-        while matches!(self.state, State::Body) && self.out.has_room() {
-            let Poll::Ready(frame) = self.body.poll_frame(cx) else {
+        while let State::Body(body) = &self.state
+            && self.out.has_room()
+        {
+            let Poll::Ready(frame) = body.poll_frame(cx) else {
                 return Ok(true);
             };
             match frame? {
                 Frame::Data(data) => self.out.push_body(data, self.chunked),
-                Frame::Trailers(trailers) => {
-                    if self.chunked {
-                        self.out.push_last_chunk(Some(&trailers));
-                    }
-                    self.state = State::Ending;
-                }
-                Frame::End => {
-                    if self.chunked {
-                        self.out.push_last_chunk(None);
-                    }
-                    self.state = State::Ending;
-                }
+                Frame::Trailers(trailers) => self.end(Some(&trailers)),
+                Frame::End => self.end(None),
             }
         }
         Ok(false)
+    }
+
+    fn end(&mut self, trailers: Option<&Fields>) {
+        if self.chunked {
+            self.out.push_last_chunk(trailers);
+        }
+        self.state = State::Ending;
     }
 }

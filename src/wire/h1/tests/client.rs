@@ -1,6 +1,5 @@
 //! The client side against a server of raw bytes.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 
@@ -9,7 +8,7 @@ use tokio::net::UnixStream;
 
 use super::support::{Given, local, read_until};
 use crate::message::{
-    BodyError, BodyStream, Data, Frame, Known, Length, Method, RequestHead, Version,
+    BodyError, BodyStream, Data, Downstream, Frame, Known, Length, Method, RequestHead, Version,
 };
 use crate::wire::h1::client::{Answer, Connection, Exchange, ExchangeError};
 use crate::wire::io::Socket;
@@ -25,6 +24,16 @@ fn head(method: Method, pairs: &[(&str, &str)]) -> RequestHead {
 fn pair() -> (Connection, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     (Connection::new(Socket::from(ours)), theirs)
+}
+
+fn start(
+    connection: Connection,
+    request: &RequestHead,
+    body: Rc<Given>,
+    upgrade: Option<&str>,
+) -> Exchange {
+    let body: Rc<dyn Downstream> = body;
+    Exchange::start(connection, request, &body, upgrade)
 }
 
 async fn answer(exchange: &mut Exchange) -> Result<Answer, ExchangeError> {
@@ -45,7 +54,7 @@ async fn get(method: Method, bytes: &str, close: bool) -> Result<Got, ExchangeEr
     if close {
         server.shutdown().await.expect("open");
     }
-    let mut exchange = Exchange::start(connection, &head(method, &[]), Given::nothing(), None);
+    let mut exchange = start(connection, &head(method, &[]), Given::nothing(), None);
     let status = loop {
         match answer(&mut exchange).await? {
             Answer::Interim(_) => {}
@@ -53,20 +62,14 @@ async fn get(method: Method, bytes: &str, close: bool) -> Result<Got, ExchangeEr
             Answer::Switching(_) => panic!("nobody asked for it"),
         }
     };
-    let returned = Rc::new(RefCell::new(None));
-    let returns = Rc::clone(&returned);
-    let mut body = exchange.into_body(Box::new(move |back| *returns.borrow_mut() = Some(back)));
-    let length = body.length();
-    let body = pull(&mut body).await;
-    let returned = returned
-        .borrow_mut()
-        .take()
-        .expect("told once the answer has ended");
+    let mut body = exchange.into_body();
+    let got = pull(&mut body).await;
+    assert_eq!(body.is_over(), got.is_ok(), "nothing is left to send");
     Ok(Got {
         status,
-        length,
-        body,
-        reusable: returned.is_some(),
+        length: body.length(),
+        body: got,
+        reusable: body.take_connection().is_some(),
     })
 }
 
@@ -276,7 +279,7 @@ async fn a_connection_that_ends_says_what_was_written_and_answered() {
         let (connection, server) = pair();
         drop(server);
         let nothing = Given::nothing();
-        let mut exchange = Exchange::start(connection, &head(Method::Get, &[]), nothing, None);
+        let mut exchange = start(connection, &head(Method::Get, &[]), nothing, None);
         let error = answer(&mut exchange).await.expect_err("nobody is there");
         let nothing = matches!(
             error,
@@ -292,7 +295,7 @@ async fn a_connection_that_ends_says_what_was_written_and_answered() {
 
         let (connection, mut server) = pair();
         let nothing = Given::nothing();
-        let mut exchange = Exchange::start(connection, &head(Method::Get, &[]), nothing, None);
+        let mut exchange = start(connection, &head(Method::Get, &[]), nothing, None);
         let serving = async {
             let request = read_until(&mut server, "\r\n\r\n").await;
             server.write_all(b"HTTP/1.1 1").await.expect("writable");
@@ -323,7 +326,9 @@ async fn usable_means_that_nothing_has_arrived() {
         .write_all(b"HTTP/1.1 200 OK\r\n")
         .await
         .expect("writable");
-    poll_fn(|cx| connection.poll_unusable(cx)).await;
+    while connection.is_usable() {
+        tokio::task::yield_now().await;
+    }
     let (mut connection, server) = pair();
     assert!(connection.is_usable());
     drop(server);
@@ -394,7 +399,7 @@ async fn requests_are_framed_by_their_body() {
             if *with_trailers {
                 body.frames.borrow_mut().push_back(Ok(trailers()));
             }
-            let mut exchange = Exchange::start(connection, &head(Method::Post, fields), body, None);
+            let mut exchange = start(connection, &head(Method::Post, fields), body, None);
             let expected = format!("POST /p HTTP/1.1\r\n{expected}");
             let serving = async {
                 let mut bytes = vec![0; expected.len()];
@@ -427,7 +432,7 @@ async fn an_expectation_holds_the_body_back_until_the_server_asks() {
             Method::Post,
             &[("Expect", "100-continue"), ("Content-Length", "2")],
         );
-        let mut exchange = Exchange::start(connection, &request, body.clone(), None);
+        let mut exchange = start(connection, &request, body.clone(), None);
         let serving = async {
             read_until(&mut server, "\r\n\r\n").await;
             assert_eq!(body.pulls.get(), 0, "the body waits");
@@ -464,19 +469,16 @@ async fn an_answer_before_the_body_was_asked_for_ends_the_connection() {
             Method::Post,
             &[("Expect", "100-continue"), ("Content-Length", "2")],
         );
-        let mut exchange = Exchange::start(connection, &request, body.clone(), None);
+        let mut exchange = start(connection, &request, body.clone(), None);
         server
             .write_all(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
             .await
             .expect("writable");
         assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
-        let returned = Rc::new(RefCell::new(None));
-        let returns = Rc::clone(&returned);
-        let mut answer = exchange.into_body(Box::new(move |back| {
-            *returns.borrow_mut() = Some(back.is_some())
-        }));
+        let mut answer = exchange.into_body();
         assert_eq!(pull(&mut answer).await, Ok(Vec::new()));
-        assert_eq!((*returned.borrow(), body.pulls.get()), (Some(false), 0));
+        assert!(answer.is_over() && answer.take_connection().is_none());
+        assert_eq!(body.pulls.get(), 0);
     })
     .await;
 }
@@ -492,25 +494,22 @@ async fn an_upload_goes_on_after_its_answer_and_the_connection_returns_after_bot
                 .borrow_mut()
                 .push_back(Ok(Frame::Data(Data::from(vec![b'x'; 60_000]))));
         }
-        let mut exchange = Exchange::start(connection, &head(Method::Post, &[]), body, None);
+        let mut exchange = start(connection, &head(Method::Post, &[]), body, None);
         server
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             .await
             .expect("writable");
         assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
         assert!(!exchange.request_written());
-        let returned = Rc::new(RefCell::new(None));
-        let returns = Rc::clone(&returned);
-        let mut answer = exchange.into_body(Box::new(move |back| {
-            *returns.borrow_mut() = Some(back.is_some())
-        }));
+        let mut answer = exchange.into_body();
         assert_eq!(pull(&mut answer).await, Ok(b"ok".to_vec()));
-        assert_eq!(*returned.borrow(), None, "the upload is not over");
+        assert!(!answer.is_over(), "the upload is not over");
+        assert!(answer.take_connection().is_none());
         let pumping = async { poll_fn(|cx| answer.poll_pump(cx)).await.expect("an upload") };
         let reading = async { read_until(&mut server, "\r\n0\r\n\r\n").await.len() };
         let ((), length) = tokio::join!(pumping, reading);
         assert!(length > 64 * 60_000);
-        assert_eq!(*returned.borrow(), Some(true));
+        assert!(answer.is_over() && answer.take_connection().is_some());
     })
     .await;
 }
@@ -523,17 +522,61 @@ async fn an_answer_dropped_before_its_end_closes_its_connection() {
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok")
             .await
             .expect("writable");
-        let mut exchange =
-            Exchange::start(connection, &head(Method::Get, &[]), Given::nothing(), None);
+        let mut exchange = start(connection, &head(Method::Get, &[]), Given::nothing(), None);
         assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
-        let returned = Rc::new(RefCell::new(None));
-        let returns = Rc::clone(&returned);
-        drop(exchange.into_body(Box::new(move |back| {
-            *returns.borrow_mut() = Some(back.is_some())
-        })));
-        assert_eq!(*returned.borrow(), Some(false));
+        let mut body = exchange.into_body();
+        assert!(body.take_connection().is_none());
+        drop(body);
         let mut rest = Vec::new();
         server.read_to_end(&mut rest).await.expect("closed");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_comes_back_knows_nothing_of_its_last_exchange() {
+    local(async {
+        let (mut connection, mut server) = pair();
+        for round in 0..3 {
+            // HEAD, 102, an upgrade and a body: each leaves something to forget.
+            let body = Given::new(Length::Exact(2), &["ab"]);
+            let request = head(Method::Head, &[("Content-Length", "2")]);
+            let text = "HTTP/1.1 102 P\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n";
+            server.write_all(text.as_bytes()).await.expect("writable");
+            let mut exchange = start(connection, &request, body.clone(), Some("websocket"));
+            assert!(matches!(
+                answer(&mut exchange).await,
+                Ok(Answer::Interim(_))
+            ));
+            assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+            let mut first = exchange.into_body();
+            assert_eq!(pull(&mut first).await, Ok(Vec::new()));
+            connection = first.take_connection().expect("reusable");
+            assert_eq!(Rc::strong_count(&body), 1, "the client's side is let go");
+            let written = "HEAD /p HTTP/1.1\r\n";
+            assert!(
+                read_until(&mut server, "\r\n\r\nab")
+                    .await
+                    .starts_with(written)
+            );
+
+            let mut exchange = start(connection, &head(Method::Get, &[]), Given::nothing(), None);
+            assert_eq!((exchange.bytes_written(), exchange.progress()), (0, 0));
+            let text = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            server.write_all(text.as_bytes()).await.expect("writable");
+            assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+            let mut second = exchange.into_body();
+            assert_eq!(
+                pull(&mut second).await,
+                Ok(b"ok".to_vec()),
+                "in round {round}"
+            );
+            connection = second.take_connection().expect("reusable");
+            assert_eq!(
+                read_until(&mut server, "\r\n\r\n").await,
+                "GET /p HTTP/1.1\r\n\r\n"
+            );
+        }
     })
     .await;
 }
@@ -543,8 +586,7 @@ async fn an_upgrade_that_was_asked_for_gives_the_socket_and_what_followed() {
     local(async {
         let (connection, mut server) = pair();
         let request = head(Method::Get, &[("Sec-WebSocket-Key", "k")]);
-        let mut exchange =
-            Exchange::start(connection, &request, Given::nothing(), Some("websocket"));
+        let mut exchange = start(connection, &request, Given::nothing(), Some("websocket"));
         let serving = async {
             let got = read_until(&mut server, "\r\n\r\n").await;
             assert!(
@@ -572,19 +614,15 @@ async fn the_servers_idle_time_is_remembered() {
             .write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n")
             .await
             .expect("writable");
-        let mut exchange =
-            Exchange::start(connection, &head(Method::Get, &[]), Given::nothing(), None);
+        let mut exchange = start(connection, &head(Method::Get, &[]), Given::nothing(), None);
         assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
-        let returned = Rc::new(RefCell::new(None));
-        let returns = Rc::clone(&returned);
-        let mut body = exchange.into_body(Box::new(move |back| *returns.borrow_mut() = back));
+        let mut body = exchange.into_body();
         pull(&mut body).await.expect("empty");
-        let connection = returned.borrow_mut().take().expect("reusable");
+        let connection = body.take_connection().expect("reusable");
         assert_eq!(
             connection.keep_alive_hint().map(|hint| hint.as_secs()),
             Some(5)
         );
-        assert_eq!(connection.requests_served(), 1);
     })
     .await;
 }

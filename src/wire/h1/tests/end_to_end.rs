@@ -36,8 +36,7 @@ fn forward(request: Request, connection: Connection) -> Handled {
             head, downstream, ..
         } = request;
         let upgrade = upgrade_token(&head);
-        let body = Rc::clone(&downstream);
-        let mut exchange = Exchange::start(connection, &head, body, upgrade.as_deref());
+        let mut exchange = Exchange::start(connection, &head, &downstream, upgrade.as_deref());
         loop {
             let answer = poll_fn(|cx| match exchange.poll_head(cx) {
                 Poll::Pending => downstream.poll_gone(cx).map(|_| None),
@@ -50,7 +49,7 @@ fn forward(request: Request, connection: Connection) -> Handled {
                     poll_fn(|cx| downstream.poll_interim(cx, &head)).await;
                 }
                 Some(Ok(Answer::Final(head))) => {
-                    let body = Body::Stream(Box::new(exchange.into_body(Box::new(|_| ()))));
+                    let body = Body::Stream(Box::new(exchange.into_body()));
                     return Response {
                         head,
                         body,
