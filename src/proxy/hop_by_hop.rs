@@ -24,6 +24,9 @@ const OF_THE_HOP: KnownSet = KnownSet::of(&[
     Known::Http2Settings,
 ]);
 
+/// Of the hop, and beyond what `Connection` alone says.
+const BESIDE_CONNECTION: KnownSet = OF_THE_HOP.without(Known::Connection);
+
 /// Never removed because `Connection` names it: framing, routing, identity, credentials and what
 /// the content means.
 const END_TO_END: KnownSet = KnownSet::of(&[
@@ -72,7 +75,7 @@ pub struct Requested {
 
 /// Cleans a request and says what its fields asked for. `upgrades`: the route's, lower case.
 pub fn clean_request(fields: &mut Fields, version: Version, upgrades: &[String]) -> Requested {
-    if !fields.contains_any(OF_THE_HOP) {
+    if !fields.contains_any(OF_THE_HOP) || remove_usual(fields) {
         return Requested::default();
     }
     let requested = Requested {
@@ -94,7 +97,7 @@ pub fn offer_upgrade(fields: &mut Fields, token: &str) {
 
 /// Cleans a response; returns the token of `Upgrade` for a 101.
 pub fn clean_response(fields: &mut Fields) -> Option<Box<str>> {
-    if !fields.contains_any(OF_THE_HOP) {
+    if !fields.contains_any(OF_THE_HOP) || remove_usual(fields) {
         return None;
     }
     let token = members(fields, Known::Upgrade).find_map(token_text);
@@ -144,20 +147,32 @@ fn may_trail_unknown(name: &[u8]) -> bool {
         && !FORBIDDEN.iter().any(|prefix| dashed.starts_with(prefix))
 }
 
+/// The way of nearly every head that has any of them: `Connection`, which names no field that is
+/// there. False where there is more to do; then nothing was removed.
+fn remove_usual(fields: &mut Fields) -> bool {
+    let usual =
+        !fields.contains_any(BESIDE_CONNECTION) && fields.values(Known::Connection).all(is_usual);
+    if usual {
+        fields.remove(Known::Connection);
+    }
+    usual
+}
+
+/// An option that stands for itself, or for a field that goes in any case.
+fn is_usual(option: &[u8]) -> bool {
+    // As nearly everybody writes them; then in any case.
+    matches!(option, b"keep-alive" | b"close")
+        || [&b"keep-alive"[..], b"close", b"upgrade"]
+            .iter()
+            .any(|usual| option.eq_ignore_ascii_case(usual))
+}
+
 fn remove_hop(fields: &mut Fields) {
     remove_named_by_connection(fields);
     fields.remove_any(OF_THE_HOP);
 }
 
 fn remove_named_by_connection(fields: &mut Fields) {
-    let is_usual = |option: &[u8]| {
-        [&b"keep-alive"[..], b"close", b"upgrade"]
-            .iter()
-            .any(|usual| option.eq_ignore_ascii_case(usual))
-    };
-    if fields.values(Known::Connection).all(is_usual) {
-        return;
-    }
     let mut named: SmallVec<[SmallVec<[u8; 32]>; 4]> = SmallVec::new();
     for option in members(fields, Known::Connection) {
         if !is_usual(option) && is_of_the_hop(option) {
@@ -339,6 +354,21 @@ mod tests {
             "another protocol"
         );
         assert_eq!(asked("upgrade", "", new), None);
+    }
+
+    #[test]
+    fn usual_options_alone_are_removed_without_more() {
+        for option in ["keep-alive", "close", "Keep-Alive", "CLOSE", "Upgrade"] {
+            let lines = [
+                ("Connection", option),
+                ("X-Foo", "1"),
+                ("connection", "close"),
+            ];
+            assert_eq!(kept(&lines), ["x-foo"]);
+            let mut response = fields(&lines);
+            assert_eq!(clean_response(&mut response), None);
+            assert_eq!(names(&response), ["x-foo"]);
+        }
     }
 
     #[test]

@@ -12,8 +12,6 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use smallvec::SmallVec;
-
 use crate::message::{Known, Method, RequestHead, Version};
 use crate::router::path;
 
@@ -29,7 +27,12 @@ pub enum Refused {
 }
 
 /// Host without port, as routes are compared with it.
-type HostName = SmallVec<[u8; 48]>;
+#[derive(Debug)]
+enum HostName {
+    /// So many bytes from the beginning of the field: it came in that form.
+    Received(usize),
+    Own(Box<[u8]>),
+}
 
 /// Longer than any name in the DNS (RFC 1035 section 2.3.4).
 const MAX_HOST_BYTES: usize = 255;
@@ -55,15 +58,28 @@ struct Target {
 
 impl Sanitised {
     /// For routing: lower case, without port and trailing dot, IPv6 in brackets. `None`: HTTP/1.0
-    /// without Host.
-    pub fn host(&self) -> Option<&[u8]> {
-        self.host.as_deref()
+    /// without Host. `head` is the one that was sanitised, as for all that follow.
+    pub fn host<'a>(&'a self, head: &'a RequestHead) -> Option<&'a [u8]> {
+        match self.host.as_ref()? {
+            HostName::Received(bytes) => head.fields.get(Known::Host)?.get(..*bytes),
+            HostName::Own(name) => Some(name),
+        }
+    }
+
+    /// True for HTTP/1.0 without Host.
+    pub fn host_is_missing(&self) -> bool {
+        self.host.is_none()
     }
 
     /// The target in origin-form (or `*`) with its path in normal form: what goes upstream unless
-    /// the route says `forward = "raw"`. `head` is the one that was sanitised.
+    /// the route says `forward = "raw"`.
     pub fn target<'a>(&'a self, head: &'a RequestHead) -> &'a [u8] {
         self.target.normal.as_deref().unwrap_or(head.target())
+    }
+
+    /// The same where it is another than the one received.
+    pub fn rewritten_target(&self) -> Option<&[u8]> {
+        self.target.normal.as_deref()
     }
 
     /// In normal form, or `*`.
@@ -136,7 +152,7 @@ fn host(head: &RequestHead) -> Result<Option<HostName>, Refused> {
 
 /// Host of `host [":" port]`, in lower case without trailing dot.
 ///
-/// Stricter than RFC 3986: escapes and sub-delimiters in names are refused, because nobody has
+/// One pass, and no copy of what is in that form already. Stricter than RFC 3986: escapes and sub-delimiters in names are refused, because nobody has
 /// such hosts and software disagrees about them.
 fn host_name(authority: &[u8]) -> Option<HostName> {
     if let Some(rest) = authority.strip_prefix(b"[") {
@@ -147,20 +163,58 @@ fn host_name(authority: &[u8]) -> Option<HostName> {
             port.strip_prefix(b":")
         };
         let address: Ipv6Addr = std::str::from_utf8(address).ok()?.parse().ok()?;
-        return is_port(port?).then(|| format!("[{address}]").into_bytes().into());
+        let name = || format!("[{address}]").into_bytes().into();
+        return is_port(port?).then(|| HostName::Own(name()));
     }
-    let (name, port) = split_once(authority, b':').unwrap_or((authority, b""));
-    let name = name.strip_suffix(b".").unwrap_or(name);
-    let is_label_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_~".contains(byte);
-    let labels = name
-        .split(|&byte| byte == b'.')
-        .all(|label| !label.is_empty() && label.iter().all(is_label_byte));
-    (labels && name.len() <= MAX_HOST_BYTES && is_port(port)).then(|| {
-        let mut name = HostName::from_slice(name);
-        name.make_ascii_lowercase();
-        name
+    let (mut seen, mut before, mut end) = (0, DOT, authority.len());
+    for (at, &byte) in authority.iter().enumerate() {
+        let class = HOST_BYTES[usize::from(byte)];
+        if class & before & DOT != 0 || class == NONE {
+            return None; // An empty label, or no byte of a name.
+        }
+        if class == COLON {
+            end = at;
+            break;
+        }
+        seen |= class;
+        before = class;
+    }
+    // Nothing but dots was refused above.
+    let name = authority[..end]
+        .strip_suffix(b".")
+        .unwrap_or(&authority[..end]);
+    let port = authority.get(end + 1..).unwrap_or_default();
+    if name.is_empty() || name.len() > MAX_HOST_BYTES || !is_port(port) {
+        return None;
+    }
+    Some(match seen & UPPER {
+        0 => HostName::Received(name.len()),
+        _ => HostName::Own(name.to_ascii_lowercase().into()),
     })
 }
+
+const NONE: u8 = 0;
+const LOWER: u8 = 1;
+const UPPER: u8 = 2;
+const DOT: u8 = 4;
+const COLON: u8 = 8;
+
+/// What a byte of a host name is; [`LOWER`] is whatever stays as it is.
+const HOST_BYTES: [u8; 256] = {
+    let mut table = [NONE; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = match byte as u8 {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => LOWER,
+            b'A'..=b'Z' => UPPER,
+            b'.' => DOT,
+            b':' => COLON,
+            _ => NONE,
+        };
+        byte += 1;
+    }
+    table
+};
 
 /// Digits, possibly none (RFC 3986 section 3.2.3), up to 65535.
 fn is_port(text: &[u8]) -> bool {
@@ -183,6 +237,16 @@ type Authority = (Vec<u8>, HostName);
 
 fn split_target(head: &RequestHead) -> Result<(Target, Option<Authority>), Refused> {
     let received = head.target();
+    if let Some(path_bytes) = path::normal_prefix(received)
+        && is_query(&received[path_bytes..])
+    {
+        let target = Target {
+            normal: None,
+            path_bytes,
+            received_path: Some(0),
+        };
+        return Ok((target, None));
+    }
     if memchr::memchr(b'#', received).is_some() {
         return Err(Refused::BadRequest("the target has a fragment"));
     }
@@ -236,8 +300,7 @@ fn normal_target(received: &[u8], start: usize) -> Result<Target, Refused> {
     let received = &received[start..];
     let path_bytes = memchr::memchr(b'?', received).unwrap_or(received.len());
     let (path, query) = received.split_at(path_bytes);
-    // Plain control bytes and spaces end a request line early for some.
-    if query.iter().any(|&byte| byte <= b' ' || byte == 0x7F) {
+    if !is_query(query) {
         return Err(Refused::BadRequest(
             "the query holds a control byte or a space",
         ));
@@ -252,6 +315,14 @@ fn normal_target(received: &[u8], start: usize) -> Result<Target, Refused> {
         path_bytes: normal.len(),
         received_path: (!path.is_empty()).then_some(start),
         normal: (!unchanged).then(|| [&*normal, query].concat().into()),
+    })
+}
+
+/// No plain control bytes and spaces, which end a request line early for some, and no fragment. No
+/// early end: it goes sixteen bytes at a time.
+fn is_query(query: &[u8]) -> bool {
+    !query.iter().fold(false, |bad, &byte| {
+        bad | (byte <= b' ') | (byte == 0x7F) | (byte == b'#')
     })
 }
 
@@ -340,7 +411,7 @@ mod tests {
         Ok((
             text(sanitised.target(&head)),
             text(head.fields.get(Known::Host).unwrap_or_default()),
-            text(sanitised.host().unwrap_or_default()),
+            text(sanitised.host(&head).unwrap_or_default()),
         ))
     }
 
@@ -531,13 +602,14 @@ mod tests {
         )));
         let mut old = RequestHead::new(Method::Get, Version::Http10, b"/");
         let sanitised = sanitise(&mut old).expect("HTTP/1.0 may have no Host");
-        assert_eq!(sanitised.host(), None);
+        assert_eq!(sanitised.host(&old), None);
+        assert!(sanitised.host_is_missing());
         old.fields.append(Known::Host, b"a");
         old.fields.append(Known::Host, b"b");
         bad(sanitise(&mut old));
         let mut old = RequestHead::new(Method::Get, Version::Http10, b"http://a/b");
         let sanitised = sanitise(&mut old).expect("the target names the host");
-        assert_eq!(sanitised.host(), Some(&b"a"[..]));
+        assert_eq!(sanitised.host(&old), Some(&b"a"[..]));
         assert_eq!(old.fields.get(Known::Host), Some(&b"a"[..]));
     }
 
@@ -616,6 +688,22 @@ mod tests {
     }
 
     proptest! {
+        /// Against the rule as one reads it: labels between dots, and a port.
+        #[test]
+        fn names_are_judged_as_if_split_into_labels(host in "[a-cA-C.:0-9_%@-]{0,12}") {
+            let (name, port) = host.split_once(':').unwrap_or((&host, ""));
+            let name = name.strip_suffix('.').unwrap_or(name);
+            let in_label = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~".contains(&byte);
+            let good = name.split('.').all(|label| !label.is_empty() && label.bytes().all(in_label))
+                && (port.is_empty() || port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok());
+            let expected = good.then(|| name.to_ascii_lowercase().into_bytes());
+            let judged = host_name(host.as_bytes()).map(|name| match name {
+                HostName::Received(bytes) => host.as_bytes()[..bytes].to_vec(),
+                HostName::Own(name) => name.into_vec(),
+            });
+            prop_assert_eq!(judged, expected);
+        }
+
         #[test]
         fn nothing_from_outside_makes_it_panic(
             target in "(http://|/|)[ -~]{0,24}",

@@ -87,7 +87,7 @@ impl Transaction {
         self.find_client(&pin.listener(self.listener).rules.trusted_proxies);
         let head = &mut self.account.head;
         let sanitised = sanitise::sanitise(head).map_err(refused)?;
-        self.host_missing = sanitised.host().is_none();
+        self.host_missing = sanitised.host_is_missing();
         if sanitised.answer_here {
             return Ok(Prepared::Answer(options_answer()));
         }
@@ -127,7 +127,7 @@ impl Transaction {
         let head = &self.account.head;
         let query = Query {
             listener: self.listener,
-            host: sanitised.host(),
+            host: sanitised.host(head),
             path: sanitised.path(head),
             query: sanitised.query(head),
             method: &head.method,
@@ -139,14 +139,20 @@ impl Transaction {
     }
 
     fn set_target(&mut self, route: &RouteState, sanitised: &Sanitised) -> Result<(), Failure> {
-        let head = &self.account.head;
-        let target = match route.rules.forward {
-            Forward::Normalized => sanitised.target(head),
-            Forward::Raw => sanitised.raw_target(head).map_err(refused)?,
-        };
-        if target != head.target() {
-            let target = target.to_vec();
-            self.account.head.set_target(&target);
+        let head = &mut self.account.head;
+        match route.rules.forward {
+            Forward::Normalized => {
+                if let Some(target) = sanitised.rewritten_target() {
+                    head.set_target(target);
+                }
+            }
+            Forward::Raw => {
+                let target = sanitised.raw_target(head).map_err(refused)?;
+                if target != head.target() {
+                    let target = target.to_vec();
+                    head.set_target(&target);
+                }
+            }
         }
         Ok(())
     }

@@ -51,7 +51,7 @@ pub fn normalize(raw: &[u8]) -> Result<Cow<'_, [u8]>, PathError> {
     if raw.first() != Some(&b'/') {
         return Err(PathError::NotAbsolute);
     }
-    if is_normal(raw) {
+    if normal_prefix(raw) == Some(raw.len()) {
         return Ok(Cow::Borrowed(raw));
     }
     let unescaped = normalize_escapes(raw)?;
@@ -129,22 +129,30 @@ const fn plain() -> [bool; 256] {
     table
 }
 
-/// True only for a path in normal form; false where a closer look is needed.
-fn is_normal(raw: &[u8]) -> bool {
-    let mut rest = raw;
-    let is_special = |byte: &u8| !PLAIN[usize::from(*byte)];
-    while let Some(at) = rest.iter().position(is_special) {
-        let normal = match rest[at] {
-            b'/' => begins_normal_segment(&rest[at + 1..]),
-            b'%' => is_normal_escape(&rest[at..]),
+/// How many bytes of a request target are its path, when that is in normal form: up to the `?` or
+/// the end. `None` says nothing but that a closer look is needed.
+pub fn normal_prefix(target: &[u8]) -> Option<usize> {
+    if target.first() != Some(&b'/') {
+        return None;
+    }
+    let mut at = 0;
+    loop {
+        let special = |byte: &u8| !PLAIN[usize::from(*byte)];
+        let Some(plain) = target[at..].iter().position(special) else {
+            return Some(target.len());
+        };
+        at += plain;
+        let normal = match target[at] {
+            b'/' => begins_normal_segment(&target[at + 1..]),
+            b'%' => is_normal_escape(&target[at..]),
+            b'?' => return Some(at),
             _ => false,
         };
         if !normal {
-            return false;
+            return None;
         }
-        rest = &rest[at + 1..];
+        at += 1;
     }
-    true
 }
 
 /// `.well-known` is a normal segment; an empty one, `.`, `..` and `..;` are not.
