@@ -40,7 +40,7 @@ impl Handler for Connection {
     type Work = Pin<Box<dyn Future<Output = Response>>>;
 
     fn limits(&self) -> Limits {
-        proxy::limits(&self.context, &self.info)
+        self.info.listener.limits(&self.context)
     }
 
     fn handle(&self, request: Request) -> Self::Work {

@@ -1,6 +1,6 @@
 //! What a request finds around it: its worker, and the downstream connection it came on.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::Server;
 use crate::upstream::pool::{Claim, Pools};
 use crate::util::timer::Timers;
+use crate::wire::Limits;
 use crate::wire::h1::client::Connection;
 
 /// One per worker; never leaves its thread.
@@ -30,7 +31,13 @@ pub struct Context {
 pub struct ListenerRules {
     /// As configured: the listener's identity over reloads.
     address: SocketAddr,
-    current: RefCell<(Pin, ListenerId)>,
+    current: RefCell<Current>,
+}
+
+struct Current {
+    pin: Pin,
+    listener: ListenerId,
+    limits: Limits,
 }
 
 /// One downstream connection.
@@ -54,11 +61,10 @@ pub(super) struct Bound {
 impl ListenerRules {
     /// `None` when the current snapshot has no listener with `address`.
     pub fn new(context: &Context, address: SocketAddr) -> Option<Rc<Self>> {
-        let pin = context.snapshots.pin();
-        let listener = pin.listener_at(address)?;
+        let current = Current::of(context.snapshots.pin(), address)?;
         Some(Rc::new(ListenerRules {
             address,
-            current: RefCell::new((pin, listener)),
+            current: RefCell::new(current),
         }))
     }
 
@@ -66,14 +72,43 @@ impl ListenerRules {
     /// that had the listener. The worker calls it after each reload too, so that an old snapshot
     /// goes when its last request ends.
     pub fn current(&self, context: &Context) -> (Pin, ListenerId) {
-        let pin = context.snapshots.pin();
+        let current = self.refreshed(context);
+        (current.pin.clone(), current.listener)
+    }
+
+    /// What the wire may take in for the next request.
+    pub fn limits(&self, context: &Context) -> Limits {
+        self.refreshed(context).limits
+    }
+
+    fn refreshed(&self, context: &Context) -> RefMut<'_, Current> {
         let mut current = self.current.borrow_mut();
-        if !Rc::ptr_eq(&pin, &current.0)
-            && let Some(listener) = pin.listener_at(self.address)
+        if !context.snapshots.is_current(&current.pin)
+            && let Some(next) = Current::of(context.snapshots.pin(), self.address)
         {
-            *current = (pin, listener);
+            *current = next;
         }
-        current.clone()
+        current
+    }
+}
+
+impl Current {
+    fn of(pin: Pin, address: SocketAddr) -> Option<Self> {
+        let listener = pin.listener_at(address)?;
+        let rules = &pin.listener(listener).rules;
+        let limits = Limits {
+            header_timeout: rules.limits.header_timeout,
+            idle_timeout: rules.limits.idle_timeout,
+            max_header_bytes: rules.limits.max_header_bytes,
+            max_headers: rules.limits.max_headers,
+            max_requests: rules.limits.max_requests_per_connection,
+            underscore_headers: rules.underscore_headers,
+        };
+        Some(Current {
+            pin,
+            listener,
+            limits,
+        })
     }
 }
 

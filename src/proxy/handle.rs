@@ -10,7 +10,7 @@ use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::error::{self, Failure};
 use crate::proxy::transaction::Transaction;
 use crate::telemetry::Reason;
-use crate::wire::{Limits, Refusal, RefusalReason, Request, Response};
+use crate::wire::{Refusal, RefusalReason, Request, Response};
 
 /// Answers one request. Dropping the future abandons it: the upstream exchange is cancelled, its
 /// lease neutral, its record written.
@@ -64,18 +64,4 @@ pub fn refuse(
 /// A connection that never brought a byte of a request was closed in silence.
 pub fn silent_close(context: &Context) {
     context.metrics.rejected(Reason::RequestTimeout);
-}
-
-/// What the wire may take in for the next request of this connection.
-pub fn limits(context: &Context, connection: &ConnectionInfo) -> Limits {
-    let (pin, listener) = connection.listener.current(context);
-    let rules = &pin.listener(listener).rules;
-    Limits {
-        header_timeout: rules.limits.header_timeout,
-        idle_timeout: rules.limits.idle_timeout,
-        max_header_bytes: rules.limits.max_header_bytes,
-        max_headers: rules.limits.max_headers,
-        max_requests: rules.limits.max_requests_per_connection,
-        underscore_headers: rules.underscore_headers,
-    }
 }

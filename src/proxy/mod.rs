@@ -30,4 +30,4 @@ mod transaction;
 mod tunnel;
 
 pub use context::{ConnectionInfo, Context, ListenerRules};
-pub use handle::{handle, limits, refuse, silent_close};
+pub use handle::{handle, refuse, silent_close};

@@ -32,7 +32,7 @@ impl Reader {
         }
     }
 
-    /// The current snapshot: a pointer comparison and a plain increment, unless it changed.
+    /// The current snapshot.
     pub fn pin(&self) -> Pin {
         let state = &mut *self.state.borrow_mut();
         let current = state.cache.load();
@@ -40,5 +40,10 @@ impl Reader {
             state.pin = Rc::new(current.clone());
         }
         state.pin.clone()
+    }
+
+    /// Whether `pin` is of the current snapshot: one load and a comparison, unless it changed.
+    pub fn is_current(&self, pin: &Pin) -> bool {
+        Arc::ptr_eq(self.state.borrow_mut().cache.load(), pin)
     }
 }
