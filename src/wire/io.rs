@@ -1,10 +1,19 @@
 //! One socket type over TCP and unix (TLS later), so that everything above is one code.
+//!
+//! Every call is tried first, where the readiness flag that the last event left says that it may
+//! succeed, and only what finds nothing asks to be woken. That is the other way round than tokio's
+//! own `poll_read` and `poll_write`, which take a turn of its budget each time: ours are counted in
+//! requests and bytes (see `h1::server`), and these calls are most of what a request asks of tokio.
+//! A short read or write says that the next one would find nothing, and so clears the flag: that
+//! saves a call that returns EAGAIN.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use nix::sys::socket::{MsgFlags, recv, send};
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected stream socket.
@@ -16,27 +25,45 @@ pub enum Socket {
 
 impl Socket {
     /// Reads some bytes; `Ok(0)` is the peer's FIN. `buffer` must not be empty.
-    ///
-    /// Goes through `poll_read`, not `try_read`: only the former forgets readiness after a short
-    /// read, which saves a call that finds nothing.
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        loop {
+            match self.try_read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_read_ready(cx))?;
+                }
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// As [`Socket::poll_read`], `WouldBlock` where there is nothing: registers nothing.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         debug_assert!(!buffer.is_empty(), "an empty read would look like FIN");
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(match self {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
-        })?;
-        Poll::Ready(Ok(buffer.filled().len()))
+        let (fd, whole) = (self.fd(), buffer.len());
+        self.try_io(Interest::READABLE, whole, || {
+            recv(fd, buffer, MsgFlags::empty())
+        })
     }
 
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        let (fd, whole) = (self.fd(), bytes.len());
+        loop {
+            let written = self.try_io(Interest::WRITABLE, whole, || {
+                send(fd, bytes, MsgFlags::MSG_NOSIGNAL)
+            });
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(match self {
+                        Socket::Tcp(stream) => stream.poll_write_ready(cx),
+                        Socket::Unix(stream) => stream.poll_write_ready(cx),
+                    })?;
+                }
+                result => return Poll::Ready(result),
+            }
         }
     }
 
@@ -59,12 +86,23 @@ impl Socket {
         }
     }
 
-    /// Ready when a read may give bytes, FIN or an error; looks at a flag, makes no system call.
+    /// Ready when a read may give bytes, FIN or an error; registers the waker otherwise. Looks at a
+    /// flag, makes no system call.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Socket::Tcp(stream) => stream.poll_read_ready(cx),
             Socket::Unix(stream) => stream.poll_read_ready(cx),
         }
+    }
+
+    /// True when [`Socket::poll_read_ready`] is ready; registers nothing.
+    pub fn is_read_ready(&self) -> bool {
+        let nothing = || Ok(());
+        match self {
+            Socket::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
+            Socket::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
+        }
+        .is_ok()
     }
 
     /// True if the peer's FIN or reset has arrived, also behind bytes that are not read yet. Looks
@@ -91,6 +129,37 @@ impl Socket {
         if let Socket::Tcp(stream) = self {
             // Fails only on a socket that is broken already.
             let _ = stream.set_zero_linger();
+        }
+    }
+
+    /// One call for up to `whole` bytes, if the flag says that it may succeed.
+    fn try_io(
+        &self,
+        interest: Interest,
+        whole: usize,
+        call: impl FnOnce() -> nix::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut short = None;
+        let call = || {
+            let count = call()?;
+            if 0 < count && count < whole {
+                short = Some(count);
+                // What tokio takes this for is right for the next call: it clears the flag.
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(count)
+        };
+        let result = match self {
+            Socket::Tcp(stream) => stream.try_io(interest, call),
+            Socket::Unix(stream) => stream.try_io(interest, call),
+        };
+        short.map_or(result, Ok)
+    }
+
+    fn fd(&self) -> RawFd {
+        match self {
+            Socket::Tcp(stream) => stream.as_raw_fd(),
+            Socket::Unix(stream) => stream.as_raw_fd(),
         }
     }
 }

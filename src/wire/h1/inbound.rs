@@ -4,7 +4,7 @@
 //! no bytes, no buffer, and a few bytes cost as much memory as they are.
 
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
@@ -13,11 +13,18 @@ use crate::wire::io::Socket;
 
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
-    scratch: Option<Scratch>,
-    /// Where the bytes lie while there is no scratch buffer.
-    parked: Vec<u8>,
-    start: usize,
-    end: usize,
+    buffer: Buffer,
+    start: u32,
+    end: u32,
+}
+
+#[derive(Debug, Default)]
+enum Buffer {
+    #[default]
+    None,
+    Scratch(Scratch),
+    /// Fewer bytes than a scratch buffer has, since they were parked from one.
+    Parked(Vec<u8>),
 }
 
 /// What a read found.
@@ -32,14 +39,16 @@ pub(super) enum Fill {
 
 impl Inbound {
     pub(super) fn bytes(&self) -> &[u8] {
-        match &self.scratch {
-            Some(scratch) => &scratch[self.start..self.end],
-            None => &self.parked[self.start..self.end],
+        let range = self.start as usize..self.end as usize;
+        match &self.buffer {
+            Buffer::None => &[],
+            Buffer::Scratch(scratch) => &scratch[range],
+            Buffer::Parked(parked) => &parked[range],
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.end - self.start
+        (self.end - self.start) as usize
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -48,19 +57,15 @@ impl Inbound {
 
     /// Forgets the first `count` bytes.
     pub(super) fn consume(&mut self, count: usize) {
-        self.start += count;
-        debug_assert!(self.start <= self.end);
+        debug_assert!(count <= self.len());
+        self.start += count as u32;
         if self.is_empty() {
             self.clear();
         }
     }
 
     pub(super) fn clear(&mut self) {
-        self.scratch = None;
-        if self.parked.capacity() > 0 {
-            self.parked = Vec::new();
-        }
-        (self.start, self.end) = (0, 0);
+        *self = Inbound::default();
     }
 
     /// Reads once behind what is there.
@@ -69,33 +74,45 @@ impl Inbound {
         socket: &mut Socket,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Fill>> {
-        self.unpark();
-        let Some(scratch) = &mut self.scratch else {
-            return Poll::Ready(Ok(Fill::Full));
-        };
-        if self.end == scratch.len() {
-            scratch.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-            if self.end == scratch.len() {
-                return Poll::Ready(Ok(Fill::Full));
+        loop {
+            if !socket.is_read_ready() {
+                self.park();
+                ready!(socket.poll_read_ready(cx))?;
+            }
+            match self.read(socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
             }
         }
-        match socket.poll_read(cx, &mut scratch[self.end..]) {
-            Poll::Pending => {
-                self.park();
-                Poll::Pending
+    }
+
+    /// As [`Inbound::poll_fill`], but `WouldBlock` where there is nothing. It takes a scratch
+    /// buffer for the call: to be made only where bytes are to be expected.
+    pub(super) fn read(&mut self, socket: &Socket) -> io::Result<Fill> {
+        self.unpark();
+        let Buffer::Scratch(scratch) = &mut self.buffer else {
+            return Ok(Fill::Full);
+        };
+        let (start, end) = (self.start as usize, self.end as usize);
+        if end == scratch.len() {
+            if start == 0 {
+                return Ok(Fill::Full);
             }
-            Poll::Ready(Ok(0)) => {
+            scratch.copy_within(start..end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        match socket.try_read(&mut scratch[self.end as usize..]) {
+            Ok(0) => {
                 self.park();
-                Poll::Ready(Ok(Fill::End))
+                Ok(Fill::End)
             }
-            Poll::Ready(Ok(count)) => {
-                self.end += count;
-                Poll::Ready(Ok(Fill::Bytes))
+            Ok(count) => {
+                self.end += count as u32;
+                Ok(Fill::Bytes)
             }
-            Poll::Ready(Err(error)) => {
+            Err(error) => {
                 self.park();
-                Poll::Ready(Err(error))
+                Err(error)
             }
         }
     }
@@ -103,54 +120,52 @@ impl Inbound {
     /// Takes the first `count` bytes and forgets the `extra` ones behind them. The scratch buffer
     /// goes along if most of its bytes do.
     pub(super) fn take(&mut self, count: usize, extra: usize) -> Data {
-        let (from, to) = (self.start, self.start + count);
         let rest = self.len() - count - extra;
         if rest > count {
             let data = Data::from(Bytes::copy_from_slice(&self.bytes()[..count]));
             self.consume(count + extra);
             return data;
         }
-        let left = self.end - rest..self.end;
-        match self.scratch.take() {
-            Some(scratch) => {
-                self.parked.clear();
-                self.parked.extend_from_slice(&scratch[left]);
-                (self.start, self.end) = (0, rest);
-                Data::view(scratch, from, to)
-            }
-            None => {
-                let parked = std::mem::take(&mut self.parked);
-                self.parked.extend_from_slice(&parked[left]);
-                (self.start, self.end) = (0, rest);
-                Data::from(Bytes::from(parked).slice(from..to))
-            }
+        let left = Inbound::parked(&self.bytes()[count + extra..]);
+        let Inbound { buffer, start, .. } = std::mem::replace(self, left);
+        let (from, to) = (start as usize, start as usize + count);
+        match buffer {
+            Buffer::None => Data::from(Bytes::new()),
+            Buffer::Scratch(scratch) => Data::view(scratch, from, to),
+            Buffer::Parked(parked) => Data::from(Bytes::from(parked).slice(from..to)),
         }
     }
 
     /// Gives the scratch buffer back; before any wait.
     pub(super) fn park(&mut self) {
-        let Some(scratch) = self.scratch.take() else {
-            return;
-        };
-        self.parked.clear();
-        self.parked
-            .extend_from_slice(&scratch[self.start..self.end]);
-        (self.start, self.end) = (0, self.end - self.start);
+        if let Buffer::Scratch(_) = &self.buffer {
+            *self = Inbound::parked(self.bytes());
+        }
+    }
+
+    fn parked(bytes: &[u8]) -> Inbound {
+        if bytes.is_empty() {
+            return Inbound::default();
+        }
+        Inbound {
+            buffer: Buffer::Parked(bytes.to_vec()),
+            start: 0,
+            end: bytes.len() as u32,
+        }
     }
 
     fn unpark(&mut self) {
-        // Parked bytes are fewer than a buffer, since they were parked from one.
-        if self.scratch.is_some() {
+        if let Buffer::Scratch(_) = &self.buffer {
             return;
         }
         let mut scratch = Scratch::take();
         let length = self.len();
-        if length > 0 {
-            scratch[..length].copy_from_slice(&self.parked[self.start..self.end]);
-            self.parked = Vec::new();
-        }
-        (self.start, self.end) = (0, length);
-        self.scratch = Some(scratch);
+        scratch[..length].copy_from_slice(self.bytes());
+        *self = Inbound {
+            buffer: Buffer::Scratch(scratch),
+            start: 0,
+            end: length as u32,
+        };
     }
 }
 
@@ -161,10 +176,10 @@ mod tests {
     fn with(bytes: &[u8], parked: bool) -> Inbound {
         let mut inbound = Inbound::default();
         inbound.unpark();
-        if let Some(scratch) = &mut inbound.scratch {
+        if let Buffer::Scratch(scratch) = &mut inbound.buffer {
             scratch[..bytes.len()].copy_from_slice(bytes);
         }
-        inbound.end = bytes.len();
+        inbound.end = bytes.len() as u32;
         if parked {
             inbound.park();
         }
@@ -193,8 +208,13 @@ mod tests {
         inbound.consume(1);
         inbound.park();
         assert_eq!(inbound.bytes(), b"bc");
-        assert!(inbound.scratch.is_none());
+        assert!(matches!(inbound.buffer, Buffer::Parked(_)));
         inbound.consume(2);
-        assert_eq!(inbound.parked.capacity(), 0);
+        assert!(matches!(inbound.buffer, Buffer::None));
+    }
+
+    #[test]
+    fn an_idle_connection_pays_little_for_it() {
+        assert!(size_of::<Inbound>() <= 32);
     }
 }
