@@ -112,7 +112,7 @@ impl Scrape {
 
     fn route(&mut self, route: &RouteMetrics, listeners: &HashMap<u64, &str>) {
         let name = &*route.name;
-        for (key, count) in route.requests.totals() {
+        for (key, count) in route.requests() {
             let (slot, method, status) = handles::request_key_parts(key);
             // Series of a listener that is gone go with it.
             if let (Some(listener), Some(method)) =
@@ -162,7 +162,7 @@ impl Scrape {
 
     fn server(&mut self, server: &handles::ServerMetrics) {
         let labels = [&*server.upstream, &*server.server];
-        for (key, count) in server.attempts.totals() {
+        for (key, count) in server.attempts() {
             self.counter(
                 Id::Attempts,
                 &[labels[0], labels[1], &Outcome::label(key)],

@@ -1,11 +1,13 @@
 //! Counts of servers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::labelled;
 use super::source::Source;
 use crate::telemetry::Reason;
+use crate::telemetry::shard::Sharded;
 use crate::telemetry::table::Table;
 
 /// How an attempt ended.
@@ -95,7 +97,7 @@ pub struct ServerReading {
 pub struct ServerMetrics {
     pub(in crate::telemetry) upstream: Arc<str>,
     pub(in crate::telemetry) server: Arc<str>,
-    pub(in crate::telemetry) attempts: Table,
+    attempts: Sharded<Table>,
     /// These are rare enough to be shared by all workers.
     connects: [AtomicU64; 4],
     checks: [AtomicU64; 3],
@@ -108,7 +110,7 @@ impl ServerMetrics {
         ServerMetrics {
             upstream,
             server,
-            attempts: Table::new(workers),
+            attempts: Sharded::new(workers),
             connects: Default::default(),
             checks: Default::default(),
             transitions: Default::default(),
@@ -124,7 +126,8 @@ impl ServerMetrics {
 
     /// Once per attempt, when its outcome is known.
     pub fn attempted(&self, outcome: Outcome) {
-        self.attempts.add(outcome.key(), 1);
+        let (shard, access) = self.attempts.local();
+        shard.add(outcome.key(), 1, access);
     }
 
     pub fn connected(&self, result: ConnectResult) {
@@ -138,6 +141,11 @@ impl ServerMetrics {
     /// The breaker is now in state `to`. [`crate::telemetry::events::breaker`] logs and calls this.
     pub(in crate::telemetry) fn breaker_moved(&self, to: BreakerReading) {
         self.transitions[to as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// By key of the outcome, over all workers.
+    pub(in crate::telemetry) fn attempts(&self) -> BTreeMap<u64, u64> {
+        Table::totals(self.attempts.iter())
     }
 
     pub(in crate::telemetry) fn reading(&self) -> Option<ServerReading> {
@@ -158,14 +166,13 @@ impl ServerMetrics {
 
     /// Attempts so far, over all outcomes.
     pub fn attempts_total(&self) -> u64 {
-        self.attempts.totals().values().sum()
+        self.attempts().values().sum()
     }
 
     /// Attempts so far that failed or were answered with 500 and above.
     pub fn failures_total(&self) -> u64 {
         let failed = |key: u64| key >> 16 != 1 || (key & 0xffff) >= 500;
-        self.attempts
-            .totals()
+        self.attempts()
             .iter()
             .filter(|(key, _)| failed(**key))
             .map(|(_, n)| n)
