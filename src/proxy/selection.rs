@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Waker};
 
 use crate::balance;
 use crate::config::model::{Balance, HashKey};
@@ -77,10 +78,11 @@ impl Transaction {
         let pools = &self.context.pools;
         let method = &self.account.head.method;
         let again = retry::resend_after_stale(method, true, self.replayable());
+        let cx = &mut TaskContext::from_waker(Waker::noop());
         let acquired = if again {
-            pools.acquire(lease.server().connections())
+            pools.acquire(lease.server().connections(), cx)
         } else {
-            pools.acquire_for_once(lease.server().connections())
+            pools.acquire_for_once(lease.server().connections(), cx)
         };
         let via = match acquired {
             Acquired::Kept(connection, claim) => Via::Kept(connection, claim),
@@ -133,7 +135,7 @@ impl Transaction {
             claim,
             ..
         } = slot.take()?;
-        if !connection.is_usable() {
+        if !connection.is_usable(&mut TaskContext::from_waker(Waker::noop())) {
             return None;
         }
         let lease = upstream.claim(&server)?;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -93,12 +94,16 @@ const DOUBT: u32 = 32;
 const MOST_DOUBT: u32 = 256;
 
 impl<C: Pooled> Kept<C> {
-    pub(super) fn take(&mut self, ended: &mut Vec<Idle<C>>) -> Option<Idle<C>> {
+    pub(super) fn take(
+        &mut self,
+        ended: &mut Vec<Idle<C>>,
+        cx: &mut Context<'_>,
+    ) -> Option<Idle<C>> {
         let epoch = self.server.epoch();
         let mut found = None;
         while let Some(mut idle) = self.idle.pop_back() {
             if idle.ticket.epoch == epoch {
-                if idle.connection.is_usable() {
+                if idle.connection.is_usable(cx) {
                     self.doubt = self.doubt.saturating_sub(1);
                     found = Some(idle);
                     break;
@@ -114,11 +119,12 @@ impl<C: Pooled> Kept<C> {
     /// Ends those whose time is over, that are no longer wanted, or that the server ended.
     pub(super) fn expire(&mut self, now: Instant, ended: &mut Vec<Idle<C>>) {
         let epoch = self.server.epoch();
+        let mut cx = Context::from_waker(Waker::noop());
         let mut index = 0;
         while let Some(idle) = self.idle.get_mut(index) {
             let over = idle.expires.is_some_and(|expires| expires <= now);
             let wanted = !over && idle.ticket.epoch == epoch;
-            if wanted && idle.connection.is_usable() {
+            if wanted && idle.connection.is_usable(&mut cx) {
                 index += 1;
                 continue;
             }

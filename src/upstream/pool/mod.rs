@@ -18,6 +18,7 @@ mod shared;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -37,15 +38,16 @@ const SWEEP: Duration = Duration::from_millis(500);
 /// What the pool needs to know of a connection.
 pub trait Pooled {
     /// Neither bytes, nor FIN, nor an error are waiting: a request may be sent. No system call.
-    fn is_usable(&mut self) -> bool;
+    /// If so, `cx` is woken when something comes.
+    fn is_usable(&mut self, cx: &mut Context<'_>) -> bool;
 
     /// The server's `Keep-Alive: timeout=`.
     fn keep_alive_hint(&self) -> Option<Duration>;
 }
 
 impl Pooled for Connection {
-    fn is_usable(&mut self) -> bool {
-        Connection::is_usable(self)
+    fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
+        Connection::is_usable(self, cx)
     }
 
     fn keep_alive_hint(&self) -> Option<Duration> {
@@ -118,11 +120,16 @@ impl<C: Pooled + 'static> Pools<C> {
                 .is_some_and(|kept| !kept.is_empty())
     }
 
-    /// The newest usable kept connection, or leave to open one.
-    pub fn acquire(self: &Rc<Self>, server: &Arc<ServerConnections>) -> Acquired<C> {
+    /// The newest usable kept connection, or leave to open one. `cx` is the task's own, so that
+    /// it waits for the answer already.
+    pub fn acquire(
+        self: &Rc<Self>,
+        server: &Arc<ServerConnections>,
+        cx: &mut Context<'_>,
+    ) -> Acquired<C> {
         let mut ended = Vec::new();
         let found = match self.kept.borrow_mut().get_mut(&server.id()) {
-            Some(kept) => kept.take(&mut ended),
+            Some(kept) => kept.take(&mut ended, cx),
             None => None,
         };
         // Ends them with nothing borrowed: it may call the queue.
@@ -143,7 +150,11 @@ impl<C: Pooled + 'static> Pools<C> {
 
     /// The same for a request that could not be sent again: a new connection, where there is room
     /// for one, as long as the server is known to end kept ones without a word.
-    pub fn acquire_for_once(self: &Rc<Self>, server: &Arc<ServerConnections>) -> Acquired<C> {
+    pub fn acquire_for_once(
+        self: &Rc<Self>,
+        server: &Arc<ServerConnections>,
+        cx: &mut Context<'_>,
+    ) -> Acquired<C> {
         let doubted = match self.kept.borrow_mut().get_mut(&server.id()) {
             Some(kept) => kept.is_doubted(),
             None => false,
@@ -158,7 +169,7 @@ impl<C: Pooled + 'static> Pools<C> {
                 ticket,
                 pools: self.clone(),
             }),
-            None => self.acquire(server),
+            None => self.acquire(server, cx),
         }
     }
 

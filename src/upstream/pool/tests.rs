@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 
 use tokio::task::LocalSet;
 
@@ -22,7 +23,7 @@ struct Fake {
 }
 
 impl Pooled for Fake {
-    fn is_usable(&mut self) -> bool {
+    fn is_usable(&mut self, _cx: &mut Context<'_>) -> bool {
         self.wire.usable.get()
     }
 
@@ -71,8 +72,13 @@ fn capped(max_connections: usize) -> Arc<ServerConnections> {
     })
 }
 
+/// Of nobody's task.
+fn idly() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
 fn dial(pools: &Rc<Pools<Fake>>, server: &Arc<ServerConnections>) -> Claim<Fake> {
-    match pools.acquire(server) {
+    match pools.acquire(server, &mut idly()) {
         Acquired::Dial(claim) => claim,
         Acquired::Kept(..) => panic!("nothing was kept"),
         Acquired::Full => panic!("there is room"),
@@ -80,7 +86,7 @@ fn dial(pools: &Rc<Pools<Fake>>, server: &Arc<ServerConnections>) -> Claim<Fake>
 }
 
 fn kept(pools: &Rc<Pools<Fake>>, server: &Arc<ServerConnections>) -> (Fake, Claim<Fake>) {
-    match pools.acquire(server) {
+    match pools.acquire(server, &mut idly()) {
         Acquired::Kept(connection, claim) => (connection, claim),
         _ => panic!("a connection is kept"),
     }
@@ -92,7 +98,7 @@ async fn what_cannot_be_sent_again_avoids_connections_that_the_server_ends() {
     let pools: Rc<Pools<Fake>> = Pools::new(&hub);
     let (connection, wire) = fake();
     dial(&pools, &server).check_in(connection);
-    let once = || pools.acquire_for_once(&server);
+    let once = || pools.acquire_for_once(&server, &mut idly());
     match once() {
         Acquired::Kept(connection, claim) => claim.check_in(connection),
         _ => panic!("nothing is known against it"),
@@ -118,7 +124,7 @@ async fn what_cannot_be_sent_again_avoids_connections_that_the_server_ends() {
 }
 
 fn dial_or_kept(pools: &Rc<Pools<Fake>>, server: &Arc<ServerConnections>) -> Claim<Fake> {
-    match pools.acquire(server) {
+    match pools.acquire(server, &mut idly()) {
         Acquired::Dial(claim) | Acquired::Kept(_, claim) => claim,
         Acquired::Full => panic!("there is room"),
     }
@@ -156,7 +162,10 @@ async fn a_dropped_claim_gives_up_its_place() {
     let pools = Pools::<Fake>::new(&Hub::new());
     let server = capped(1);
     let claim = dial(&pools, &server);
-    assert!(matches!(pools.acquire(&server), Acquired::Full));
+    assert!(matches!(
+        pools.acquire(&server, &mut idly()),
+        Acquired::Full
+    ));
     drop(claim);
     drop(dial(&pools, &server));
     assert_eq!(server.open(), 0);
@@ -338,7 +347,7 @@ async fn at_the_cap_another_worker_closes_an_idle_one() {
                 .collect();
             assert!(!ours.can_carry(&server));
             assert!(theirs.can_carry(&server));
-            assert!(matches!(ours.acquire(&server), Acquired::Full));
+            assert!(matches!(ours.acquire(&server, &mut idly()), Acquired::Full));
             pass(0.001).await;
             assert_eq!(
                 told.load(Ordering::Relaxed),
@@ -405,7 +414,7 @@ async fn a_connection_given_back_while_one_is_wanted_is_told_to_the_queue() {
         }
     }));
     let claim = dial(&theirs, &server);
-    assert!(matches!(ours.acquire(&server), Acquired::Full));
+    assert!(matches!(ours.acquire(&server, &mut idly()), Acquired::Full));
     claim.check_in(fake().0);
     assert_eq!(told.load(Ordering::Relaxed), 1);
     let (connection, claim) = kept(&theirs, &server);
@@ -423,7 +432,7 @@ fn racing_workers_never_pass_the_cap() {
             scope.spawn(|| {
                 let pools = Pools::new(&hub);
                 for round in 0..2000 {
-                    match pools.acquire(&server) {
+                    match pools.acquire(&server, &mut idly()) {
                         Acquired::Kept(connection, claim) => claim.check_in(connection),
                         Acquired::Dial(claim) => {
                             highest.fetch_max(server.open(), Ordering::Relaxed);

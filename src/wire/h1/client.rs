@@ -45,6 +45,8 @@ struct Inner {
     interim: u32,
     /// Reads that brought something.
     received: u64,
+    /// Nothing had come, and the task that begins the next exchange is woken when something does.
+    awaited: bool,
     /// Of the final answer: its framing, and whether the connection stays usable after it.
     answer: (Framing, bool),
 }
@@ -61,6 +63,7 @@ impl Connection {
             upgrade: None,
             interim: 0,
             received: 0,
+            awaited: false,
             answer: (Framing::Length(0), false),
         }))
     }
@@ -68,14 +71,16 @@ impl Connection {
     /// True if nothing has arrived on it: neither FIN nor bytes that nobody asked for (those
     /// would be read as the next answer). Looks at the readiness flag; a system call is made
     /// only when that is up.
-    pub fn is_usable(&mut self) -> bool {
-        let socket = &mut self.0.socket;
-        let mut cx = Context::from_waker(Waker::noop());
-        if socket.poll_read_ready(&mut cx).is_pending() {
-            return true;
-        }
-        // The flag may be left over from a read that filled its buffer to the brim.
-        socket.poll_read(&mut cx, &mut [0]).is_pending()
+    ///
+    /// `cx` is woken when something comes: an exchange that is started in the same wake-up waits
+    /// for its answer already, and looks at the socket only after that.
+    pub fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
+        let inner = &mut *self.0;
+        let nothing = inner.socket.poll_read_ready(cx).is_pending()
+            // The flag may be left over from a read that filled its buffer to the brim.
+            || inner.socket.poll_read(cx, &mut [0]).is_pending();
+        inner.awaited = nothing && !cx.waker().will_wake(Waker::noop());
+        nothing
     }
 
     /// The server's `Keep-Alive: timeout=`, from its last answer that had one.

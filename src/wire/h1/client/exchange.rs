@@ -115,6 +115,9 @@ impl Exchange {
 
 impl Inner {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
+        if std::mem::take(&mut self.awaited) {
+            return Poll::Pending;
+        }
         let filled = ready!(self.inbound.poll_fill(&mut self.socket, cx));
         let (answered, written) = (self.received > 0, self.upload.written());
         Poll::Ready(match filled {

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -34,6 +35,10 @@ fn start(
 ) -> Exchange {
     let body: Rc<dyn Downstream> = body;
     Exchange::start(connection, request, &body, upgrade)
+}
+
+fn is_usable(connection: &mut Connection) -> bool {
+    connection.is_usable(&mut Context::from_waker(Waker::noop()))
 }
 
 async fn answer(exchange: &mut Exchange) -> Result<Answer, ExchangeError> {
@@ -321,20 +326,48 @@ async fn a_connection_that_ends_says_what_was_written_and_answered() {
 async fn usable_means_that_nothing_has_arrived() {
     let (mut connection, mut server) = pair();
     tokio::task::yield_now().await;
-    assert!(connection.is_usable());
+    assert!(is_usable(&mut connection));
     server
         .write_all(b"HTTP/1.1 200 OK\r\n")
         .await
         .expect("writable");
-    while connection.is_usable() {
+    while is_usable(&mut connection) {
         tokio::task::yield_now().await;
     }
     let (mut connection, server) = pair();
-    assert!(connection.is_usable());
+    assert!(is_usable(&mut connection));
     drop(server);
-    while connection.is_usable() {
+    while is_usable(&mut connection) {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn an_answer_wakes_whoever_found_its_connection_usable() {
+    local(async {
+        let (mut connection, mut server) = pair();
+        let nobody = Given::nothing();
+        for round in 0..3 {
+            let started = poll_fn(|cx| {
+                // Found usable a second time by nobody's task: the first one is not woken any more.
+                let usable = connection.is_usable(cx) && (round < 2 || is_usable(&mut connection));
+                Poll::Ready(usable)
+            });
+            assert!(started.await, "nothing has come yet");
+            let mut exchange = start(connection, &head(Method::Get, &[]), nobody.clone(), None);
+            let serving = async {
+                read_until(&mut server, "\r\n\r\n").await;
+                let text = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                server.write_all(text.as_bytes()).await.expect("writable");
+            };
+            let (got, ()) = tokio::join!(answer(&mut exchange), serving);
+            assert!(matches!(got, Ok(Answer::Final(_))), "{got:?}");
+            let mut body = exchange.into_body();
+            pull(&mut body).await.expect("empty");
+            connection = body.take_connection().expect("reusable");
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
