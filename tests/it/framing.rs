@@ -2,5 +2,6 @@
 
 mod answers;
 mod mixed;
+mod octets;
 mod recorder;
 mod requests;

@@ -1,15 +1,23 @@
-//! An origin that writes down every request that it could read in what came, by a parser of its
-//! own that is stricter than any server's: what it cannot read is an entry too.
+//! An origin that writes down every byte that comes, and every request that an independent and
+//! strict reader finds in them: what that cannot read is an entry too.
 
 use std::sync::{Arc, Mutex};
 
-use crate::support::client::{find, lossy};
+use crate::support::client::lossy;
+use crate::support::reference::{self, Message, Reading};
 use crate::support::{Connection, Origin};
 
 /// The recording origin.
 pub struct Recorder {
     pub origin: Origin,
-    seen: Arc<Mutex<Vec<String>>>,
+    heard: Arc<Mutex<Heard>>,
+}
+
+#[derive(Default)]
+struct Heard {
+    entries: Vec<String>,
+    /// Of each connection.
+    bytes: Vec<Vec<u8>>,
 }
 
 /// Added by every proxy run; not what these tests are about.
@@ -24,102 +32,160 @@ const ADDED: [&str; 6] = [
 
 impl Recorder {
     pub fn start() -> Self {
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let list = seen.clone();
+        let heard: Arc<Mutex<Heard>> = Arc::default();
+        let shared = heard.clone();
         let origin = Origin::scripted(move |connection| {
-            while let Some(entry) = request(connection) {
+            let mut bytes = Vec::new();
+            while let Some(entry) = request(connection, &mut bytes, &shared) {
                 let whole = !entry.ends_with("(cut)");
-                list.lock().expect("no panic with the lock").push(entry);
+                let mut heard = shared.lock().expect("no panic with the lock");
+                heard.entries.push(entry);
+                drop(heard);
                 if !whole {
                     return;
                 }
                 connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
             }
         });
-        Recorder { origin, seen }
+        Recorder { origin, heard }
     }
 
     /// One line per request: start line, fields and body, without what every proxy run adds.
     pub fn seen(&self) -> Vec<String> {
-        self.seen.lock().expect("no panic with the lock").clone()
+        self.lock().entries.clone()
+    }
+
+    /// The same, and forgets it.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().entries)
+    }
+
+    /// Every byte that came, in one piece: for what must not be among them.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.lock().bytes.concat()
+    }
+
+    /// What came is, on each connection, whole requests one behind the other, and at most one cut
+    /// one at the end; another reader of heads sees the same ends and the same names.
+    #[track_caller]
+    pub fn check(&self) {
+        for bytes in &self.lock().bytes {
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                match reference::request(rest) {
+                    Reading::Whole(message) => {
+                        reference::agrees_with_httparse(rest, &message);
+                        rest = &rest[message.length..];
+                    }
+                    Reading::Partial(_) => break,
+                    Reading::Faulty(fault) => panic!("{fault}: {}", rest.escape_ascii()),
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Heard> {
+        self.heard.lock().expect("no panic with the lock")
     }
 }
 
 /// `None`: the proxy closed between two requests. A request that broke off ends in `(cut)`.
-fn request(connection: &mut Connection) -> Option<String> {
-    let mut bytes = Vec::new();
-    let head = loop {
-        if let Some(end) = find(&bytes, b"\r\n\r\n") {
-            break end + 4;
-        }
-        match connection.some() {
-            Some(more) => bytes.extend(more),
-            None if bytes.is_empty() => return None,
-            None => return Some(format!("{} (cut)", lossy(&bytes))),
-        }
-    };
-    let rest = bytes.split_off(head);
-    let (entry, framing) = read_head(&lossy(&bytes));
-    connection.unread(rest);
-    if entry.contains("Expect: 100-continue") {
-        connection.send("HTTP/1.1 100 Continue\r\n\r\n");
-    }
-    let body = match framing {
-        Framing::Bytes(0) => return Some(entry),
-        Framing::Bytes(count) => connection.exactly(count),
-        Framing::Chunked => connection.chunked(),
-        Framing::Faulty => return Some(format!("{entry} (cut)")),
-    };
-    Some(match body {
-        Some(body) => format!("{entry} | {}", lossy(&body).replace("\r\n", "~")),
-        None => format!("{entry} (cut)"),
-    })
-}
-
-enum Framing {
-    Bytes(usize),
-    Chunked,
-    Faulty,
-}
-
-fn read_head(head: &str) -> (String, Framing) {
-    let mut entry = Vec::new();
-    let (mut lengths, mut codings, mut hosts, mut faulty) = (Vec::new(), 0, 0, false);
-    let mut lines = head.trim_end_matches("\r\n").split("\r\n");
-    let start = lines.next().unwrap_or_default();
-    faulty |= start.split(' ').count() != 3 || !start.ends_with(" HTTP/1.1");
-    entry.push(start.trim_end_matches(" HTTP/1.1").to_owned());
-    for line in lines {
-        faulty |= line
-            .bytes()
-            .any(|byte| (byte < 32 && byte != 9) || byte == 127);
-        let (name, value) = line.split_once(':').unwrap_or((line, ""));
-        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        faulty |= name.is_empty() || !name.bytes().all(token);
-        match name.to_ascii_lowercase().as_str() {
-            "host" => hosts += 1,
-            "content-length" => lengths.push(value.trim().parse::<usize>()),
-            "transfer-encoding" => {
-                codings += 1;
-                faulty |= value.trim() != "chunked";
+/// `bytes` are those of the connection that no request has had yet.
+fn request(
+    connection: &mut Connection,
+    bytes: &mut Vec<u8>,
+    heard: &Mutex<Heard>,
+) -> Option<String> {
+    let mut continued = false;
+    loop {
+        match reference::request(bytes) {
+            Reading::Whole(message) => {
+                let own: Vec<u8> = bytes.drain(..message.length).collect();
+                return Some(whole(&message, &own));
             }
-            name if ADDED.contains(&name) => continue,
-            _ => {}
+            Reading::Faulty(fault) => return Some(format!("FAULTY: {fault} (cut)")),
+            Reading::Partial(Some(message)) if !continued && expects(&message) => {
+                connection.send("HTTP/1.1 100 Continue\r\n\r\n");
+                continued = true;
+            }
+            Reading::Partial(head) => match connection.some() {
+                Some(more) => {
+                    note(connection.index, &more, heard);
+                    bytes.extend(more);
+                }
+                None if bytes.is_empty() => return None,
+                None => {
+                    let read = head.map_or_else(|| lossy(bytes), |head| entry(&head));
+                    return Some(format!("{read} (cut)"));
+                }
+            },
         }
-        if name.eq_ignore_ascii_case("host") && value.trim() == "h" {
+    }
+}
+
+fn note(connection: usize, more: &[u8], heard: &Mutex<Heard>) {
+    let mut heard = heard.lock().expect("no panic with the lock");
+    let count = heard.bytes.len().max(connection + 1);
+    heard.bytes.resize(count, Vec::new());
+    heard.bytes[connection].extend(more);
+}
+
+fn expects(message: &Message) -> bool {
+    !message.values("expect").is_empty()
+}
+
+fn whole(message: &Message, bytes: &[u8]) -> String {
+    let mut line = entry(message);
+    if let Some(fault) = fault(message, bytes) {
+        return format!("FAULTY: {fault}: {line} (cut)");
+    }
+    if message.head < message.length {
+        line += " | ";
+        line += &lossy(&bytes[message.head..]).replace("\r\n", "~");
+    }
+    line
+}
+
+/// What a client may send and a proxy must not.
+fn fault(message: &Message, bytes: &[u8]) -> Option<&'static str> {
+    let [method, target, version] = &message.start;
+    let asterisk = target == b"*" && method == b"OPTIONS";
+    let hop = [
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "http2-settings",
+        "proxy-authorization",
+    ];
+    let switch = message.values("upgrade").is_empty() == message.values("connection").is_empty()
+        && message
+            .values("connection")
+            .iter()
+            .all(|value| value == b"Upgrade");
+    let bare = |byte: &u8| byte.is_ascii_alphanumeric();
+    let plain_sizes = !message.chunked || bytes[message.head..].first().is_some_and(bare);
+    match () {
+        () if version != b"HTTP/1.1" => Some("another version"),
+        () if !target.starts_with(b"/") && !asterisk => Some("no origin-form"),
+        () if bytes.starts_with(b"\r\n") => Some("an empty line before it"),
+        () if message.values("host").len() != 1 => Some("not one Host"),
+        () if hop.iter().any(|name| !message.values(name).is_empty()) => Some("a field of the hop"),
+        () if !switch => Some("Connection"),
+        () if !plain_sizes => Some("chunks"),
+        () => None,
+    }
+}
+
+fn entry(message: &Message) -> String {
+    let [method, target, _] = &message.start;
+    let mut parts = vec![format!("{} {}", lossy(method), lossy(target))];
+    for (name, value) in &message.fields {
+        let (name, value) = (lossy(name), lossy(value));
+        let lower = name.to_ascii_lowercase();
+        if ADDED.contains(&&*lower) || (lower == "host" && value == "h") {
             continue;
         }
-        entry.push(line.to_owned());
+        parts.push(format!("{name}: {value}").trim_end().to_owned());
     }
-    faulty |= hosts != 1 || lengths.len() + codings > 1;
-    let framing = match (faulty, codings, lengths.first()) {
-        (true, ..) | (_, _, Some(Err(_))) => Framing::Faulty,
-        (_, 0, None) => Framing::Bytes(0),
-        (_, _, Some(Ok(length))) => Framing::Bytes(*length),
-        _ => Framing::Chunked,
-    };
-    if matches!(framing, Framing::Faulty) {
-        entry.insert(0, "FAULTY".to_owned());
-    }
-    (entry.join(" | "), framing)
+    parts.join(" | ")
 }

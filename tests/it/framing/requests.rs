@@ -4,14 +4,14 @@
 use super::recorder::Recorder;
 use crate::support::{Proxy, eventually};
 
-fn start(recorder: &Recorder) -> Proxy {
+pub fn start(recorder: &Recorder) -> Proxy {
     Proxy::start(&format!(
         "[upstream.app]\nservers = [\"{}\"]\n[[route]]\nprefix = \"/\"\nupstream = \"app\"\n",
         recorder.origin.address()
     ))
 }
 
-fn show(bytes: &[u8]) -> String {
+pub fn show(bytes: &[u8]) -> String {
     bytes[..bytes.len().min(300)].escape_ascii().to_string()
 }
 
@@ -272,6 +272,7 @@ fn heads_that_can_be_read_in_two_ways_are_refused_and_reach_no_server() {
     }
     let count = START_LINES.len() + FIELDS.len() + FRAMING.len();
     assert_eq!(recorder.seen(), vec!["GET /before"; count]);
+    recorder.check();
 }
 
 #[test]
@@ -401,6 +402,7 @@ fn bodies_that_are_no_chunks_are_refused_and_end_no_request_at_the_server() {
         .filter(|entry| !entry.ends_with("(cut)"))
         .collect();
     assert!(whole.is_empty(), "whole requests at the server: {whole:?}");
+    recorder.check();
     eventually("the cut requests' connections are closed", || {
         recorder.origin.open() == 0
     });
@@ -590,4 +592,5 @@ fn what_can_be_read_in_one_way_reaches_the_server_as_that() {
         expected.extend(seen.iter().map(|entry| (*entry).to_owned()));
         assert_eq!(recorder.seen(), expected, "{clause}: {}", show(bytes));
     }
+    recorder.check();
 }

@@ -8,6 +8,7 @@ pub mod client;
 pub mod origin;
 pub mod process;
 pub mod proxy;
+pub mod reference;
 pub mod wait;
 
 pub use app::{ONE_WORKER, app, app_with, count};
