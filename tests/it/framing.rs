@@ -3,5 +3,7 @@
 mod answers;
 mod mixed;
 mod octets;
+mod octets_back;
 mod recorder;
 mod requests;
+mod spellings;

@@ -177,7 +177,7 @@ fn origin(cases: Vec<(Vec<u8>, Then)>, drip: bool) -> Origin {
 
 /// One worker, so that a second request would find the first one's connection; nothing that
 /// hides a bad answer behind another server's.
-fn start(origin: &Origin) -> Proxy {
+pub fn start(origin: &Origin) -> Proxy {
     Proxy::start(&format!(
         "[process]\nworkers = 1\n[[route]]\nprefix = \"/\"\nupstream = \"app\"\n\
          [upstream.app]\nservers = [\"{}\"]\nbreaker = {{ mode = \"off\" }}\n\

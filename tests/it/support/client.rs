@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::DEADLINE;
+use super::reference::{self, Reading};
 
 /// One connection.
 pub struct Client {
@@ -125,6 +126,26 @@ impl Client {
     /// The same after a request with `method`: the answer to HEAD has no body.
     pub fn try_response_to(&mut self, method: &str) -> io::Result<Response> {
         self.read(method)
+    }
+
+    /// The next final answer as the reference reads it, once it is whole or nothing more comes.
+    pub fn strictly(&mut self, method: &str) -> Reading {
+        loop {
+            match reference::response(&self.buffer, method) {
+                Reading::Whole(message) => {
+                    self.buffer.drain(..message.length);
+                    if !message.start[1].starts_with(b"1") {
+                        return Reading::Whole(message);
+                    }
+                }
+                Reading::Partial(head) => {
+                    if self.fill().is_err() {
+                        return Reading::Partial(head);
+                    }
+                }
+                faulty @ Reading::Faulty(_) => return faulty,
+            }
+        }
     }
 
     /// True once the proxy has closed the connection without a further byte.

@@ -183,7 +183,9 @@ impl Origin {
         eventually("a request arrives at the origin", || {
             self.request_count() > 0
         });
-        self.requests().pop().expect("there is one")
+        let requests = self.shared.requests.lock();
+        let requests = requests.expect("no script panics with the lock");
+        requests.last().expect("there is one").clone()
     }
 
     /// Connections accepted so far.
