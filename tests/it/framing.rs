@@ -1,6 +1,8 @@
 //! Framing, byte for byte: what a request or an answer may be, and what the other side sees of it.
 
 mod answers;
+mod cuts;
+mod hosts;
 mod mixed;
 mod octets;
 mod octets_back;

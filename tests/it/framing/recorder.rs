@@ -60,11 +60,6 @@ impl Recorder {
         std::mem::take(&mut self.lock().entries)
     }
 
-    /// Every byte that came, in one piece: for what must not be among them.
-    pub fn bytes(&self) -> Vec<u8> {
-        self.lock().bytes.concat()
-    }
-
     /// What came is, on each connection, whole requests one behind the other, and at most one cut
     /// one at the end; another reader of heads sees the same ends and the same names.
     #[track_caller]

@@ -16,4 +16,4 @@ pub use client::{Client, Response};
 pub use origin::{Connection, Origin, Received};
 pub use process::{Process, evenkeel, says};
 pub use proxy::Proxy;
-pub use wait::{DEADLINE, eventually, value_within};
+pub use wait::{DEADLINE, Rounds, eventually, value_within};

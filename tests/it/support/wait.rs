@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::{Client, Proxy};
+
 /// Longer than anything here takes on a busy machine, shorter than patience.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -21,5 +23,27 @@ pub fn value_within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Op
         }
         assert!(Instant::now() < end, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Lets the one worker of a proxy go round: what it could read before, it has read.
+///
+/// A request on a connection of its own is read in the same round as what came before it, or in a
+/// later one; a connection that is to be accepted takes a round more, and the task behind it.
+pub struct Rounds(Client);
+
+impl Rounds {
+    /// `proxy` has one worker.
+    pub fn of(proxy: &Proxy) -> Self {
+        Rounds(proxy.client())
+    }
+
+    #[track_caller]
+    pub fn pass(&mut self) {
+        for _ in 0..3 {
+            // Answered by the proxy itself.
+            let answer = self.0.request("OPTIONS", "*", "Max-Forwards: 0\r\n");
+            assert_eq!(answer.status, 200);
+        }
     }
 }
