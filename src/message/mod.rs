@@ -9,12 +9,14 @@
 //! - [`Body`]: what is pulled to answer it. The response body owns the exchange: pulling it also
 //!   moves the request body upstream, so one task does both.
 //! - [`Data`]: a piece of a body, a view into a scratch buffer of the worker.
+//! - [`Pipe`]: a piece that stays in the kernel, between two plain sockets.
 
 pub mod body;
 pub mod data;
 pub mod fields;
 pub mod head;
 pub mod known;
+pub mod pipe;
 pub mod scratch;
 
 pub use body::{Abort, Body, BodyError, BodyStream, Downstream, Frame, Length, Tunnel};
@@ -23,4 +25,5 @@ pub use data::Data;
 pub use fields::{Block, Fields};
 pub use head::{Method, RequestHead, ResponseHead, Version};
 pub use known::{Known, KnownSet};
+pub use pipe::Pipe;
 pub use scratch::Scratch;

@@ -16,6 +16,8 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::message::Pipe;
+
 /// A connected stream socket.
 #[derive(Debug)]
 pub enum Socket {
@@ -75,6 +77,48 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    /// Whether bytes can go from or to it without a copy ([`Pipe`]).
+    pub fn splices(&self) -> bool {
+        matches!(self, Socket::Tcp(_))
+    }
+
+    /// As [`Socket::poll_read`], up to `limit` bytes into an empty pipe.
+    pub fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        let Socket::Tcp(stream) = self else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_io(Interest::READABLE, || pipe.fill(&*stream, limit)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                filled => return Poll::Ready(filled),
+            }
+        }
+    }
+
+    /// As [`Socket::poll_write`], out of a pipe.
+    pub fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        let Socket::Tcp(stream) = self else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            match stream.try_io(Interest::WRITABLE, || pipe.drain(&*stream)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                drained => return Poll::Ready(drained),
+            }
         }
     }
 
