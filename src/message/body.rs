@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use crate::message::{Data, Fields, ResponseHead};
+use crate::message::{Data, Fields, Pipe, ResponseHead};
 
 /// How long a body is, known before its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,9 @@ pub enum Length {
 pub enum Frame {
     /// Never empty.
     Data(Data),
+    /// Bytes that stay in the kernel; never empty, and only for one that takes pipes
+    /// ([`BodyStream::take_pipes`]).
+    Piped(Pipe),
     /// After the last data; followed by `End`.
     Trailers(Fields),
     /// Clean end. Pulling again gives `End` again.
@@ -51,6 +54,10 @@ pub trait BodyStream {
 
     /// The next frame. `Pending` registers the task's waker with whatever can move it on.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>>;
+
+    /// The consumer can give [`Frame::Piped`] on: its peer is a plain socket, and the body is sent
+    /// as it is.
+    fn take_pipes(&mut self) {}
 
     /// For the consumer, while its own peer does not take the last frame: ready with the error
     /// that ends the exchange when its time is over (idle or total). `progressed` says that bytes
@@ -90,6 +97,9 @@ pub trait Downstream {
     /// The next frame of the request body. The first pull sends `100 Continue` when the client
     /// expects it, unless an interim answer went already.
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>>;
+
+    /// As [`BodyStream::take_pipes`], for the frames from now on.
+    fn take_pipes(&self) {}
 
     /// Sends an interim answer (1xx other than 101). Silent where version or protocol cannot
     /// carry it. Ready when it is written or dropped.

@@ -62,7 +62,10 @@ impl Pipe {
     /// Takes up to `limit` received bytes out of `socket`; 0 is its FIN. Only into an empty pipe:
     /// in a full one `WouldBlock` would not tell which side it means.
     pub(crate) fn fill(&mut self, socket: impl AsFd, limit: usize) -> io::Result<usize> {
-        debug_assert!(self.is_empty(), "a pipe is emptied before it is filled again");
+        debug_assert!(
+            self.is_empty(),
+            "a pipe is emptied before it is filled again"
+        );
         let Some(ends) = &self.ends else { return Ok(0) };
         self.length = splice(socket, None, &ends.write, None, limit, flags())?;
         Ok(self.length)

@@ -23,6 +23,8 @@ pub struct RequestBody {
     /// `max-body`.
     limit: u64,
     replay: RefCell<Replay>,
+    /// Whoever pulls takes pipes: once nothing is recorded any more.
+    pipes: Cell<bool>,
 }
 
 /// What was pulled so far, while it may be sent again.
@@ -51,6 +53,7 @@ impl RequestBody {
                 room: Some(room),
                 next: 0,
             }),
+            pipes: Cell::new(false),
         }
     }
 
@@ -74,14 +77,20 @@ impl RequestBody {
             Poll::Ready(Ok(frame)) => frame,
             other => return other,
         };
-        if let Frame::Data(data) = &frame {
-            let counted = self.counted.get() + data.payload() as u64;
-            self.counted.set(counted);
-            if counted > self.limit {
-                return Poll::Ready(Err(BodyError::TooLarge));
-            }
+        let bytes = match &frame {
+            Frame::Data(data) => data.payload(),
+            Frame::Piped(pipe) => pipe.len(),
+            Frame::Trailers(_) | Frame::End => 0,
+        };
+        let counted = self.counted.get() + bytes as u64;
+        self.counted.set(counted);
+        if counted > self.limit {
+            return Poll::Ready(Err(BodyError::TooLarge));
         }
         self.replay.borrow_mut().record(&frame);
+        if self.pipes.get() && !self.replayable() {
+            self.inner.take_pipes();
+        }
         Poll::Ready(Ok(frame))
     }
 }
@@ -104,6 +113,8 @@ impl Replay {
     fn record(&mut self, frame: &Frame) {
         match frame {
             Frame::Data(data) => self.record_data(data),
+            // Bytes that nobody can look at: only once nothing is recorded.
+            Frame::Piped(_) => self.forget(),
             Frame::Trailers(trailers) => {
                 self.trailers = Some(trailers.clone());
                 self.next = self.pieces.len() + 1;
@@ -122,9 +133,14 @@ impl Replay {
             self.pieces.push(data.to_kept());
             self.next = self.pieces.len();
         } else {
-            self.pieces = Vec::new();
-            self.next = 0;
+            self.forget();
         }
+    }
+
+    fn forget(&mut self) {
+        self.room = None;
+        self.pieces = Vec::new();
+        self.next = 0;
     }
 }
 
@@ -138,6 +154,13 @@ impl Downstream for RequestBody {
             return Poll::Ready(Ok(frame));
         }
         self.pull(cx)
+    }
+
+    fn take_pipes(&self) {
+        self.pipes.set(true);
+        if !self.replayable() {
+            self.inner.take_pipes();
+        }
     }
 
     fn poll_interim(&self, cx: &mut Context<'_>, head: &ResponseHead) -> Poll<()> {
@@ -157,7 +180,23 @@ mod tests {
     use super::*;
 
     /// Gives the scripted frames, then `End` for ever.
-    struct Script(RefCell<VecDeque<Frame>>);
+    struct Script {
+        frames: RefCell<VecDeque<Frame>>,
+        pipes: Cell<bool>,
+    }
+
+    impl Script {
+        fn new(frames: impl IntoIterator<Item = Frame>) -> Rc<Self> {
+            Rc::new(Script {
+                frames: RefCell::new(frames.into_iter().collect()),
+                pipes: Cell::new(false),
+            })
+        }
+    }
+
+    fn data(piece: &str) -> Frame {
+        Frame::Data(Data::from(piece.as_bytes().to_vec()))
+    }
 
     impl Downstream for Script {
         fn length(&self) -> Length {
@@ -165,7 +204,15 @@ mod tests {
         }
 
         fn poll_frame(&self, _cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
-            Poll::Ready(Ok(self.0.borrow_mut().pop_front().unwrap_or(Frame::End)))
+            Poll::Ready(Ok(self
+                .frames
+                .borrow_mut()
+                .pop_front()
+                .unwrap_or(Frame::End)))
+        }
+
+        fn take_pipes(&self) {
+            self.pipes.set(true);
         }
 
         fn poll_interim(&self, _cx: &mut Context<'_>, _head: &ResponseHead) -> Poll<()> {
@@ -178,14 +225,8 @@ mod tests {
     }
 
     fn body(pieces: &[&str], limit: Option<u64>, replay: u64) -> RequestBody {
-        let frames = pieces
-            .iter()
-            .map(|piece| Frame::Data(Data::from(piece.as_bytes().to_vec())));
-        RequestBody::new(
-            Rc::new(Script(RefCell::new(frames.collect()))),
-            limit,
-            replay,
-        )
+        let frames = pieces.iter().map(|piece| data(piece));
+        RequestBody::new(Script::new(frames), limit, replay)
     }
 
     /// Pulls at most `frames` frames; gives the text and whether the end came.
@@ -196,12 +237,27 @@ mod tests {
             match body.poll_frame(&mut cx) {
                 Poll::Ready(Ok(Frame::Data(data))) => text += &String::from_utf8_lossy(&data),
                 Poll::Ready(Ok(Frame::Trailers(_))) => text += "|",
+                Poll::Ready(Ok(Frame::Piped(_))) => panic!("nobody here takes pipes"),
                 Poll::Ready(Ok(Frame::End)) => return Ok((text, true)),
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => panic!("the script is always ready"),
             }
         }
         Ok((text, false))
+    }
+
+    #[test]
+    fn what_may_be_sent_again_is_never_taken_through_a_pipe() {
+        let script = Script::new([data("ab"), data("cd"), data("ef")]);
+        let body = RequestBody::new(script.clone(), None, 4);
+        body.take_pipes();
+        assert!(!script.pipes.get());
+        let _recorded = pull(&body, 1);
+        assert!(!script.pipes.get());
+        // The recording has become too long: nothing is sent again from here on.
+        let _passed_on = pull(&body, 2);
+        assert!(!body.replayable());
+        assert!(script.pipes.get());
     }
 
     #[test]
@@ -251,7 +307,7 @@ mod tests {
             Frame::Trailers(Fields::new()),
             Frame::End,
         ]);
-        let body = RequestBody::new(Rc::new(Script(RefCell::new(frames))), None, 64);
+        let body = RequestBody::new(Script::new(frames), None, 64);
         // The wire stops pulling at the trailers: the end after them may never be seen.
         assert_eq!(pull(&body, 2), Ok(("ab|".into(), false)));
         body.rewind();

@@ -187,6 +187,10 @@ impl BodyStream for ExchangeBody {
                 self.account.response_bytes += data.payload() as u64;
                 Ok(Frame::Data(data))
             }
+            Ok(Frame::Piped(pipe)) => {
+                self.account.response_bytes += pipe.len() as u64;
+                Ok(Frame::Piped(pipe))
+            }
             Ok(Frame::Trailers(mut trailers)) => {
                 hop_by_hop::clean_trailers(&mut trailers);
                 Ok(Frame::Trailers(trailers))
@@ -208,6 +212,10 @@ impl BodyStream for ExchangeBody {
 
     fn moves_request(&self) -> bool {
         !self.ended
+    }
+
+    fn take_pipes(&mut self) {
+        self.inner.take_pipes();
     }
 
     fn at_end(&self) -> bool {

@@ -105,11 +105,7 @@ impl Socket {
     }
 
     /// As [`Socket::poll_write`], out of a pipe.
-    pub fn poll_drain(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: &mut Pipe,
-    ) -> Poll<io::Result<usize>> {
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
         let Socket::Tcp(stream) = self else {
             return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
         };

@@ -2,4 +2,5 @@
 
 mod early;
 mod flow;
+mod piped;
 mod shapes;

@@ -9,6 +9,7 @@ mod head_write;
 mod inbound;
 mod outbound;
 mod parse;
+mod piping;
 mod reader;
 pub mod server;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
-use crate::message::{Data, Fields, KnownSet};
+use crate::message::{Data, Fields, KnownSet, Pipe};
 use crate::wire::io::Socket;
 
 /// Below this a copy costs less than another slice in the write.
@@ -19,6 +19,8 @@ const GATHER_BYTES: usize = 32 * 1024;
 pub(super) struct Outbound {
     front: Vec<u8>,
     data: Option<Data>,
+    /// After the front, in place of data; nothing stands behind it.
+    pipe: Option<Pipe>,
     back: Vec<u8>,
     /// Bytes of front, data and back that are written already.
     sent: usize,
@@ -29,11 +31,11 @@ pub(super) struct Outbound {
 impl Outbound {
     /// True if another piece can be put behind what is there.
     pub(super) fn has_room(&self) -> bool {
-        self.data.is_none() && self.front.len() < GATHER_BYTES
+        self.data.is_none() && self.pipe.is_none() && self.front.len() < GATHER_BYTES
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.front.is_empty() && self.data.is_none()
+        self.front.is_empty() && self.data.is_none() && self.pipe.is_none()
     }
 
     pub(super) fn written(&self) -> u64 {
@@ -72,6 +74,12 @@ impl Outbound {
         }
     }
 
+    /// One piece of a body that needs no framing; only while there is room.
+    pub(super) fn push_pipe(&mut self, pipe: Pipe) {
+        debug_assert!(self.pipe.is_none(), "one pipe at a time");
+        self.pipe = Some(pipe);
+    }
+
     /// One piece of a body in the framing of this side.
     pub(super) fn push_body(&mut self, data: Data, chunked: bool) {
         if !chunked {
@@ -102,6 +110,15 @@ impl Outbound {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
+            if self.front.is_empty()
+                && let Some(pipe) = &mut self.pipe
+            {
+                self.written += ready!(socket.poll_drain(cx, pipe))? as u64;
+                if pipe.is_empty() {
+                    self.pipe = None;
+                }
+                continue;
+            }
             let count = ready!(self.poll_write(socket, cx))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -110,7 +127,7 @@ impl Outbound {
             self.written += count as u64;
             let data = self.data.as_ref().map_or(0, |data| data.len());
             if self.sent == self.front.len() + data + self.back.len() {
-                self.finished();
+                self.whole();
             }
         }
         Poll::Ready(Ok(()))
@@ -135,6 +152,12 @@ impl Outbound {
     }
 
     fn finished(&mut self) {
+        self.pipe = None;
+        self.whole();
+    }
+
+    /// Everything before the pipe is written.
+    fn whole(&mut self) {
         self.data = None;
         self.sent = 0;
         self.back.clear();

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use crate::message::{BodyError, BodyStream, Frame, Length};
 use crate::wire::h1::client::{Connection, Inner};
 use crate::wire::h1::inbound::Fill;
+use crate::wire::h1::piping::poll_piped;
 use crate::wire::h1::reader::{BodyReader, Step};
 
 /// The body of an answer. Dropping it closes the connection.
@@ -16,6 +17,7 @@ pub struct ResponseBody {
     over: bool,
     progress: u64,
     request_failed: bool,
+    pipes: bool,
 }
 
 impl ResponseBody {
@@ -26,6 +28,7 @@ impl ResponseBody {
             over: false,
             progress: 0,
             request_failed: false,
+            pipes: false,
         }
     }
 
@@ -116,6 +119,15 @@ impl BodyStream for ResponseBody {
                 Ok(Step::Frame(frame)) => return Poll::Ready(Ok(frame)),
                 Ok(Step::More) => {}
             }
+            if self.pipes
+                && let Some(piped) = ready!(poll_piped(&mut self.reader, &mut inner.socket, cx))
+            {
+                inner.received += 1;
+                return match piped {
+                    Ok(frame) => Poll::Ready(Ok(frame)),
+                    Err(_) => self.fail(BodyError::Reset),
+                };
+            }
             match ready!(inner.inbound.poll_fill(&mut inner.socket, cx)) {
                 Ok(Fill::Bytes) => inner.received += 1,
                 Ok(Fill::Full) => return self.fail(BodyError::Framing),
@@ -127,6 +139,10 @@ impl BodyStream for ResponseBody {
                 Err(_) => return self.fail(BodyError::Reset),
             }
         }
+    }
+
+    fn take_pipes(&mut self) {
+        self.pipes = true;
     }
 
     fn at_end(&self) -> bool {

@@ -138,6 +138,9 @@ impl Upload {
         socket: &mut Socket,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), BodyError>> {
+        if let (State::Body(body), false, true) = (&self.state, self.chunked, socket.splices()) {
+            body.take_pipes();
+        }
         let start = self.out.written();
         loop {
             let waits = self.gather(cx)?;
@@ -179,6 +182,7 @@ impl Upload {
             };
             match frame? {
                 Frame::Data(data) => self.out.push_body(data, self.chunked),
+                Frame::Piped(pipe) => self.out.push_pipe(pipe),
                 Frame::Trailers(trailers) => self.end(Some(&trailers)),
                 Frame::End => self.end(None),
             }

@@ -12,6 +12,7 @@ use crate::wire::h1::server::Facts;
 use crate::wire::h1::server::connection::ServerConnection;
 use crate::wire::h1::server::rest::{Close, Rest};
 use crate::wire::h1::server::tunnel::TunnelPump;
+use crate::wire::io::Socket;
 
 /// An answer of our own that its client does not read is given up after this.
 const STALL: Duration = Duration::from_secs(30);
@@ -89,6 +90,12 @@ impl Answering {
             (false, Version::Http10) => Persistence::KeepAlive,
             (false, _) => Persistence::Silent,
         };
+        let splices = inner.socket.as_ref().is_some_and(Socket::splices);
+        if let (Body::Stream(stream), AnswerFraming::Length(_), true) =
+            (&mut body, framing, splices)
+        {
+            stream.take_pipes();
+        }
         head_write::answer(inner.out.buffer(), &head, framing, persistence);
         let promised = match framing {
             AnswerFraming::Length(length) if !bare => Some(length),
@@ -175,7 +182,13 @@ impl Answering {
         let out = &mut connection.borrow_mut().out;
         let chunked = self.framing == AnswerFraming::Chunked;
         match frame {
-            Frame::Data(_) if self.bare => return Err(()),
+            Frame::Data(_) | Frame::Piped(_) if self.bare => return Err(()),
+            Frame::Piped(pipe) => {
+                if let Some(promised) = &mut self.promised {
+                    *promised = promised.checked_sub(pipe.len() as u64).ok_or(())?;
+                }
+                out.push_pipe(pipe);
+            }
             Frame::Data(data) => {
                 if let Some(promised) = &mut self.promised {
                     *promised = promised.checked_sub(data.payload() as u64).ok_or(())?;

@@ -13,6 +13,7 @@ use crate::wire::h1::framing::Framing;
 use crate::wire::h1::head_write;
 use crate::wire::h1::inbound::{Fill, Inbound};
 use crate::wire::h1::outbound::Outbound;
+use crate::wire::h1::piping::poll_piped;
 use crate::wire::h1::reader::{BodyReader, Step};
 use crate::wire::io::Socket;
 
@@ -43,6 +44,8 @@ pub(super) struct Inner {
     /// The final answer has begun: no interim one may follow.
     answering: bool,
     gone: bool,
+    /// Whoever pulls the body takes pipes.
+    pipes: bool,
     /// For the end of a client that has sent more than we read ahead.
     look: Option<Pin<Box<Sleep>>>,
 }
@@ -64,6 +67,7 @@ impl ServerConnection {
             continued: false,
             interim: false,
             answering: false,
+            pipes: false,
             look: None,
         };
         ServerConnection {
@@ -115,6 +119,7 @@ impl Inner {
     pub(super) fn begin(&mut self, framing: Framing, version: Version, expects: bool) {
         self.reader = BodyReader::new(framing);
         self.version = version;
+        self.pipes = false;
         self.expects = expects && version == Version::Http11 && !self.reader.is_done();
     }
 
@@ -201,16 +206,25 @@ impl Inner {
                 Ok(Step::More) => {}
                 Err(_) => return Poll::Ready(Err(BodyError::Framing)),
             }
+            if self.pipes
+                && let Some(socket) = &mut self.socket
+                && let Some(piped) = ready!(poll_piped(&mut self.reader, socket, cx))
+            {
+                return Poll::Ready(piped.map_err(|_| self.broken()));
+            }
             match ready!(self.poll_fill(cx)) {
                 Ok(Fill::Bytes) => {}
                 Ok(Fill::Full) => return Poll::Ready(Err(BodyError::Framing)),
-                Ok(Fill::End) | Err(_) => {
-                    self.gone = true;
-                    self.reader.closed();
-                    return Poll::Ready(Err(BodyError::Reset));
-                }
+                Ok(Fill::End) | Err(_) => return Poll::Ready(Err(self.broken())),
             }
         }
+    }
+
+    /// The client left before its body's end.
+    fn broken(&mut self) -> BodyError {
+        self.gone = true;
+        self.reader.closed();
+        BodyError::Reset
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>, head: &ResponseHead) -> Poll<()> {
@@ -263,6 +277,10 @@ impl Downstream for ServerConnection {
 
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
         self.inner.borrow_mut().poll_frame(cx)
+    }
+
+    fn take_pipes(&self) {
+        self.inner.borrow_mut().pipes = true;
     }
 
     fn poll_interim(&self, cx: &mut Context<'_>, head: &ResponseHead) -> Poll<()> {

@@ -149,7 +149,7 @@ impl Rest {
             match Downstream::poll_frame(connection, cx) {
                 Poll::Pending => return slot.poll_expired(cx).map(|()| false),
                 Poll::Ready(Ok(Frame::Data(data))) => self.drained += data.len() as u64,
-                Poll::Ready(Ok(Frame::Trailers(_))) => {}
+                Poll::Ready(Ok(Frame::Piped(_) | Frame::Trailers(_))) => {}
                 Poll::Ready(Ok(Frame::End)) => return Poll::Ready(true),
                 Poll::Ready(Err(_)) => break,
             }

@@ -88,6 +88,7 @@ async fn pull(body: &mut dyn BodyStream) -> Result<Vec<u8>, BodyError> {
                     bytes.extend_from_slice(&[b"|", name, b"=", value].concat());
                 }
             }
+            Frame::Piped(_) => panic!("nobody here takes pipes"),
             Frame::End => return Ok(bytes),
         }
     }

@@ -226,6 +226,7 @@ pub(super) async fn read_body(body: &dyn Downstream) -> Result<Vec<u8>, BodyErro
                     bytes.extend_from_slice(&[b"|", name, b"=", value].concat());
                 }
             }
+            Frame::Piped(_) => panic!("nobody here takes pipes"),
             Frame::End => return Ok(bytes),
         }
     }
