@@ -215,6 +215,11 @@ impl Metrics {
         Arc::new(Metrics { registry, families })
     }
 
+    /// Threads that count into shards of their own.
+    pub fn workers(&self) -> usize {
+        self.families.workers
+    }
+
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         let mut alive = self.families.alive();
         let name: Arc<str> = name.into();

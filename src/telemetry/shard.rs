@@ -24,7 +24,7 @@ pub fn enter_worker(index: usize) {
 /// One `T` per worker and one for everybody else, on cache lines of their own. Made when something
 /// is counted first: a route without traffic costs no memory per worker.
 #[derive(Debug)]
-pub(super) struct Sharded<T> {
+pub(crate) struct Sharded<T> {
     workers: usize,
     shards: OnceLock<Box<[Padded<T>]>>,
 }
@@ -35,7 +35,7 @@ struct Padded<T>(T);
 
 /// Proof of who may write how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
+pub(crate) enum Access {
     /// This thread is the only writer.
     Owned,
     Shared,

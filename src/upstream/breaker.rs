@@ -26,8 +26,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::model::{Breaker as Settings, BreakerMode};
+use crate::upstream::rules::OfBreaker;
 use crate::util::random::mix;
-use crate::util::window::At;
+use crate::util::window::{At, Span};
 
 use counts::{Counts, Success};
 use word::{Phase, Word};
@@ -79,6 +80,16 @@ enum Outcome {
     /// Counted as a success of a probe, or not at all.
     Uncounted,
     Failure,
+}
+
+/// What [`Breaker::count_usual`] came to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Usual {
+    Settled,
+    /// Counted; it may complete the volume that a ratio waits for.
+    ToJudge(At),
+    /// Not counted: nothing that this knows.
+    Other,
 }
 
 /// A change that the caller logs and counts. `Opened`, `Reopened` and `Closed` change who is in
@@ -163,6 +174,35 @@ impl Breaker {
         }
     }
 
+    /// [`Breaker::report_success`] without a look at the settings: enough for nearly every answer.
+    pub(super) fn count_usual(
+        &self,
+        ticket: &mut Ticket,
+        latency: Duration,
+        now_ms: u64,
+        rules: OfBreaker,
+    ) -> Usual {
+        if rules.off {
+            return Usual::Settled;
+        }
+        let word = self.load();
+        let closed = word.phase == Phase::Closed && word.epoch == ticket.epoch;
+        if !closed || latency >= rules.slow || !matches!(ticket.outcome, Outcome::None) {
+            return Usual::Other;
+        }
+        let at = At {
+            now_ms,
+            span: rules.span,
+            epoch: word.epoch,
+        };
+        ticket.outcome = Outcome::Success(self.counts.plain_success(at));
+        if self.counts.troubled(at) {
+            Usual::ToJudge(at)
+        } else {
+            Usual::Settled
+        }
+    }
+
     /// The response head came `latency` after the request and is no failure.
     pub fn report_success(
         &self,
@@ -182,7 +222,7 @@ impl Breaker {
                 Phase::Closed => {
                     let at = At {
                         now_ms,
-                        window: settings.window,
+                        span: Span::of(settings.window),
                         epoch: word.epoch,
                     };
                     ticket.outcome = Outcome::Success(self.counts.success(latency, at, settings));
@@ -229,7 +269,7 @@ impl Breaker {
                     };
                     let at = At {
                         now_ms,
-                        window: settings.window,
+                        span: Span::of(settings.window),
                         epoch: word.epoch,
                     };
                     self.counts.failure(success, at);
@@ -360,7 +400,13 @@ impl Breaker {
         Transition::Closed
     }
 
-    fn judge_success(&self, at: At, settings: &Settings, places: &Places) -> Option<Transition> {
+    /// After [`Usual::ToJudge`].
+    pub(super) fn judge_success(
+        &self,
+        at: At,
+        settings: &Settings,
+        places: &Places,
+    ) -> Option<Transition> {
         // A trip that found no place is tried again at the next failure, not at a success.
         if !self.counts.troubled(at) || self.reported.load(Ordering::Relaxed) {
             return None;

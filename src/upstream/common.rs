@@ -14,6 +14,7 @@ use crate::telemetry::{Metrics, UpstreamMetrics, UpstreamReading};
 use crate::upstream::breaker::{Places, Transition};
 use crate::upstream::budget::RetryBudget;
 use crate::upstream::queue::Queue;
+use crate::upstream::rules::Rules;
 use crate::upstream::server::Server;
 use crate::upstream::upstream::Upstream;
 
@@ -33,6 +34,8 @@ pub struct Common {
     current: ArcSwapOption<Upstream>,
     /// Of the published generation; kept after the last one for what still runs.
     settings: ArcSwap<model::Upstream>,
+    /// What of `settings` every request needs.
+    rules: Rules,
     queue: Queue,
     places: Places,
     budget: RetryBudget,
@@ -68,12 +71,13 @@ impl Common {
             origin: Instant::now(),
             current: ArcSwapOption::empty(),
             settings: ArcSwap::new(settings.clone()),
+            rules: Rules::of(settings),
             queue: Queue::default(),
             places: Places::new(Places::limit(
                 settings.servers.len(),
                 settings.breaker.max_ejected,
             )),
-            budget: RetryBudget::new(),
+            budget: RetryBudget::new(metrics.workers()),
             servers: Mutex::default(),
             transitions: Mutex::default(),
             dirty: AtomicBool::new(false),
@@ -137,6 +141,10 @@ impl Common {
         self.settings.load()
     }
 
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     pub(super) fn current(&self) -> arc_swap::Guard<Option<Arc<Upstream>>> {
         self.current.load()
     }
@@ -144,6 +152,7 @@ impl Common {
     /// Publishes `next`; the generation before it.
     pub(super) fn succeed(&self, next: Option<Arc<Upstream>>) -> Option<Arc<Upstream>> {
         if let Some(next) = &next {
+            self.rules.follow(next.config());
             self.settings.store(next.config().clone());
         }
         self.current.swap(next)

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::upstream::breaker::{Ticket, Transition};
+use crate::upstream::breaker::{Ticket, Transition, Usual};
+use crate::upstream::common::Common;
 use crate::upstream::server::Server;
 
 /// What went wrong at a server. Never a client's doing.
@@ -55,14 +56,8 @@ impl Lease {
     /// `failure-status` is a failure to the breaker, any other a success.
     pub fn answered(&mut self, now: Instant, latency: Duration, status: u16) {
         let common = self.server.common();
-        let settings = common.settings();
-        let failed = settings
-            .breaker
-            .failure_status
-            .iter()
-            .any(|range| range.contains(status));
-        if failed {
-            drop(settings);
+        let rules = common.rules().breaker();
+        if status >= rules.failure_from && is_failure(common, status) {
             return self.failed(now, latency);
         }
         let now = common.ms(now);
@@ -70,13 +65,15 @@ impl Lease {
         let Some(ticket) = &mut self.ticket else {
             return;
         };
-        let transition = self.server.breaker().report_success(
-            ticket,
-            latency,
-            now,
-            &settings.breaker,
-            common.places(),
-        );
+        let breaker = self.server.breaker();
+        let (settings, places) = (|| common.settings(), common.places());
+        let transition = match breaker.count_usual(ticket, latency, now, rules) {
+            Usual::Settled => return,
+            Usual::ToJudge(at) => breaker.judge_success(at, &settings().breaker, places),
+            Usual::Other => {
+                breaker.report_success(ticket, latency, now, &settings().breaker, places)
+            }
+        };
         self.note(transition);
     }
 
@@ -131,6 +128,12 @@ impl Lease {
     pub fn taken_out(&self) -> bool {
         self.server.taken_out() != self.taken_out
     }
+}
+
+fn is_failure(common: &Common, status: u16) -> bool {
+    let settings = common.settings();
+    let ranges = &settings.breaker.failure_status;
+    ranges.iter().any(|range| range.contains(status))
 }
 
 impl Drop for Lease {

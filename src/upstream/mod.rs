@@ -18,6 +18,7 @@ pub mod pool;
 pub mod queue;
 pub mod registry;
 pub mod resolve;
+mod rules;
 pub mod server;
 pub mod server_set;
 pub mod slow_start;

@@ -117,9 +117,9 @@ impl Upstream {
 
     /// Counts a request (not an attempt) towards the retry budget.
     pub fn request_started(&self, now: Instant) {
-        let settings = self.common.settings();
         let now = self.common.ms(now);
-        self.common.budget().deposit(now, &settings.retry.budget);
+        let span = self.common.rules().budget();
+        self.common.budget().deposit(now, span);
     }
 
     /// Takes one retry from the budget; false when it is spent.

@@ -40,7 +40,11 @@ impl PeakEwma {
     /// Adds a sample that ended at `now_ms` (any monotonic clock, the same for all calls).
     pub fn observe(&self, sample: Duration, now_ms: u64) {
         let sample = sample.as_secs_f64();
-        let before = self.stamp.swap(now_ms + 1, Ordering::Relaxed);
+        // Within a millisecond nothing decays: most samples of a busy server are only compared.
+        let before = match self.stamp.load(Ordering::Relaxed) {
+            same if same == now_ms + 1 => same,
+            _ => self.stamp.swap(now_ms + 1, Ordering::Relaxed),
+        };
         let kept = match before {
             0 => 0.0,
             stamp => decay(now_ms.saturating_sub(stamp - 1)),
@@ -54,7 +58,7 @@ impl PeakEwma {
                 } else {
                     average * kept + sample * (1.0 - kept)
                 };
-                Some(next.to_bits())
+                (next.to_bits() != bits).then_some(next.to_bits())
             });
     }
 
@@ -89,10 +93,12 @@ impl Default for PeakEwma {
 }
 
 fn decay(elapsed_ms: u64) -> f64 {
-    if elapsed_ms == 0 {
-        return 1.0;
+    let x = elapsed_ms as f64 / DECAY.as_millis() as f64;
+    // The beginning of the series is off by less than x^4 / 24.
+    if elapsed_ms <= 100 {
+        return 1.0 - x * (1.0 - x / 2.0 * (1.0 - x / 3.0));
     }
-    (-(elapsed_ms as f64) / DECAY.as_millis() as f64).exp()
+    (-x).exp()
 }
 
 #[cfg(test)]
@@ -125,6 +131,15 @@ mod tests {
         ewma.observe(ms(0), 10_000);
         let average = ewma.latest().unwrap();
         assert!((average - (-1.0_f64).exp()).abs() < 1e-9, "{average}");
+    }
+
+    #[test]
+    fn short_times_decay_as_long_ones_do() {
+        for ms in [0, 1, 7, 50, 99, 100, 101, 1_000, 60_000] {
+            let exact = (-(ms as f64) / 10_000.0).exp();
+            assert!((decay(ms) - exact).abs() < 1e-9, "{ms} ms");
+        }
+        assert_eq!(decay(0), 1.0);
     }
 
     #[test]

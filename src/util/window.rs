@@ -7,6 +7,8 @@
 //!
 //! The begin of a bucket is kept as a time, not as a number of buckets, so that counts stay
 //! meaningful when the length of the window is changed while it is in use.
+//!
+//! Which bucket is the present one is remembered, so that counting needs no division.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,7 +24,45 @@ const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 /// All accesses are relaxed: each word stands for itself, and nothing else is published by it.
 #[derive(Debug)]
 pub struct Window<const COUNTERS: usize> {
+    /// [`Latest`]: a guess that each user checks.
+    latest: AtomicU64,
     words: [[AtomicU64; BUCKETS]; COUNTERS],
+}
+
+/// How far back counts go, in tenths: at least ten milliseconds each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Units of a bucket; fits [`Span::BITS`].
+    bucket: u32,
+}
+
+impl Span {
+    /// Of [`Span::to_bits`].
+    pub const BITS: u32 = 27;
+
+    pub fn of(window: Duration) -> Self {
+        let units = window.as_millis() / u128::from(UNIT_MS) / BUCKETS as u128;
+        Span {
+            bucket: units.clamp(1, (1 << Self::BITS) - 1) as u32,
+        }
+    }
+
+    /// Milliseconds of the whole.
+    pub fn as_millis(self) -> u64 {
+        u64::from(self.bucket) * BUCKETS as u64 * UNIT_MS
+    }
+
+    /// To keep it in a part of a word.
+    pub fn to_bits(self) -> u32 {
+        self.bucket
+    }
+
+    /// The span of [`Span::to_bits`].
+    pub fn from_bits(bits: u32) -> Self {
+        Span {
+            bucket: bits.clamp(1, (1 << Self::BITS) - 1),
+        }
+    }
 }
 
 /// Now, as seen by one call.
@@ -30,8 +70,7 @@ pub struct Window<const COUNTERS: usize> {
 pub struct At {
     /// Milliseconds of a monotonic clock, the same for all callers.
     pub now_ms: u64,
-    /// How far back counts go.
-    pub window: Duration,
+    pub span: Span,
     /// Counts of other epochs are not seen; only its low 8 bits tell epochs apart.
     pub epoch: u32,
 }
@@ -45,18 +84,15 @@ pub struct Mark {
 
 impl<const COUNTERS: usize> Window<COUNTERS> {
     pub fn new() -> Self {
-        let words = std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0)));
-        Window { words }
+        Window {
+            latest: AtomicU64::new(0),
+            words: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
+        }
     }
 
     /// Counts one now.
     pub fn add(&self, counter: usize, at: At) -> Mark {
-        let now = at.now_ms / UNIT_MS;
-        let number = now / at.bucket();
-        let mark = Mark {
-            slot: (number % BUCKETS as u64) as u8,
-            begin: (number * at.bucket()) as u32,
-        };
+        let mark = self.present(at);
         self.add_in(counter, mark, at);
         mark
     }
@@ -95,26 +131,43 @@ impl<const COUNTERS: usize> Window<COUNTERS> {
         })
     }
 
+    fn present(&self, at: At) -> Mark {
+        let latest = Latest(self.latest.load(Ordering::Relaxed));
+        if let Some(mark) = latest.holds(at) {
+            return mark;
+        }
+        let bucket = u64::from(at.span.bucket);
+        let number = at.now_ms / UNIT_MS / bucket;
+        let mark = Mark {
+            slot: (number % BUCKETS as u64) as u8,
+            begin: (number * bucket) as u32,
+        };
+        self.latest
+            .store(Latest::of(mark, at.span).0, Ordering::Relaxed);
+        mark
+    }
+
     fn word(&self, counter: usize, mark: Mark) -> &AtomicU64 {
         &self.words[counter][usize::from(mark.slot) % BUCKETS]
     }
 
     fn add_in(&self, counter: usize, mark: Mark, at: At) -> bool {
-        let added =
-            self.word(counter, mark)
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bits| {
-                    let count = Word::unpack(bits).count_for(mark.begin, at)? + 1;
-                    let count = count.min(COUNT_MAX);
-                    Some(
-                        Word {
-                            epoch: at.epoch as u8,
-                            begin: mark.begin,
-                            count,
-                        }
-                        .pack(),
-                    )
-                });
-        added.is_ok()
+        let begun = Word {
+            epoch: at.epoch as u8,
+            begin: mark.begin,
+            count: 0,
+        };
+        let add = |bits: u64| {
+            // Nearly always the word is of this time and has room.
+            let count = match bits.wrapping_sub(begun.pack()) {
+                count @ 1..COUNT_MAX => count,
+                _ => Word::unpack(bits).count_for(mark.begin, at)?,
+            };
+            Some(begun.pack() + (count + 1).min(COUNT_MAX))
+        };
+        self.word(counter, mark)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .is_ok()
     }
 }
 
@@ -125,17 +178,29 @@ impl<const COUNTERS: usize> Default for Window<COUNTERS> {
 }
 
 impl At {
-    /// Length of a bucket in units.
-    fn bucket(self) -> u64 {
-        let units = self.window.as_millis() as u64 / UNIT_MS;
-        (units / BUCKETS as u64).clamp(1, u64::from(u32::MAX) / 32)
-    }
-
     /// Whether a bucket that began at `begin` belongs to the window. One that begins a little later
     /// than now (another worker read its clock after us) does.
     fn covers(self, begin: u32) -> bool {
         let age = ((self.now_ms / UNIT_MS) as u32).wrapping_sub(begin) as i32;
-        u64::from(age.unsigned_abs()) < self.bucket() * BUCKETS as u64
+        u64::from(age.unsigned_abs()) < u64::from(self.span.bucket) * BUCKETS as u64
+    }
+}
+
+/// The last mark that was made: 4 bits slot, 27 bits span, 32 bits begin; a span of 0 is none.
+#[derive(Clone, Copy)]
+struct Latest(u64);
+
+impl Latest {
+    fn of(mark: Mark, span: Span) -> Latest {
+        Latest(u64::from(mark.slot) << 60 | u64::from(span.bucket) << 32 | u64::from(mark.begin))
+    }
+
+    /// The mark, if `at` is in its bucket.
+    fn holds(self, at: At) -> Option<Mark> {
+        let (slot, begin) = ((self.0 >> 60) as u8, self.0 as u32);
+        let of_span = (self.0 >> 32) as u32 & ((1 << Span::BITS) - 1) == at.span.bucket;
+        let age = ((at.now_ms / UNIT_MS) as u32).wrapping_sub(begin);
+        (of_span && age < at.span.bucket).then_some(Mark { slot, begin })
     }
 }
 
@@ -187,7 +252,7 @@ mod tests {
     fn at(now_ms: u64) -> At {
         At {
             now_ms,
-            window: Duration::from_secs(10),
+            span: Span::of(Duration::from_secs(10)),
             epoch: 0,
         }
     }
@@ -248,12 +313,12 @@ mod tests {
             window.add(0, at(second * 1_000));
         }
         let longer = At {
-            window: Duration::from_secs(100),
+            span: Span::of(Duration::from_secs(100)),
             ..at(9_999)
         };
         assert_eq!(window.sums(longer), [10]);
         let shorter = At {
-            window: Duration::from_secs(5),
+            span: Span::of(Duration::from_secs(5)),
             ..at(9_999)
         };
         assert_eq!(window.sums(shorter), [5]);
@@ -296,7 +361,7 @@ mod tests {
             for step in steps {
                 now_ms += step;
                 times.push(now_ms);
-                let at = At { now_ms, window: length, epoch: 0 };
+                let at = At { now_ms, span: Span::of(length), epoch: 0 };
                 window.add(0, at);
                 let [sum] = window.sums(at);
                 let whole = length.as_millis() as u64;

@@ -49,17 +49,24 @@ impl Counts {
     }
 
     pub fn success(&self, latency: Duration, at: At, settings: &Settings) -> Success {
-        let mark = self.window.add(TOTAL, at);
-        let ended = self.run.success(at.epoch);
+        let success = self.plain_success(at);
         if settings
             .slow
             .as_ref()
             .is_some_and(|slow| latency >= slow.threshold)
         {
-            self.window.add_at(SLOW, mark, at);
+            self.window.add_at(SLOW, success.mark, at);
             self.troubled.store(at.now_ms + 1, Ordering::Relaxed);
         }
-        Success { mark, ended }
+        success
+    }
+
+    /// One that is not slow.
+    pub fn plain_success(&self, at: At) -> Success {
+        Success {
+            mark: self.window.add(TOTAL, at),
+            ended: self.run.success(at.epoch),
+        }
     }
 
     /// `before`: it was counted as a success first. It then moves from one side to the other and
@@ -82,7 +89,7 @@ impl Counts {
     pub fn troubled(&self, at: At) -> bool {
         let troubled = self.troubled.load(Ordering::Relaxed);
         let age = at.now_ms.saturating_sub(troubled);
-        troubled != 0 && age <= at.window.as_millis() as u64
+        troubled != 0 && age <= at.span.as_millis()
     }
 
     /// The first trigger that is reached.

@@ -6,6 +6,7 @@ use super::*;
 use crate::config::model::Slow;
 use crate::util::random::Random;
 use crate::util::units::Percent;
+use crate::util::window::Span;
 
 const QUICK: Duration = Duration::from_millis(1);
 
@@ -76,7 +77,7 @@ impl Bench {
     fn run(&self, epoch: u32) -> u32 {
         let at = At {
             now_ms: self.now_ms,
-            window: self.settings.window,
+            span: Span::of(self.settings.window),
             epoch,
         };
         self.breaker.counts.seen(at).0
@@ -232,7 +233,7 @@ fn a_body_that_fails_is_counted_once_in_the_window() {
     let mut bench = Bench::new(never);
     let at = |bench: &Bench| At {
         now_ms: bench.now_ms,
-        window: bench.settings.window,
+        span: Span::of(bench.settings.window),
         epoch: 0,
     };
     let mut ticket = bench.admit().unwrap();
@@ -373,7 +374,7 @@ fn a_probe_whose_body_fails_after_closing_counts_as_one_failure() {
     assert_eq!(bench.failure(&mut probe), None);
     let at = At {
         now_ms: bench.now_ms,
-        window: bench.settings.window,
+        span: Span::of(bench.settings.window),
         epoch: 1,
     };
     assert_eq!(bench.breaker.counts.seen(at).1, [1, 1, 0]);
@@ -513,7 +514,7 @@ fn off_counts_nothing() {
     }
     let at = At {
         now_ms: bench.now_ms,
-        window: bench.settings.window,
+        span: Span::of(bench.settings.window),
         epoch: 0,
     };
     assert_eq!(bench.breaker.counts.seen(at).1, [0, 0, 0]);
