@@ -9,6 +9,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use evenkeel::message::{Known, Method, RequestHead, Version};
 use evenkeel::proxy::forwarding::{self, Arrival, Introductions};
 use evenkeel::proxy::{hop_by_hop, sanitise};
+use evenkeel::util::random::Random;
 
 /// As a browser sends them.
 const TYPICAL: &[(&str, &str)] = &[
@@ -48,7 +49,7 @@ fn head(fields: &[(&str, &str)]) -> RequestHead {
     head
 }
 
-fn rewrite(head: &mut RequestHead, introductions: &mut Introductions, random: &mut fastrand::Rng) {
+fn rewrite(head: &mut RequestHead, introductions: &mut Introductions, random: &mut Random) {
     let judged = sanitise::sanitise(head).expect("the head is a good one");
     black_box(&judged);
     let requested = hop_by_hop::clean_request(&mut head.fields, head.version, &[]);
@@ -68,7 +69,7 @@ fn rewrite(head: &mut RequestHead, introductions: &mut Introductions, random: &m
 }
 
 fn benches(criterion: &mut Criterion) {
-    let mut random = fastrand::Rng::with_seed(7);
+    let mut random = Random::seeded(7);
     let mut known = Introductions::default();
     for (name, fields) in [("small", &[][..]), ("typical", TYPICAL)] {
         let fresh = head(fields);

@@ -11,6 +11,7 @@ use crate::snapshot::{Pin, Reader};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::Server;
 use crate::upstream::pool::{Claim, Pools};
+use crate::util::random::Random;
 use crate::util::timer::Timers;
 use crate::wire::Limits;
 use crate::wire::h1::client::Connection;
@@ -20,7 +21,7 @@ pub struct Context {
     pub snapshots: Reader,
     pub timers: Timers,
     pub pools: Rc<Pools<Connection>>,
-    pub random: RefCell<fastrand::Rng>,
+    pub random: RefCell<Random>,
     pub introductions: RefCell<Introductions>,
     pub access: AccessLog,
     pub metrics: Arc<Metrics>,

@@ -14,6 +14,7 @@ use std::sync::LazyLock;
 use smallvec::SmallVec;
 
 use crate::message::{Block, Fields, Known, KnownSet, Version};
+use crate::util::random::Random;
 
 /// Text of a request id.
 pub type RequestId = SmallVec<[u8; 32]>;
@@ -65,7 +66,7 @@ pub fn set_forwarding(
     fields: &mut Fields,
     arrival: &Arrival,
     introductions: &mut Introductions,
-    random: &mut fastrand::Rng,
+    random: &mut Random,
 ) -> RequestId {
     if arrival.trusted {
         fields.remove_any(OURS_ALONE);
@@ -226,7 +227,7 @@ fn fill_in(fields: &mut Fields, arrival: &Arrival) {
 }
 
 /// Keeps a trusted proxy's id, else makes one of 128 random bits.
-fn request_id(fields: &mut Fields, trusted: bool, random: &mut fastrand::Rng) -> RequestId {
+fn request_id(fields: &mut Fields, trusted: bool, random: &mut Random) -> RequestId {
     if trusted && fields.count(Known::XRequestId) == 1 {
         let received = fields.get(Known::XRequestId).unwrap_or_default();
         if is_request_id(received) {
@@ -239,8 +240,8 @@ fn request_id(fields: &mut Fields, trusted: bool, random: &mut fastrand::Rng) ->
 }
 
 /// An id for a request that came without one, or that goes nowhere.
-pub fn fresh_id(random: &mut fastrand::Rng) -> RequestId {
-    RequestId::from_buf(hexadecimal(random.u128(..)))
+pub fn fresh_id(random: &mut Random) -> RequestId {
+    RequestId::from_buf(hexadecimal(random.long_number()))
 }
 
 fn is_request_id(text: &[u8]) -> bool {
@@ -357,7 +358,7 @@ mod tests {
         for (name, value) in lines {
             fields.append_text(name, value.as_bytes());
         }
-        let mut random = fastrand::Rng::with_seed(1);
+        let mut random = Random::seeded(1);
         let id = set_forwarding(
             &mut fields,
             arrival,
@@ -510,7 +511,7 @@ mod tests {
                 &mut fields,
                 arrival,
                 &mut Introductions::default(),
-                &mut fastrand::Rng::with_seed(7),
+                &mut Random::seeded(7),
             );
             assert_eq!(fields.count(Known::XRequestId), 1);
             String::from_utf8_lossy(&id).into_owned()

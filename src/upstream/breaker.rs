@@ -132,6 +132,11 @@ impl Breaker {
         }
     }
 
+    /// Then it admits everybody, in any mode.
+    pub fn is_closed(&self) -> bool {
+        Word::is_closed(self.word.load(Ordering::SeqCst))
+    }
+
     /// Whether [`Breaker::admit`] would give a ticket now.
     pub fn would_admit(&self, settings: &Settings) -> bool {
         match self.load().phase {

@@ -11,8 +11,9 @@ use crate::upstream::lease::Lease;
 use crate::upstream::plan::Role;
 use crate::upstream::pool::{Pooled, Pools, ServerConnections};
 use crate::upstream::server::{Server, ServerId};
-use crate::upstream::server_set::{Candidates, Obstacle};
+use crate::upstream::server_set::{Candidates, Member, Obstacle, ServerSet};
 use crate::upstream::upstream::Upstream;
+use crate::util::clock;
 use crate::util::random::Random;
 
 /// Claims that a pick may lose to other workers before it takes the servers for full.
@@ -59,7 +60,7 @@ pub struct Pick<'a> {
     /// Of the request's hash key, when the upstream balances by `hash`.
     pub hash: Option<u64>,
     pub carry: &'a dyn Carry,
-    pub random: &'a mut fastrand::Rng,
+    pub random: &'a mut Random,
 }
 
 /// Why no server takes the request.
@@ -134,13 +135,12 @@ impl Upstream {
         let set = self.load_set();
         let candidates = Candidates {
             set: &set,
-            servers: self.servers(),
             config: self.config(),
             tried: pick.tried,
             carry: pick.carry,
             // Only this policy wants to know how old a latency is.
             now_ms: match self.config().balance {
-                Balance::PeakEwma => self.common().ms(Instant::now()),
+                Balance::PeakEwma => self.common().ms(clock::now()),
                 _ => 0,
             },
         };
@@ -149,35 +149,33 @@ impl Upstream {
             first_attempt: pick.tried.is_empty(),
             hash: pick.hash,
         };
-        let mut random = Random::seeded(pick.random.u64(..));
         for _ in 0..LOST_CLAIMS {
-            let Some(index) = set.picker().pick(&question, &mut random) else {
+            let Some(index) = set.picker().pick(&question, pick.random) else {
                 break;
             };
-            if let Some(lease) = self.claim_here(index) {
+            if let Some(lease) = self.claim_in(&set, index) {
                 return Ok(lease);
             }
         }
         Err(self.refusal(&candidates))
     }
 
-    fn claim_here(&self, index: usize) -> Option<Lease> {
-        let (server, config) = (
-            self.servers().get(index)?,
-            self.config().servers.get(index)?,
-        );
-        server.claim(config.max_requests, &self.config().breaker)
+    fn claim_in(&self, set: &ServerSet, index: usize) -> Option<Lease> {
+        let member = set.members().get(index)?;
+        member
+            .server
+            .claim(member.max_requests, &self.config().breaker)
     }
 
     /// Claims a slot of one server, if it admits a request now: for a connection that is bound to
     /// one client.
     pub fn claim(self: &Arc<Self>, server: &Arc<Server>) -> Option<Lease> {
         let current = self.latest();
-        let same = |candidate: &Arc<Server>| Arc::ptr_eq(candidate, server);
-        let index = current.servers().iter().position(same)?;
-        let takes = current.load_set().roles().get(index)?.takes_requests();
-        if takes {
-            current.claim_here(index)
+        let set = current.load_set();
+        let same = |member: &Member| Arc::ptr_eq(&member.server, server);
+        let index = set.members().iter().position(same)?;
+        if set.members()[index].takes_requests {
+            current.claim_in(&set, index)
         } else {
             None
         }
@@ -204,15 +202,10 @@ impl Upstream {
 
     /// Has other workers close idle connections to servers that lack nothing else.
     fn want_connections(&self, pick: &Pick<'_>) {
-        let set = self.load_set();
-        let members = self
-            .servers()
-            .iter()
-            .zip(&self.config().servers)
-            .zip(set.roles());
-        for ((server, config), role) in members {
-            if role.takes_requests()
-                && server.in_flight() < config.max_requests
+        for member in self.load_set().members() {
+            let server = &member.server;
+            if member.takes_requests
+                && server.in_flight() < member.max_requests
                 && !pick.carry.can_carry(server.connections())
             {
                 pick.carry.want(server.connections());
@@ -249,15 +242,11 @@ impl Upstream {
     fn has_room_here(&self) -> bool {
         let set = self.load_set();
         let limit = self.config().connections.max_connections;
-        let mut members = self
-            .servers()
-            .iter()
-            .zip(&self.config().servers)
-            .zip(set.roles());
-        members.any(|((server, config), role)| {
+        set.members().iter().any(|member| {
+            let server = &member.server;
             let connections = server.connections();
-            role.takes_requests()
-                && server.in_flight() < config.max_requests
+            member.takes_requests
+                && server.in_flight() < member.max_requests
                 && server.breaker().would_admit(&self.config().breaker)
                 && limit.is_none_or(|limit| connections.open() < limit || connections.idle() > 0)
         })
@@ -290,7 +279,7 @@ mod tests {
             }
             config.balance = balance.clone();
             let upstream = publish(&registry(), config);
-            let mut random = fastrand::Rng::with_seed(1);
+            let mut random = Random::seeded(1);
             let tried = [upstream.servers()[0].id()];
             let mut leases = Vec::with_capacity(100);
             let mut refused = 0;

@@ -289,6 +289,7 @@ mod tests {
     use crate::upstream::pool::ServerConnections;
     use crate::upstream::registry::Registry;
     use crate::upstream::testing::{config, fail, pick, port, publish, queue, registry, server};
+    use crate::util::random::Random;
     use crate::util::timer::Timers;
 
     /// Notes that it was woken.
@@ -324,7 +325,7 @@ mod tests {
                 tried: &[],
                 hash: None,
                 carry: &*self.carry,
-                random: &mut fastrand::Rng::with_seed(1),
+                random: &mut Random::seeded(1),
             };
             let polled = self
                 .waiter
@@ -460,7 +461,7 @@ mod tests {
                 tried: &[],
                 hash: None,
                 carry: &AnyConnection,
-                random: &mut fastrand::Rng::new(),
+                random: &mut Random::new(),
             };
             waiter.poll(cx, &mut pick)
         });
@@ -562,7 +563,7 @@ mod tests {
     }
 
     /// One request: picks or waits, and gives up waiting now and then.
-    fn request(upstream: &Arc<Upstream>, timers: &Timers, random: &mut fastrand::Rng) {
+    fn request(upstream: &Arc<Upstream>, timers: &Timers, random: &mut Random) {
         let mut pick = Pick {
             tried: &[],
             hash: None,
@@ -573,7 +574,7 @@ mod tests {
             Ok(lease) => lease,
             Err(_) => {
                 let mut waiter = upstream.enqueue(timers).expect("room in the queue");
-                let gives_up = pick.random.u8(..8) == 0;
+                let gives_up = pick.random.below(8) == 0;
                 let mut polls = 0;
                 let waited = block_on(|cx| match waiter.poll(cx, &mut pick) {
                     Poll::Pending if gives_up && polls == 0 => Poll::Ready(None),
@@ -588,7 +589,7 @@ mod tests {
                 }
             }
         };
-        if random.bool() {
+        if random.below(2) == 0 {
             std::thread::yield_now();
         }
         drop(lease);
@@ -603,7 +604,7 @@ mod tests {
             let worker = |seed: u64| {
                 let upstream = upstream.clone();
                 scope.spawn(move || {
-                    let (timers, mut random) = (Timers::new(), fastrand::Rng::with_seed(seed));
+                    let (timers, mut random) = (Timers::new(), Random::seeded(seed));
                     (0..1_500).for_each(|_| request(&upstream, &timers, &mut random));
                 })
             };

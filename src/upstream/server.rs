@@ -294,6 +294,11 @@ impl Server {
         self.taken_out.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// It has a free slot, and its breaker is closed.
+    pub(super) fn is_open_to(&self, max_requests: u32) -> bool {
+        self.breaker.is_closed() && self.in_flight() < max_requests
+    }
+
     /// Takes a slot and, of a half-open breaker, a probe.
     pub(super) fn claim(
         self: &Arc<Self>,

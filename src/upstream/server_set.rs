@@ -17,25 +17,65 @@ use crate::upstream::server::{Server, ServerId};
 pub struct ServerSet {
     plan: Plan,
     picker: Arc<Picker>,
+    /// In the order of the configuration.
+    members: Box<[Member]>,
+}
+
+/// What a pick needs of a server beside its live state: of many, side by side.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub server: Arc<Server>,
+    pub max_requests: u32,
+    /// By its role.
+    pub takes_requests: bool,
 }
 
 impl ServerSet {
-    /// The first one of an upstream: its order starts at the beginning.
-    pub(super) fn first(policy: &model::Balance, plan: Plan) -> Self {
-        let picker = Arc::new(Picker::build(policy, &plan.entries, Start::Beginning));
-        ServerSet { plan, picker }
+    /// The first one of an upstream: its order starts at the beginning. `servers` in the order of
+    /// the configuration.
+    pub(super) fn first(config: &model::Upstream, servers: &[Arc<Server>], plan: Plan) -> Self {
+        let picker = Picker::build(&config.balance, &plan.entries, Start::Beginning);
+        ServerSet::new(config, servers, plan, Arc::new(picker))
     }
 
     /// The one after this; the order goes on where weights and set are the same.
-    pub(super) fn next(&self, policy: &model::Balance, plan: Plan) -> Self {
+    pub(super) fn next(
+        &self,
+        config: &model::Upstream,
+        servers: &[Arc<Server>],
+        plan: Plan,
+    ) -> Self {
         let picker = match self
             .picker
-            .rebuilt(policy, &plan.entries, fastrand::u64(..))
+            .rebuilt(&config.balance, &plan.entries, fastrand::u64(..))
         {
             Some(picker) => Arc::new(picker),
             None => self.picker.clone(),
         };
-        ServerSet { plan, picker }
+        ServerSet::new(config, servers, plan, picker)
+    }
+
+    fn new(
+        config: &model::Upstream,
+        servers: &[Arc<Server>],
+        plan: Plan,
+        picker: Arc<Picker>,
+    ) -> Self {
+        let members = config.servers.iter().zip(servers).zip(&plan.roles);
+        let members = members.map(|((config, server), role)| Member {
+            server: server.clone(),
+            max_requests: config.max_requests,
+            takes_requests: role.takes_requests(),
+        });
+        ServerSet {
+            members: members.collect(),
+            plan,
+            picker,
+        }
+    }
+
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -60,7 +100,6 @@ impl ServerSet {
 /// A set as one request sees it: what [`Picker`] asks.
 pub(super) struct Candidates<'a> {
     pub set: &'a ServerSet,
-    pub servers: &'a [Arc<Server>],
     pub config: &'a model::Upstream,
     /// Of the request.
     pub tried: &'a [ServerId],
@@ -87,13 +126,15 @@ pub enum Obstacle {
 impl Candidates<'_> {
     /// The first thing that stands in the way, if anything does.
     pub fn obstacle(&self, index: usize) -> Option<Obstacle> {
-        let (Some(&role), Some(server)) = (self.set.plan.roles.get(index), self.servers.get(index))
+        let (Some(member), Some(&role)) =
+            (self.set.members.get(index), self.set.plan.roles.get(index))
         else {
             return Some(Obstacle::Role(Role::NoWeight));
         };
         if !role.takes_requests() {
             return Some(Obstacle::Role(role));
         }
+        let server = &member.server;
         // The order may be older than the breaker's last flip.
         if !server.breaker().would_admit(&self.config.breaker) {
             return Some(match server.breaker_state(&self.config.breaker) {
@@ -104,7 +145,7 @@ impl Candidates<'_> {
         if self.tried.contains(&server.id()) {
             return Some(Obstacle::Tried);
         }
-        if server.in_flight() >= self.max_requests(index) {
+        if server.in_flight() >= member.max_requests {
             return Some(Obstacle::Full);
         }
         let limited = self.config.connections.max_connections.is_some();
@@ -113,25 +154,25 @@ impl Candidates<'_> {
         }
         None
     }
-
-    pub fn max_requests(&self, index: usize) -> u32 {
-        match self.config.servers.get(index) {
-            Some(server) => server.max_requests,
-            None => 0,
-        }
-    }
 }
 
 impl Servers for Candidates<'_> {
     fn admits(&self, index: usize) -> bool {
-        self.obstacle(index).is_none()
+        // Nothing else can be in the way of the usual attempt: two lines of memory are read.
+        let usual = |member: &Member| {
+            member.takes_requests
+                && self.tried.is_empty()
+                && self.config.connections.max_connections.is_none()
+                && member.server.is_open_to(member.max_requests)
+        };
+        self.set.members.get(index).is_some_and(usual) || self.obstacle(index).is_none()
     }
 
     fn in_flight(&self, index: usize) -> u32 {
-        self.servers[index].in_flight()
+        self.set.members[index].server.in_flight()
     }
 
     fn latency(&self, index: usize) -> Option<f64> {
-        self.servers[index].latency().faded(self.now_ms)
+        self.set.members[index].server.latency().faded(self.now_ms)
     }
 }

@@ -14,6 +14,7 @@ use crate::upstream::common::lock;
 use crate::upstream::health::Report;
 use crate::upstream::health::verdict::Standing;
 use crate::upstream::{AnyConnection, Lease, Pick, Refused, Registry, Server, ServerId, Upstream};
+use crate::util::random::Random;
 use crate::util::units::{ByteSize, Percent};
 
 pub fn registry() -> Arc<Registry> {
@@ -128,7 +129,7 @@ pub fn pick_other(upstream: &Arc<Upstream>, tried: &[ServerId]) -> Result<Lease,
         tried,
         hash: None,
         carry: &AnyConnection,
-        random: &mut fastrand::Rng::with_seed(7),
+        random: &mut Random::seeded(7),
     })
 }
 

@@ -52,8 +52,8 @@ impl Upstream {
             before.is_some_and(|before| before.set.load().panic()),
         );
         let set = match before {
-            Some(before) => before.set.load().next(&config.balance, plan),
-            None => ServerSet::first(&config.balance, plan),
+            Some(before) => before.set.load().next(config, &servers, plan),
+            None => ServerSet::first(config, &servers, plan),
         };
         Arc::new(Upstream {
             config: config.clone(),
@@ -196,7 +196,7 @@ impl Upstream {
         if *set.plan() == plan {
             return false;
         }
-        let next = set.next(&self.config.balance, plan);
+        let next = set.next(&self.config, &self.servers, plan);
         drop(set);
         self.set.store(Arc::new(next));
         true

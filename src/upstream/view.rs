@@ -178,7 +178,6 @@ impl Upstream {
         let set = self.set();
         let candidates = Candidates {
             set: &set,
-            servers: self.servers(),
             config: self.config(),
             tried: &[],
             carry: &AnyConnection,

@@ -24,6 +24,11 @@ impl Random {
         self.0.u64(..)
     }
 
+    /// Any number of 128 bits.
+    pub fn long_number(&mut self) -> u128 {
+        self.0.u128(..)
+    }
+
     /// A number in `0..bound`, each equally likely; 0 when `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 { 0 } else { self.0.u64(..bound) }

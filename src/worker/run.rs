@@ -68,7 +68,7 @@ async fn work(start: Start) {
         snapshots: Reader::new(shared.snapshots),
         timers: Timers::new(),
         pools: Pools::new(&shared.hub),
-        random: RefCell::new(fastrand::Rng::new()),
+        random: RefCell::default(),
         introductions: RefCell::default(),
         access: shared.access.worker(),
         metrics: shared.metrics,

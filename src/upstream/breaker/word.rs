@@ -40,6 +40,11 @@ impl Word {
         }
     }
 
+    /// Of a packed word.
+    pub fn is_closed(bits: u64) -> bool {
+        bits >> 62 == 0
+    }
+
     /// The word after a trip.
     pub fn tripped(self, since: u32, placed: bool) -> Word {
         Word {
