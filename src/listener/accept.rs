@@ -35,8 +35,10 @@ const TOLD_AGAIN: Duration = Duration::from_secs(10);
 pub struct Door {
     /// As configured.
     pub address: SocketAddr,
+    /// Where clients connect to; not that of the address where the system chose it.
+    pub(super) port: u16,
     pub rules: Rc<ListenerRules>,
-    context: Rc<Context>,
+    pub(super) context: Rc<Context>,
     share: Rc<Share>,
     /// Of connections that enter now.
     group: RefCell<Rc<Group>>,
@@ -48,12 +50,14 @@ pub type Closed = tokio::sync::mpsc::Sender<()>;
 impl Door {
     pub fn new(
         address: SocketAddr,
+        port: u16,
         rules: Rc<ListenerRules>,
         context: Rc<Context>,
         share: Rc<Share>,
     ) -> Rc<Self> {
         Rc::new(Door {
             address,
+            port,
             rules,
             context,
             share,
@@ -76,15 +80,7 @@ impl Door {
     pub fn enter(&self, fresh: Fresh) {
         match TcpStream::from_std(fresh.stream) {
             Ok(stream) => {
-                let group = self.group.borrow();
-                connection::spawn(
-                    &self.context,
-                    &self.rules,
-                    &group,
-                    stream,
-                    fresh.peer,
-                    fresh.slot,
-                );
+                connection::spawn(self, stream, fresh.peer, fresh.slot);
             }
             Err(error) => self.refuse(&error),
         }
@@ -93,15 +89,13 @@ impl Door {
     /// Serves an accepted connection here, or hands it over.
     fn accepted(&self, stream: TcpStream, peer: SocketAddr) {
         let slot = self.share.slot();
-        let group = self.group.borrow();
-        let better = match group.phase() {
+        let better = match self.group.borrow().phase() {
             Phase::Serving => self.share.better(),
             Phase::Ending | Phase::Aborted => None,
         };
         let Some(worker) = better else {
-            return connection::spawn(&self.context, &self.rules, &group, stream, peer, slot);
+            return connection::spawn(self, stream, peer, slot);
         };
-        drop(group);
         match stream.into_std() {
             Ok(stream) => {
                 let fresh = Fresh {

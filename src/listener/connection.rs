@@ -1,39 +1,28 @@
 //! One downstream connection: what `wire` sees of everything above it, and its life as a task.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
 
-use super::group::{Group, Phase};
+use super::accept::Door;
+use super::group::{Member, Phase};
 use super::share::Slot;
 use crate::proxy;
 use crate::proxy::{ConnectionInfo, Context, ListenerRules};
 use crate::telemetry::ListenerMetrics;
-use crate::wire::h1;
+use crate::wire::h1::{Serve, serve};
 use crate::wire::io::Socket;
 use crate::wire::{Handler, Limits, Refusal, Request, Response};
-
-/// How long an idle connection that is told to end may still send one request, which is answered
-/// with `Connection: close`. A request that is on its way when we close is lost, and a client may
-/// repeat only some (RFC 9112 section 9.6): the busier a connection, the likelier one is; who was
-/// in the accept queue when a drain began has most likely sent its first already.
-const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 struct Connection {
     context: Rc<Context>,
     info: Rc<ConnectionInfo>,
-    group: Rc<Group>,
-    /// Armed once it is told to end.
-    grace: RefCell<Option<Pin<Box<Sleep>>>>,
+    member: Member,
 }
 
 impl Handler for Connection {
@@ -57,16 +46,7 @@ impl Handler for Connection {
 
     // The group wakes this connection's task when it changes: nothing to register.
     fn closing(&self) -> bool {
-        self.group.phase() > Phase::Serving
-    }
-
-    fn poll_closing(&self, cx: &mut TaskContext<'_>) -> Poll<()> {
-        if !self.closing() {
-            return Poll::Pending;
-        }
-        let mut grace = self.grace.borrow_mut();
-        let grace = grace.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_REQUEST_GRACE)));
-        grace.as_mut().poll(cx)
+        self.member.phase() > Phase::Serving
     }
 }
 
@@ -88,58 +68,66 @@ impl Drop for Open {
     }
 }
 
-/// Serves `stream` on this worker until it ends.
-pub fn spawn(
-    context: &Rc<Context>,
-    rules: &Rc<ListenerRules>,
-    group: &Rc<Group>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    slot: Slot,
-) {
-    let local = stream.local_addr().unwrap_or(peer);
-    let info = ConnectionInfo::new(canonical(peer), canonical(local), rules.clone());
-    let open = Open::new(context, rules);
-    let connection = Rc::new(Connection {
-        context: context.clone(),
-        info: Rc::new(info),
-        group: group.clone(),
-        grace: RefCell::default(),
-    });
-    // The handle is dropped: a task ends by itself, or by its group.
-    tokio::task::spawn_local(async move {
-        let socket = Socket::from(stream);
-        // Fails only on a connection that is broken already.
-        let _ = socket.set_nodelay();
-        serve(connection, socket).await;
-        drop(open);
-        drop(slot);
-    });
+/// A connection's task. There may be many that wait, so its size has a test.
+struct Life {
+    // In the order in which they go: closed, then counted as closed.
+    serve: Serve<Connection>,
+    _open: Open,
+    _slot: Slot,
 }
 
-async fn serve(connection: Rc<Connection>, socket: Socket) {
-    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    let group = connection.group.clone();
-    let _member = group.join(waker);
-    let timers = connection.context.timers.clone();
-    let mut life = pin!(h1::serve(socket, &timers, connection));
-    poll_fn(|cx| {
-        if group.phase() == Phase::Aborted {
+impl Future for Life {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let life = &mut *self;
+        let member = &life.serve.handler().member;
+        member.join(cx.waker());
+        if member.phase() == Phase::Aborted {
             return Poll::Ready(());
         }
         // A panic ends this connection and no other; `proxy` has its own guard around requests.
-        match catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(cx))) {
+        let serve = Pin::new(&mut life.serve);
+        match catch_unwind(AssertUnwindSafe(|| serve.poll(cx))) {
             Ok(polled) => polled.map(drop),
             Err(_) => {
                 tracing::error!("a connection ended in a panic; please report it");
                 Poll::Ready(())
             }
         }
-    })
-    .await;
+    }
+}
+
+/// Serves `stream` on this worker until it ends.
+pub(super) fn spawn(door: &Door, stream: TcpStream, peer: SocketAddr, slot: Slot) {
+    let info = ConnectionInfo::new(canonical(peer), door.port, door.rules.clone());
+    let connection = Connection {
+        context: door.context.clone(),
+        info: Rc::new(info),
+        member: Member::new(door.group()),
+    };
+    // The handle is dropped: a task ends by itself, or by its group.
+    tokio::task::spawn_local(Life {
+        serve: serve(Socket::from(stream), &door.context.timers, connection),
+        _open: Open::new(&door.context, &door.rules),
+        _slot: slot,
+    });
 }
 
 /// An IPv4 client of a dual-stack socket is an IPv4 client to rules and logs.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // What tokio keeps per task and per socket comes on top: 104 and 256 bytes, in multiples
+        // of 128.
+        let size = size_of::<Life>();
+        assert!(size <= 152, "{size} bytes per idle connection");
+    }
 }

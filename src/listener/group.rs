@@ -5,6 +5,7 @@
 //! request: each connection's task leaves its waker here once, and is woken to look at one flag.
 
 use std::cell::{Cell, RefCell};
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -31,7 +32,8 @@ pub struct Group {
 #[derive(Debug)]
 pub struct Member {
     group: Rc<Group>,
-    key: usize,
+    /// Of its waker; `None` before the task has run.
+    key: Cell<Option<NonZeroUsize>>,
 }
 
 impl Group {
@@ -60,20 +62,34 @@ impl Group {
             waker.wake_by_ref();
         }
     }
+}
 
-    /// `waker`: of the connection's task, the same for its whole life.
-    pub fn join(self: &Rc<Self>, waker: Waker) -> Member {
-        let key = self.members.borrow_mut().insert(waker);
+impl Member {
+    pub fn new(group: Rc<Group>) -> Self {
         Member {
-            group: self.clone(),
-            key,
+            group,
+            key: Cell::new(None),
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.group.phase()
+    }
+
+    /// `waker`: of the connection's task, the same for its whole life; the first one is kept.
+    pub fn join(&self, waker: &Waker) {
+        if self.key.get().is_none() {
+            let key = self.group.members.borrow_mut().insert(waker.clone());
+            self.key.set(NonZeroUsize::new(key + 1));
         }
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.group.members.borrow_mut().remove(self.key);
+        if let Some(key) = self.key.get() {
+            self.group.members.borrow_mut().remove(key.get() - 1);
+        }
     }
 }
 
@@ -98,7 +114,9 @@ mod tests {
     fn members_are_woken_once_per_step_down() {
         let woken = Arc::new(Counting::default());
         let group = Group::new();
-        let member = group.join(woken.clone().into());
+        let member = Member::new(group.clone());
+        member.join(&woken.clone().into());
+        member.join(&woken.clone().into());
         group.advance(Phase::Ending);
         group.advance(Phase::Ending);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);

@@ -78,6 +78,8 @@ fn open(address: SocketAddr, share_port: bool) -> io::Result<Socket> {
         Some(Protocol::TCP),
     )?;
     socket.set_nonblocking(true)?;
+    // Accepted sockets inherit it (a copy of the listening one): no call per connection.
+    socket.set_tcp_nodelay(true)?;
     socket.set_reuse_address(true)?;
     if share_port {
         socket.set_reuse_port(true)?;
@@ -141,5 +143,16 @@ mod tests {
         bound.listen(16).expect("nothing is in the way");
         let v4 = SocketAddr::from(([127, 0, 0, 1], bound.address.port()));
         std::net::TcpStream::connect(v4).expect("IPv4 arrives at [::]");
+    }
+
+    #[test]
+    fn accepted_sockets_send_small_answers_at_once() {
+        let bound = bind(loopback(), 1, &[]).expect("loopback can be bound");
+        bound.listen(16).expect("nothing is in the way");
+        let _client = std::net::TcpStream::connect(bound.address).expect("it listens");
+        let socket = &bound.into_listeners()[0];
+        socket.set_nonblocking(false).expect("is a socket");
+        let (stream, _) = socket.accept().expect("somebody has connected");
+        assert!(stream.nodelay().expect("is a socket"));
     }
 }

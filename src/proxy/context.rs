@@ -45,8 +45,8 @@ struct Current {
 pub struct ConnectionInfo {
     /// The TCP peer.
     pub peer: SocketAddr,
-    /// The address it came in on.
-    pub local: SocketAddr,
+    /// The port it came in on.
+    pub port: u16,
     pub listener: Rc<ListenerRules>,
     /// The upstream connection that NTLM or Negotiate bound to this one.
     pub(super) bound: RefCell<Option<Bound>>,
@@ -114,10 +114,10 @@ impl Current {
 }
 
 impl ConnectionInfo {
-    pub fn new(peer: SocketAddr, local: SocketAddr, listener: Rc<ListenerRules>) -> Self {
+    pub fn new(peer: SocketAddr, port: u16, listener: Rc<ListenerRules>) -> Self {
         ConnectionInfo {
             peer,
-            local,
+            port,
             listener,
             bound: RefCell::new(None),
         }

@@ -169,7 +169,7 @@ impl Transaction {
             trusted: self.trusted,
             client: self.account.client,
             scheme: "http",
-            port: self.connection.local.port(),
+            port: self.connection.port,
             version: head.version,
             via: rules.via,
         };

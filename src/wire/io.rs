@@ -156,14 +156,6 @@ impl Socket {
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
-    /// Small writes leave at once; nothing to do for unix sockets.
-    pub fn set_nodelay(&self) -> io::Result<()> {
-        match self {
-            Socket::Tcp(stream) => stream.set_nodelay(true),
-            Socket::Unix(_) => Ok(()),
-        }
-    }
-
     /// Makes the coming close a reset: the peer must see that something was cut off.
     pub fn reset_on_close(&self) {
         if let Socket::Tcp(stream) = self {

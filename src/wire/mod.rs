@@ -7,7 +7,6 @@ pub mod h1;
 pub mod io;
 
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -90,16 +89,7 @@ pub trait Handler {
     /// counted.
     fn idle_timeout(&self) {}
 
-    /// True once the connection should end after its current answer (drain, listener changed).
+    /// True once the connection should end after its current answer (drain, listener changed), and
+    /// soon where it has none. Whoever makes it so wakes the connection's task.
     fn closing(&self) -> bool;
-
-    /// Ready once `closing` is true; registers the waker otherwise. Called while no request is
-    /// under way, so that a drain ends idle connections at once.
-    fn poll_closing(&self, _cx: &mut Context<'_>) -> Poll<()> {
-        if self.closing() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    }
 }

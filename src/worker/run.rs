@@ -178,7 +178,9 @@ impl Worker {
         };
         let (pin, listener) = rules.current(&self.context);
         let config = &pin.listener(listener).rules;
-        let door = Door::new(address, rules, self.context.clone(), self.share.clone());
+        let port = socket.local_addr().unwrap_or(address).port();
+        let context = self.context.clone();
+        let door = Door::new(address, port, rules, context, self.share.clone());
         let (stop, stopped) = oneshot::channel();
         let open = Open {
             door: door.clone(),

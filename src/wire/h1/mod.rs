@@ -15,4 +15,4 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
-pub use server::{Ended, serve};
+pub use server::{Ended, Serve, serve};

@@ -222,7 +222,7 @@ mod tests {
         out.push_body(framed.to_kept(), true);
         out.push_last_chunk(None);
         assert_eq!(out.front, b"5\r\nhello\r\n2\r\nab\r\n0\r\n\r\n");
-        out.restart();
+        out.discard();
         out.push_body(framed, false);
         assert_eq!(out.front, b"ab");
     }

@@ -1,9 +1,10 @@
 //! The server side: one task per downstream connection, for its whole life.
 //!
 //! The task is a state machine written by hand, because an idle connection is as large as the
-//! largest thing it ever waited for: what belongs to one request (the handler's future, the
-//! answer being sent) is boxed and gone with it. Requests are answered one at a time and in
-//! order; what a client sends early waits, bounded, in [`Inbound`](super::inbound::Inbound).
+//! largest thing it ever waited for: what belongs to one request (its side of the connection, the
+//! handler's work, the answer being sent) is allocated with it and gone with it. Requests are
+//! answered one at a time and in order; what a client sends early waits, bounded, in
+//! [`Inbound`](super::inbound::Inbound).
 //!
 //! Recovery: whatever cannot be read with certainty ends the connection. A refusal is answered
 //! and then lingers, so that the answer is not lost to a reset; an answer that breaks off is
@@ -11,12 +12,15 @@
 
 mod answering;
 mod connection;
+mod exchange;
+mod line;
 mod rest;
 mod tunnel;
 
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -24,18 +28,23 @@ use crate::message::{Downstream, Known, Method, RequestHead, Version};
 use crate::util::clock;
 use crate::util::timer::{SweepSlot, Timers};
 use crate::wire::h1::framing::{is_persistent, lists, of_request};
-use crate::wire::h1::inbound::Fill;
+use crate::wire::h1::inbound::{Fill, Inbound};
 use crate::wire::h1::parse::{self, HeadLimits, Malformed};
 use crate::wire::io::Socket;
-use crate::wire::{Handler, Limits, Refusal, RefusalReason, Request, Response};
+use crate::wire::{Handler, Limits, Refusal, RefusalReason, Request};
 
-use answering::{Answering, Sent};
 use connection::ServerConnection;
-use rest::{After, Rest};
-use tunnel::TunnelPump;
+use exchange::{Exchange, Facts};
+use line::Line;
 
 /// Requests that one wake-up may answer before other connections get their turn.
 const BUDGET: u32 = 16;
+
+/// How long an idle connection that is told to end may still send one request, which is answered
+/// with `Connection: close`. A request that is on its way when we close is lost, and a client may
+/// repeat only some (RFC 9112 section 9.6): the busier a connection, the likelier one is; who was
+/// in the accept queue when a drain began has most likely sent its first already.
+const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// How a downstream connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,157 +58,179 @@ pub enum Ended {
 }
 
 /// The whole life of one downstream connection: requests one after the other, each answered by
-/// `handler`, until either side ends it.
-pub fn serve<H: Handler + 'static>(
-    socket: Socket,
-    timers: &Timers,
-    handler: Rc<H>,
-) -> impl Future<Output = Ended> + use<H> {
+/// `handler`, until either side ends it. All of it in one task.
+pub fn serve<H: Handler>(socket: Socket, timers: &Timers, handler: H) -> Serve<H> {
     let slot = timers.slot();
     let patience = handler.limits().header_timeout;
     slot.set_end(clock::now() + patience, patience);
     Serve {
-        connection: Rc::new(ServerConnection::new(socket)),
         handler,
+        line: Some(Line::new(socket)),
         slot,
-        state: State::Head {
-            tried: 0,
-            timed: true,
-            began: None,
-        },
+        state: State::Idle,
         requests: 0,
+        closing: false,
     }
 }
 
-struct Serve<H: Handler> {
-    connection: Rc<ServerConnection>,
-    handler: Rc<H>,
+/// See [`serve`].
+pub struct Serve<H: Handler> {
+    handler: H,
+    /// `None` while a request has it.
+    line: Option<Line>,
     /// Header and idle deadlines; also bounds what is sent and drained without a proxy watching.
     slot: SweepSlot,
     state: State<H::Work>,
-    requests: u64,
+    requests: u32,
+    /// Told to end while it had no request: what it still waits for is one that is on its way.
+    closing: bool,
 }
 
 enum State<W> {
-    /// Waiting for a head, or for the rest of one.
-    Head {
-        /// Buffered bytes when parsing last found no end.
-        tried: usize,
-        /// The header deadline is running (and not the idle one).
-        timed: bool,
-        /// When its first bytes came, if that was not all of it.
-        began: Option<Instant>,
-    },
-    Handling(Box<W>, Facts),
-    Answering(Box<Answering>),
-    /// The answer is out, the request is not in yet; or the connection lingers.
-    Rest(Rest),
-    Tunnel(Box<TunnelPump>),
+    /// Nothing of the next request has come.
+    Idle,
+    Head(Box<Head>),
+    Exchange(Box<Exchange<W>>),
 }
 
-/// What must be known of a request when its answer is framed.
-#[derive(Debug, Clone, Copy)]
-struct Facts {
-    is_head: bool,
-    version: Version,
-    /// Neither the client nor we end the connection after this answer.
-    keep: bool,
-    /// The client may send another request at any time: it did not ask for the end.
-    more: bool,
+/// A head of which a part has come.
+#[derive(Default)]
+struct Head {
+    inbound: Inbound,
+    /// Buffered bytes when parsing last found no end.
+    tried: usize,
+    /// When its first bytes were seen, if that was not all of it: from here its deadline runs. That
+    /// of the first request runs from the start.
+    began: Option<Instant>,
 }
 
-impl<H: Handler + 'static> Future for Serve<H> {
+impl Head {
+    /// Buffered bytes of a request; an empty line before it is none of it (RFC 9112 section 2.2),
+    /// and a client that ends its body with one is idle.
+    fn waiting(&self) -> usize {
+        match self.inbound.bytes() {
+            b"\r" | b"\r\n" => 0,
+            bytes => bytes.len(),
+        }
+    }
+
+    /// A head that dribbles in is not parsed again for every byte: only when its end may have
+    /// come, or twice as much as last time.
+    fn may_be_whole(&mut self, max_bytes: usize) -> bool {
+        let (bytes, before) = (self.inbound.bytes(), self.tried);
+        let new = &bytes[before.saturating_sub(3)..];
+        let has = |end| memchr::memmem::find(new, end).is_some();
+        // A bare LF ends no head, but whoever sent it waits for an answer.
+        let ended = before == 0 || has(b"\n\r\n") || has(b"\n\n");
+        if !ended && bytes.len() < 2 * before && bytes.len() < max_bytes {
+            return false;
+        }
+        self.tried = bytes.len();
+        true
+    }
+}
+
+/// Nothing in it is pinned: what has to be is boxed.
+impl<H: Handler> Unpin for Serve<H> {}
+
+impl<H: Handler> Future for Serve<H> {
     type Output = Ended;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let serve = &mut *self;
         let _turn = clock::turn();
-        let last = serve.requests + u64::from(BUDGET);
+        let last = serve.requests.saturating_add(BUDGET);
         loop {
-            let next = match &mut serve.state {
-                State::Head { .. } if serve.requests == last => {
+            match &mut serve.state {
+                State::Idle | State::Head(_) if serve.requests == last => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                State::Head { .. } => ready!(serve.poll_head(cx)),
-                State::Handling(answer, facts) => match Pin::new(answer.as_mut()).poll(cx) {
-                    Poll::Ready(response) => {
-                        let facts = *facts;
-                        serve.begin_answer(response, facts)
-                    }
-                    Poll::Pending if serve.connection.is_gone() => Err(Ended::Aborted),
-                    Poll::Pending => return Poll::Pending,
+                State::Idle | State::Head(_) => match ready!(serve.poll_head(cx)) {
+                    Ok(exchange) => serve.state = State::Exchange(exchange),
+                    Err(ended) => return Poll::Ready(ended),
                 },
-                State::Answering(answering) => {
-                    match ready!(answering.poll(&serve.connection, &serve.slot, cx)) {
-                        Sent::Broken => Err(Ended::Aborted),
-                        Sent::Tunnel(tunnel) => Ok(State::Tunnel(Box::new(tunnel))),
-                        Sent::Whole(rest) => Ok(State::Rest(rest)),
+                State::Exchange(exchange) => {
+                    match ready!(exchange.poll(&serve.handler, &serve.slot, cx)) {
+                        None => serve.next_request(),
+                        Some(ended) => return Poll::Ready(ended),
                     }
                 }
-                State::Rest(rest) => match ready!(rest.poll(&serve.connection, &serve.slot, cx)) {
-                    After::Next => Ok(serve.next_request()),
-                    After::Closed => Err(Ended::Cleanly),
-                    After::Broken => Err(Ended::Aborted),
-                },
-                State::Tunnel(pump) => Err(ready!(pump.poll(&serve.connection, cx))),
-            };
-            match next {
-                Ok(state) => serve.state = state,
-                Err(ended) => return Poll::Ready(ended),
             }
         }
     }
 }
 
-impl<H: Handler + 'static> Serve<H> {
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<State<H::Work>, Ended>> {
-        let limits = self.handler.limits();
+impl<H: Handler> Serve<H> {
+    pub fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Exchange<H::Work>>, Ended>> {
+        let mut head = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Head(head) => *head,
+            State::Idle | State::Exchange(_) => Head::default(),
+        };
+        let polled = self.poll_more(&mut head, cx);
+        if polled.is_pending() && !head.inbound.is_empty() {
+            self.state = State::Head(Box::new(head));
+        }
+        polled
+    }
+
+    fn poll_more(
+        &mut self,
+        head: &mut Head,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Box<Exchange<H::Work>>, Ended>> {
         loop {
-            if let Some(next) = self.try_parse(&limits) {
-                return Poll::Ready(Ok(next));
+            if let Some(exchange) = self.try_parse(head) {
+                return Poll::Ready(Ok(exchange));
             }
-            let (filled, waiting) = self.connection.poll_fill(cx);
-            match filled {
-                Poll::Pending => return self.poll_wait(cx, &limits, waiting),
+            let Some(line) = &mut self.line else {
+                return Poll::Ready(Err(Ended::Aborted));
+            };
+            match line.poll_fill(&mut head.inbound, cx) {
+                Poll::Pending => return self.poll_wait(head, cx),
                 Poll::Ready(Ok(Fill::Bytes)) => {}
-                Poll::Ready(Ok(Fill::End)) if waiting == 0 => {
+                Poll::Ready(Ok(Fill::End)) if head.waiting() == 0 => {
                     return Poll::Ready(Err(Ended::Cleanly));
                 }
                 Poll::Ready(Ok(Fill::Full)) => {
                     let detail = "the request head is too large";
                     let reason = RefusalReason::HeaderTooLarge;
-                    return Poll::Ready(Ok(self.refuse(Malformed { reason, detail }, None)));
+                    return Poll::Ready(Ok(self.refuse(Malformed { reason, detail }, Err(head))));
                 }
                 Poll::Ready(Ok(Fill::End) | Err(_)) => return Poll::Ready(Err(Ended::Aborted)),
             }
         }
     }
 
-    /// Nothing to read: what may end the wait. `waiting` bytes of a head have come.
+    /// Nothing to read: what may end the wait.
     fn poll_wait(
         &mut self,
+        head: &mut Head,
         cx: &mut Context<'_>,
-        limits: &Limits,
-        waiting: usize,
-    ) -> Poll<Result<State<H::Work>, Ended>> {
-        if waiting == 0 && self.handler.poll_closing(cx).is_ready() {
-            return Poll::Ready(Err(Ended::Cleanly));
+    ) -> Poll<Result<Box<Exchange<H::Work>>, Ended>> {
+        let waiting = head.waiting() > 0;
+        if !waiting && !self.closing && self.handler.closing() {
+            self.closing = true;
+            let end = clock::now() + LAST_REQUEST_GRACE;
+            self.slot.set_end(end, LAST_REQUEST_GRACE);
         }
-        if let State::Head { timed, began, .. } = &mut self.state
-            && began.is_none()
-            && waiting > 0
-        {
+        if waiting && head.began.is_none() {
             let now = clock::now();
-            *began = Some(now);
-            if !*timed {
-                *timed = true;
-                let patience = limits.header_timeout;
+            head.began = Some(now);
+            if self.requests > 0 || self.closing {
+                let patience = self.handler.limits().header_timeout;
                 self.slot.set_end(now + patience, patience);
             }
         }
         ready!(self.slot.poll_expired(cx));
-        if waiting == 0 {
+        if !waiting && self.closing {
+            return Poll::Ready(Err(Ended::Cleanly));
+        }
+        if !waiting {
             // Between two requests nobody is refused: most kept connections end like this.
             if self.requests == 0 {
                 self.handler.idle_timeout();
@@ -208,140 +239,117 @@ impl<H: Handler + 'static> Serve<H> {
         }
         let detail = "the request head did not come in time";
         let reason = RefusalReason::RequestTimeout;
-        Poll::Ready(Ok(self.refuse(Malformed { reason, detail }, None)))
+        Poll::Ready(Ok(self.refuse(Malformed { reason, detail }, Err(head))))
     }
 
-    /// A head out of what is buffered. A head that dribbles in is not parsed again for every
-    /// byte: only when its end may have come, or twice as much as last time.
-    fn try_parse(&mut self, limits: &Limits) -> Option<State<H::Work>> {
-        let State::Head { tried, began, .. } = &mut self.state else {
+    fn try_parse(&mut self, head: &mut Head) -> Option<Box<Exchange<H::Work>>> {
+        if head.inbound.len() == head.tried {
             return None;
+        }
+        let limits = self.handler.limits();
+        if !head.may_be_whole(limits.max_header_bytes) {
+            return None;
+        }
+        let head_limits = HeadLimits {
+            bytes: limits.max_header_bytes,
+            fields: limits.max_headers,
+            underscores: limits.underscore_headers,
         };
-        let began = *began;
-        let parsed = {
-            let inner = self.connection.borrow();
-            let bytes = inner.inbound.bytes();
-            if bytes.len() == *tried {
-                return None;
-            }
-            let new = &bytes[tried.saturating_sub(3)..];
-            let has = |end| memchr::memmem::find(new, end).is_some();
-            // A bare LF ends no head, but whoever sent it waits for an answer.
-            let ended = *tried == 0 || has(b"\n\r\n") || has(b"\n\n");
-            if !ended && bytes.len() < 2 * *tried && bytes.len() < limits.max_header_bytes {
-                return None;
-            }
-            *tried = bytes.len();
-            let limits = HeadLimits {
-                bytes: limits.max_header_bytes,
-                fields: limits.max_headers,
-                underscores: limits.underscore_headers,
-            };
-            parse::request(bytes, &limits)
-        };
-        match parsed {
+        match parse::request(head.inbound.bytes(), &head_limits) {
             Ok(None) => None,
-            Ok(Some((head, length))) => {
-                self.connection.borrow_mut().inbound.consume(length);
-                Some(self.dispatch(head, began, limits))
+            Ok(Some((parsed, length))) => {
+                head.inbound.consume(length);
+                Some(self.dispatch(parsed, head, &limits))
             }
-            Err(malformed) => Some(self.refuse(malformed, None)),
+            Err(malformed) => Some(self.refuse(malformed, Err(head))),
         }
     }
 
     fn dispatch(
         &mut self,
         head: RequestHead,
-        began: Option<Instant>,
+        received: &mut Head,
         limits: &Limits,
-    ) -> State<H::Work> {
+    ) -> Box<Exchange<H::Work>> {
         let framing = match of_request(&head) {
             Ok(framing) => framing,
-            Err(malformed) => return self.refuse(malformed, Some(head)),
+            Err(malformed) => return self.refuse(malformed, Ok(head)),
         };
         self.slot.clear();
         self.requests += 1;
+        // Unlimited is as many as the counter holds.
+        let most = match limits.max_requests {
+            0 => u32::MAX,
+            most => u32::try_from(most).unwrap_or(u32::MAX),
+        };
         let persistent = is_persistent(head.version, &head.fields);
         let facts = Facts {
             is_head: head.method == Method::Head,
             version: head.version,
-            keep: persistent && (limits.max_requests == 0 || self.requests < limits.max_requests),
+            keep: persistent && self.requests < most,
             more: persistent,
+            idle_timeout: limits.idle_timeout,
         };
         let expects = head.fields.contains(Known::Expect)
             && lists(&head.fields, Known::Expect, "100-continue");
-        self.connection
-            .borrow_mut()
-            .begin(framing, head.version, expects);
-        let downstream: Rc<dyn Downstream> = self.connection.clone();
+        let inbound = std::mem::take(&mut received.inbound);
+        let connection =
+            ServerConnection::new(self.line.take(), inbound, framing, head.version, expects);
+        let downstream: Rc<dyn Downstream> = connection.clone();
         let work = self.handler.handle(Request {
             head,
             downstream,
-            began,
+            began: received.began,
         });
-        State::Handling(Box::new(work), facts)
+        Exchange::new(connection, facts, work)
     }
 
-    fn refuse(&mut self, malformed: Malformed, head: Option<RequestHead>) -> State<H::Work> {
+    /// `head`: parsed, or as it was received.
+    fn refuse(
+        &mut self,
+        malformed: Malformed,
+        head: Result<RequestHead, &Head>,
+    ) -> Box<Exchange<H::Work>> {
         let Malformed { reason, detail } = malformed;
         let (method, target) = match &head {
-            Some(head) => {
+            Ok(head) => {
                 let target = String::from_utf8_lossy(head.target()).into_owned();
                 (Some(head.method.as_str().to_owned()), Some(target))
             }
-            None => parse::start_line_parts(self.connection.borrow().inbound.bytes()),
+            Err(received) => parse::start_line_parts(received.inbound.bytes()),
         };
-        let is_head = method.as_deref() == Some("HEAD");
+        let facts = Facts {
+            is_head: method.as_deref() == Some("HEAD"),
+            version: Version::Http11,
+            keep: false,
+            more: true,
+            idle_timeout: Duration::ZERO,
+        };
         let response = self.handler.refuse(Refusal {
             reason,
             detail,
             method,
             target,
-            head,
+            head: head.ok(),
         });
         self.slot.clear();
-        self.connection.borrow_mut().begin_refused();
-        self.answer(
-            response,
-            Facts {
-                is_head,
-                version: Version::Http11,
-                keep: false,
-                more: true,
-            },
-        )
+        let connection = ServerConnection::refused(self.line.take());
+        Exchange::answered(connection, facts, response)
     }
 
-    fn begin_answer(&mut self, response: Response, facts: Facts) -> Result<State<H::Work>, Ended> {
-        if self.connection.is_gone() {
-            return Err(Ended::Aborted);
+    fn next_request(&mut self) {
+        let mut head = Head::default();
+        if let State::Exchange(exchange) = &self.state {
+            (self.line, head.inbound) = exchange.leave();
+            if head.waiting() == 0 {
+                let patience = exchange.idle_timeout();
+                self.slot.set_end(clock::now() + patience, patience);
+            }
         }
-        Ok(self.answer(response, facts))
-    }
-
-    fn answer(&mut self, response: Response, mut facts: Facts) -> State<H::Work> {
-        facts.keep &= !response.close && !self.handler.closing();
-        State::Answering(Box::new(Answering::new(response, facts, &self.connection)))
-    }
-
-    fn next_request(&mut self) -> State<H::Work> {
-        if Rc::strong_count(&self.connection) > 1 {
-            // Somebody still holds the last request's side: it must not see the next one's.
-            self.connection = Rc::new(self.connection.move_out());
-        }
-        let waiting = {
-            let mut inner = self.connection.borrow_mut();
-            inner.finish();
-            inner.waiting()
+        self.state = if head.inbound.is_empty() {
+            State::Idle
+        } else {
+            State::Head(Box::new(head))
         };
-        if waiting == 0 {
-            let patience = self.handler.limits().idle_timeout;
-            self.slot.set_end(clock::now() + patience, patience);
-        }
-        State::Head {
-            tried: 0,
-            timed: false,
-            began: None,
-        }
     }
 }

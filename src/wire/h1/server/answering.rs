@@ -8,11 +8,10 @@ use crate::util::clock;
 use crate::util::timer::SweepSlot;
 use crate::wire::Response;
 use crate::wire::h1::head_write::{self, AnswerFraming, Persistence};
-use crate::wire::h1::server::Facts;
 use crate::wire::h1::server::connection::ServerConnection;
+use crate::wire::h1::server::exchange::Facts;
 use crate::wire::h1::server::rest::{Close, Rest};
 use crate::wire::h1::server::tunnel::TunnelPump;
-use crate::wire::io::Socket;
 
 /// An answer of our own that its client does not read is given up after this.
 const STALL: Duration = Duration::from_secs(30);
@@ -90,9 +89,8 @@ impl Answering {
             (false, Version::Http10) => Persistence::KeepAlive,
             (false, _) => Persistence::Silent,
         };
-        let splices = inner.socket.as_ref().is_some_and(Socket::splices);
         if let (Body::Stream(stream), AnswerFraming::Length(_), true) =
-            (&mut body, framing, splices)
+            (&mut body, framing, inner.splices())
         {
             stream.take_pipes();
         }

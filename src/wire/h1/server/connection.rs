@@ -1,8 +1,12 @@
-//! The socket of a downstream connection, shared between its task and the request in it.
+//! A downstream connection as the one request in it sees it, shared with the connection's task.
+//!
+//! Each request has an object of its own: whoever keeps it longer finds its client gone and never
+//! sees the next one's bytes, and an idle connection has none.
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,9 +17,8 @@ use crate::wire::h1::framing::Framing;
 use crate::wire::h1::head_write;
 use crate::wire::h1::inbound::{Fill, Inbound};
 use crate::wire::h1::outbound::Outbound;
-use crate::wire::h1::piping::poll_piped;
 use crate::wire::h1::reader::{BodyReader, Step};
-use crate::wire::io::Socket;
+use crate::wire::h1::server::line::Line;
 
 /// Bytes of following requests that wait for their turn.
 const EARLY_BYTES: usize = 64 * 1024;
@@ -29,8 +32,8 @@ pub(super) struct ServerConnection {
 }
 
 pub(super) struct Inner {
-    /// `None` once it has moved on to a later request's object.
-    pub(super) socket: Option<Socket>,
+    /// `None` once it has gone on to the next request.
+    line: Option<Line>,
     pub(super) inbound: Inbound,
     pub(super) out: Outbound,
     pub(super) reader: BodyReader,
@@ -51,35 +54,54 @@ pub(super) struct Inner {
 }
 
 impl ServerConnection {
-    pub(super) fn new(socket: Socket) -> Self {
-        Self::with(Some(socket), Inbound::default())
-    }
-
-    fn with(socket: Option<Socket>, inbound: Inbound) -> Self {
+    /// For a request whose head has been taken out of `inbound`. `expects`: it has
+    /// `Expect: 100-continue`.
+    pub(super) fn new(
+        line: Option<Line>,
+        inbound: Inbound,
+        framing: Framing,
+        version: Version,
+        expects: bool,
+    ) -> Rc<Self> {
+        let reader = BodyReader::new(framing);
         let inner = Inner {
-            gone: socket.is_none(),
-            socket,
+            gone: line.is_none(),
+            line,
             inbound,
             out: Outbound::default(),
-            reader: BodyReader::new(Framing::Length(0)),
-            version: Version::Http11,
-            expects: false,
+            expects: expects && version == Version::Http11 && !reader.is_done(),
+            reader,
+            version,
             continued: false,
             interim: false,
             answering: false,
             pipes: false,
             look: None,
         };
-        ServerConnection {
+        Rc::new(ServerConnection {
             inner: RefCell::new(inner),
-        }
+        })
     }
 
-    /// Takes socket and early bytes out; whoever still holds this object finds its client gone.
-    pub(super) fn move_out(&self) -> Self {
-        let dead = Self::with(None, Inbound::default()).inner.into_inner();
-        let inner = self.inner.replace(dead);
-        Self::with(inner.socket, inner.inbound)
+    /// For a head that was refused: nothing behind it can be understood.
+    pub(super) fn refused(line: Option<Line>) -> Rc<Self> {
+        let connection = Self::new(
+            line,
+            Inbound::default(),
+            Framing::Chunked,
+            Version::Http11,
+            false,
+        );
+        connection.borrow_mut().reader.closed();
+        connection
+    }
+
+    /// Takes out what the next request needs.
+    pub(super) fn leave(&self) -> (Option<Line>, Inbound) {
+        let mut inner = self.borrow_mut();
+        inner.gone = true;
+        inner.out.discard();
+        (inner.line.take(), std::mem::take(&mut inner.inbound))
     }
 
     pub(super) fn borrow(&self) -> Ref<'_, Inner> {
@@ -105,66 +127,25 @@ impl ServerConnection {
             Poll::Pending
         }
     }
-
-    /// Reads once; also says how many bytes of a request are buffered then.
-    pub(super) fn poll_fill(&self, cx: &mut Context<'_>) -> (Poll<io::Result<Fill>>, usize) {
-        let mut inner = self.inner.borrow_mut();
-        let filled = inner.poll_fill(cx);
-        (filled, inner.waiting())
-    }
 }
 
 impl Inner {
-    /// A request begins.
-    pub(super) fn begin(&mut self, framing: Framing, version: Version, expects: bool) {
-        self.reader = BodyReader::new(framing);
-        self.version = version;
-        self.pipes = false;
-        self.expects = expects && version == Version::Http11 && !self.reader.is_done();
-    }
-
-    /// A head was refused: nothing behind it can be understood.
-    pub(super) fn begin_refused(&mut self) {
-        self.inbound.clear();
-        self.reader = BodyReader::new(Framing::Chunked);
-        self.reader.closed();
-    }
-
     /// The final answer begins.
     pub(super) fn begin_answer(&mut self) {
         self.answering = true;
     }
 
-    /// Request and answer have ended.
-    pub(super) fn finish(&mut self) {
-        self.out.restart();
-        self.expects = false;
-        self.continued = false;
-        self.interim = false;
-        self.answering = false;
-        self.look = None;
-    }
-
-    /// Buffered bytes of the next request; an empty line before it is none of it (RFC 9112 section
-    /// 2.2), and a client that ends its body with one is idle.
-    pub(super) fn waiting(&self) -> usize {
-        match self.inbound.bytes() {
-            b"\r" | b"\r\n" => 0,
-            bytes => bytes.len(),
-        }
-    }
-
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Fill>> {
-        match &mut self.socket {
-            Some(socket) => self.inbound.poll_fill(socket, cx),
+        match &mut self.line {
+            Some(line) => line.poll_fill(&mut self.inbound, cx),
             None => Poll::Ready(Ok(Fill::End)),
         }
     }
 
     /// Ready when everything is in the socket; an error means that the client is gone.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Abort>> {
-        let flushed = match &mut self.socket {
-            Some(socket) => ready!(self.out.poll_flush(socket, cx)),
+        let flushed = match &mut self.line {
+            Some(line) => ready!(line.poll_flush(&mut self.out, cx)),
             None => return Poll::Ready(Err(Abort)),
         };
         Poll::Ready(flushed.map_err(|_| {
@@ -173,10 +154,23 @@ impl Inner {
         }))
     }
 
+    /// Sends FIN; bytes can still be read. An error means that the client is gone.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Abort>> {
+        match &mut self.line {
+            Some(line) => line.poll_shutdown(cx).map_err(|_| Abort),
+            None => Poll::Ready(Err(Abort)),
+        }
+    }
+
+    /// A body may go into this socket through a pipe.
+    pub(super) fn splices(&self) -> bool {
+        self.line.as_ref().is_some_and(Line::splices)
+    }
+
     /// Makes the coming close visible as a break.
     pub(super) fn reset_on_close(&self) {
-        if let Some(socket) = &self.socket {
-            socket.reset_on_close();
+        if let Some(line) = &self.line {
+            line.reset_on_close();
         }
     }
 
@@ -207,8 +201,8 @@ impl Inner {
                 Err(_) => return Poll::Ready(Err(BodyError::Framing)),
             }
             if self.pipes
-                && let Some(socket) = &mut self.socket
-                && let Some(piped) = ready!(poll_piped(&mut self.reader, socket, cx))
+                && let Some(line) = &mut self.line
+                && let Some(piped) = ready!(line.poll_piped(&mut self.reader, cx))
             {
                 return Poll::Ready(piped.map_err(|_| self.broken()));
             }
@@ -253,7 +247,7 @@ impl Inner {
             }
             if self.inbound.len() >= EARLY_BYTES {
                 self.inbound.park();
-                self.gone = self.socket.as_ref().is_none_or(Socket::is_read_closed);
+                self.gone = self.line.as_ref().is_none_or(Line::is_read_closed);
                 if !self.gone {
                     // No read, no event: another look after a while.
                     let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
@@ -289,17 +283,5 @@ impl Downstream for ServerConnection {
 
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Abort> {
         self.inner.borrow_mut().poll_gone(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_idle_connection_is_small() {
-        // What tokio keeps per task and socket comes on top: some 500 bytes.
-        let size = size_of::<ServerConnection>();
-        assert!(size <= 352, "{size} bytes per idle connection");
     }
 }

@@ -88,11 +88,7 @@ impl Rest {
             }
         }
         if self.stage == Stage::ShuttingDown {
-            let mut inner = connection.borrow_mut();
-            let Some(socket) = &mut inner.socket else {
-                return Poll::Ready(After::Broken);
-            };
-            if ready!(socket.poll_shutdown(cx)).is_err() {
+            if ready!(connection.borrow_mut().poll_shutdown(cx)).is_err() {
                 return Poll::Ready(After::Broken);
             }
             self.stage = Stage::Lingering;

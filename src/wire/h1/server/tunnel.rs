@@ -115,16 +115,11 @@ impl TunnelPump {
             }
             match self.downward {
                 Way::Ended => return Ok(()),
-                Way::Ending => {
-                    let Some(socket) = &mut inner.socket else {
-                        return Err(Broken);
-                    };
-                    match socket.poll_shutdown(cx) {
-                        Poll::Pending => return Ok(()),
-                        Poll::Ready(Ok(())) => self.downward = Way::Ended,
-                        Poll::Ready(Err(_)) => return Err(Broken),
-                    }
-                }
+                Way::Ending => match inner.poll_shutdown(cx) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(())) => self.downward = Way::Ended,
+                    Poll::Ready(Err(_)) => return Err(Broken),
+                },
                 Way::Open => match self.tunnel.poll_read(cx) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(Some(data))) => {

@@ -37,7 +37,7 @@ pub(super) struct Scripted {
     pub(super) closing: Cell<bool>,
 }
 
-impl Handler for Scripted {
+impl Handler for Rc<Scripted> {
     type Work = Answer;
 
     fn limits(&self) -> Limits {

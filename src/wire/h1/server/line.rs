@@ -1,0 +1,107 @@
+//! The socket of a downstream connection, and whether its task hears of what arrives on it.
+//!
+//! The task waits for its client at least twice per request: for one that leaves while it is
+//! answered, and for the next request. Nearly always nothing arrives in between, and then the waker
+//! of the first wait is still there. tokio keeps it until an event takes it, and that event raises
+//! the readiness flag in the same step, on this very thread. So while the flag is down, and no read
+//! has lowered it since, asking again would change nothing; no wake-up is lost because
+//! - the flag is looked at first, each time: where it is up, the waker counts as gone;
+//! - only a read lowers it, which is made only where it was up;
+//! - without budget left tokio leaves no waker but wakes at once: that does not count as left;
+//! - writing has a waker of its own, and nobody but the connection's one task waits on its socket.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use tokio::task::coop::has_budget_remaining;
+
+use crate::message::Frame;
+use crate::wire::h1::inbound::{Fill, Inbound};
+use crate::wire::h1::outbound::Outbound;
+use crate::wire::h1::piping::poll_piped;
+use crate::wire::h1::reader::BodyReader;
+use crate::wire::io::Socket;
+
+pub(super) struct Line {
+    socket: Socket,
+    /// The task's waker is there, and no event has taken it.
+    watching: bool,
+}
+
+impl Line {
+    pub(super) fn new(socket: Socket) -> Self {
+        Line {
+            socket,
+            watching: false,
+        }
+    }
+
+    /// Reads once behind what is in `inbound`.
+    pub(super) fn poll_fill(
+        &mut self,
+        inbound: &mut Inbound,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Fill>> {
+        loop {
+            if !self.socket.is_read_ready() {
+                inbound.park();
+                if self.watching {
+                    return Poll::Pending;
+                }
+                let leaves_waker = has_budget_remaining();
+                match self.socket.poll_read_ready(cx) {
+                    Poll::Pending => {
+                        self.watching = leaves_waker;
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(ready) => ready?,
+                }
+            }
+            self.watching = false;
+            match inbound.read(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
+    }
+
+    /// As [`poll_piped`], for the body that `reader` reads.
+    pub(super) fn poll_piped(
+        &mut self,
+        reader: &mut BodyReader,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame>>> {
+        // It may read, and so lower the flag, without a word.
+        self.watching = false;
+        poll_piped(reader, &mut self.socket, cx)
+    }
+
+    /// A body may go into this socket through a pipe.
+    pub(super) fn splices(&self) -> bool {
+        self.socket.splices()
+    }
+
+    /// Ready when everything is in the socket.
+    pub(super) fn poll_flush(
+        &mut self,
+        out: &mut Outbound,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        out.poll_flush(&mut self.socket, cx)
+    }
+
+    /// Sends FIN; bytes can still be read.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_shutdown(cx)
+    }
+
+    /// As [`Socket::is_read_closed`].
+    pub(super) fn is_read_closed(&self) -> bool {
+        self.socket.is_read_closed()
+    }
+
+    /// Makes the coming close visible as a break.
+    pub(super) fn reset_on_close(&self) {
+        self.socket.reset_on_close();
+    }
+}
