@@ -1,6 +1,8 @@
 //! The idle connections of one worker to one server.
 
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
@@ -8,82 +10,48 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::upstream::pool::Pooled;
-use crate::upstream::pool::hub::Mailbox;
+use crate::upstream::pool::hub::{Hub, Mailbox};
 use crate::upstream::pool::shared::{ServerConnections, Shard};
+use crate::upstream::pool::{Claim, Pooled};
 
 /// The server closes an idle connection this much after we do: a request that we send on it in
 /// our last moment still arrives in time.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// One place among the connections to a server; released when dropped.
-pub(super) struct Ticket {
-    server: Arc<ServerConnections>,
-    epoch: u64,
-    opened: Instant,
-}
-
-impl Ticket {
-    /// `None` at `max-connections`.
-    pub(super) fn new(server: &Arc<ServerConnections>, now: Instant) -> Option<Self> {
-        server.claim().then(|| Ticket {
-            server: server.clone(),
-            epoch: server.epoch(),
-            opened: now,
-        })
-    }
-
-    pub(super) fn server(&self) -> &Arc<ServerConnections> {
-        &self.server
-    }
-
-    /// Until when the connection may be kept from now on; `None`: not at all. `Some(None)`: for
-    /// as long as it works.
-    pub(super) fn keep_until(
-        &self,
-        hint: Option<Duration>,
-        now: Instant,
-    ) -> Option<Option<Instant>> {
-        if self.epoch != self.server.epoch() {
-            return None;
-        }
-        let hint = hint.map(|hint| hint.saturating_sub(MARGIN));
-        let idle = [self.server.idle_timeout(), hint]
-            .into_iter()
-            .flatten()
-            .min();
-        let idle = idle.and_then(|idle| now.checked_add(idle));
-        let lifetime = self.server.max_lifetime();
-        let end = lifetime.and_then(|lifetime| self.opened.checked_add(lifetime));
-        let expires = [idle, end].into_iter().flatten().min();
-        match expires {
-            Some(expires) if expires <= now => None,
-            expires => Some(expires),
-        }
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.server.release();
-    }
+/// What the lists of one worker have in common.
+pub(super) struct Worker {
+    pub hub: Arc<Hub>,
+    pub mailbox: Arc<Mailbox>,
+    /// As of the last sweep: a coarse clock that costs nothing to read.
+    pub now: Cell<Instant>,
 }
 
 /// A connection between two exchanges. The order of fields matters: closed, then released.
+///
+/// It holds its claim, which leads back to the list, so that taking and giving back move both
+/// and count nothing; [`Kept::close`] ends that circle.
 pub(super) struct Idle<C> {
-    pub(super) connection: C,
-    pub(super) expires: Option<Instant>,
-    pub(super) ticket: Ticket,
+    pub connection: C,
+    pub claim: Claim<C>,
+    since: Instant,
 }
 
+/// Idle connections, and what is known of the server as one that keeps them.
 pub(super) struct Kept<C> {
-    pub(super) server: Arc<ServerConnections>,
-    pub(super) shard: Arc<Shard>,
+    pub server: Arc<ServerConnections>,
+    pub shard: Arc<Shard>,
+    pub worker: Rc<Worker>,
+    state: RefCell<State<C>>,
+}
+
+struct State<C> {
     /// Newest last.
-    pub(super) idle: VecDeque<Idle<C>>,
+    idle: VecDeque<Idle<C>>,
     /// How far the server is suspected of ending kept connections without a word: grows with each
     /// that it ended, wears off with each that still worked.
     doubt: u32,
+    /// The worker stops, or the server is gone: nothing is kept any more.
+    closed: bool,
 }
 
 /// What one connection that the server ended says about the next ones.
@@ -94,101 +62,171 @@ const DOUBT: u32 = 32;
 const MOST_DOUBT: u32 = 256;
 
 impl<C: Pooled> Kept<C> {
-    pub(super) fn take(
-        &mut self,
-        ended: &mut Vec<Idle<C>>,
-        cx: &mut Context<'_>,
-    ) -> Option<Idle<C>> {
+    /// The newest usable one.
+    pub fn take(&self, cx: &mut Context<'_>) -> Option<Idle<C>> {
         let epoch = self.server.epoch();
+        let mut ended = Vec::new();
+        let mut state = self.state.borrow_mut();
         let mut found = None;
-        while let Some(mut idle) = self.idle.pop_back() {
-            if idle.ticket.epoch == epoch {
+        while let Some(mut idle) = state.idle.pop_back() {
+            if idle.claim.epoch == epoch {
                 if idle.connection.is_usable(cx) {
-                    self.doubt = self.doubt.saturating_sub(1);
+                    state.doubt = state.doubt.saturating_sub(1);
                     found = Some(idle);
                     break;
                 }
-                self.doubt();
+                state.doubt();
             }
             ended.push(idle);
         }
-        self.count();
+        // Relaxed: who asks for one of too many finds none, and is told of the next.
+        let left = state.idle.len();
+        self.shard.idle.store(left, Ordering::Relaxed);
+        drop(state);
+        // Only now: to end them may call the queue.
+        drop(ended);
         found
     }
 
+    /// Keeps one more, the oldest making room for it where there are too many, or closes it.
+    pub fn give_back(&self, connection: C, claim: Claim<C>) {
+        if !self.may_keep(&connection, &claim) {
+            drop(connection);
+            return drop(claim);
+        }
+        let idle = Idle {
+            connection,
+            claim,
+            since: self.worker.now.get(),
+        };
+        let excess = self.push(idle);
+        drop(excess);
+        if self.server.is_wanted() {
+            self.server.tell_room();
+        }
+    }
+
+    fn push(&self, idle: Idle<C>) -> Option<Idle<C>> {
+        let mut state = self.state.borrow_mut();
+        if state.closed {
+            return Some(idle);
+        }
+        let workers = self.worker.hub.workers();
+        let excess = if self.server.is_share(state.idle.len(), workers) {
+            state.idle.pop_front()
+        } else {
+            None
+        };
+        state.idle.push_back(idle);
+        self.count(&state);
+        excess
+    }
+
+    fn may_keep(&self, connection: &C, claim: &Claim<C>) -> bool {
+        claim.epoch == self.server.epoch()
+            && self.server.idle_timeout() != Some(Duration::ZERO)
+            && connection
+                .keep_alive_hint()
+                .is_none_or(|hint| hint > MARGIN)
+            && !self.has_outlived(claim, self.worker.now.get())
+    }
+
+    fn has_outlived(&self, claim: &Claim<C>, now: Instant) -> bool {
+        let reached = |lifetime| now.saturating_duration_since(claim.opened) >= lifetime;
+        self.server.max_lifetime().is_some_and(reached)
+    }
+
     /// Ends those whose time is over, that are no longer wanted, or that the server ended.
-    pub(super) fn expire(&mut self, now: Instant, ended: &mut Vec<Idle<C>>) {
-        let epoch = self.server.epoch();
+    pub fn expire(&self, now: Instant, ended: &mut Vec<Idle<C>>) {
+        let (epoch, timeout) = (self.server.epoch(), self.server.idle_timeout());
         let mut cx = Context::from_waker(Waker::noop());
+        let mut state = self.state.borrow_mut();
         let mut index = 0;
-        while let Some(idle) = self.idle.get_mut(index) {
-            let over = idle.expires.is_some_and(|expires| expires <= now);
-            let wanted = !over && idle.ticket.epoch == epoch;
+        while let Some(idle) = state.idle.get_mut(index) {
+            let hint = idle.connection.keep_alive_hint();
+            let hint = hint.map(|hint| hint.saturating_sub(MARGIN));
+            let most = [timeout, hint].into_iter().flatten().min();
+            let idle_for = now.saturating_duration_since(idle.since);
+            let over =
+                most.is_some_and(|most| idle_for >= most) || self.has_outlived(&idle.claim, now);
+            let wanted = !over && idle.claim.epoch == epoch;
             if wanted && idle.connection.is_usable(&mut cx) {
                 index += 1;
                 continue;
             }
-            ended.extend(self.idle.remove(index));
+            ended.extend(state.idle.remove(index));
             if wanted {
-                self.doubt();
+                state.doubt();
             }
         }
-        self.count();
+        self.count(&state);
     }
 }
 
 impl<C> Kept<C> {
-    pub(super) fn new(server: &Arc<ServerConnections>, mailbox: &Arc<Mailbox>) -> Self {
-        Kept {
+    pub fn new(server: &Arc<ServerConnections>, worker: &Rc<Worker>) -> Rc<Self> {
+        Rc::new(Kept {
             server: server.clone(),
-            shard: server.add_shard(mailbox),
-            idle: VecDeque::new(),
-            doubt: 0,
-        }
+            shard: server.add_shard(&worker.mailbox),
+            worker: worker.clone(),
+            state: RefCell::new(State {
+                idle: VecDeque::new(),
+                doubt: 0,
+                closed: false,
+            }),
+        })
     }
 
     /// The server ended a kept connection by itself.
-    pub(super) fn doubt(&mut self) {
-        self.doubt = (self.doubt + DOUBT).min(MOST_DOUBT);
+    pub fn doubt(&self) {
+        self.state.borrow_mut().doubt();
     }
 
     /// A kept connection may well be ended by the time a request arrives on it. Asking wears the
     /// doubt off.
-    pub(super) fn is_doubted(&mut self) -> bool {
-        let doubted = self.doubt > 0;
-        self.doubt = self.doubt.saturating_sub(1);
+    pub fn is_doubted(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        let doubted = state.doubt > 0;
+        state.doubt = state.doubt.saturating_sub(1);
         doubted
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.idle.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.state.borrow().idle.is_empty()
     }
 
-    /// Keeps one more; gives the oldest back where that is more than `share`.
-    pub(super) fn push(&mut self, idle: Idle<C>, share: usize) -> Option<Idle<C>> {
-        let excess = if self.idle.len() >= share {
-            self.idle.pop_front()
-        } else {
-            None
-        };
-        self.idle.push_back(idle);
-        self.count();
-        excess
-    }
-
-    pub(super) fn oldest(&mut self) -> Option<Idle<C>> {
-        let oldest = self.idle.pop_front();
-        self.count();
+    pub fn oldest(&self) -> Option<Idle<C>> {
+        let mut state = self.state.borrow_mut();
+        let oldest = state.idle.pop_front();
+        self.count(&state);
         oldest
     }
 
     /// The server was removed, and no request holds it any more.
-    pub(super) fn is_orphaned(&self) -> bool {
-        Arc::strong_count(&self.server) == 1 + self.idle.len()
+    pub fn is_orphaned(self: &Rc<Self>) -> bool {
+        let idle = self.state.borrow().idle.len();
+        Arc::strong_count(&self.server) == 1 && Rc::strong_count(self) == 1 + idle
     }
 
-    fn count(&self) {
-        self.shard.idle.store(self.idle.len(), Ordering::SeqCst);
+    /// Keeps nothing from now on; what was kept is for the caller to drop.
+    #[must_use]
+    pub fn close(&self) -> VecDeque<Idle<C>> {
+        let mut state = self.state.borrow_mut();
+        state.closed = true;
+        let idle = std::mem::take(&mut state.idle);
+        self.count(&state);
+        idle
+    }
+
+    /// Sequentially consistent with `wanted`, see [`super::shared`].
+    fn count(&self, state: &State<C>) {
+        self.shard.idle.store(state.idle.len(), Ordering::SeqCst);
+    }
+}
+
+impl<C> State<C> {
+    fn doubt(&mut self) {
+        self.doubt = (self.doubt + DOUBT).min(MOST_DOUBT);
     }
 }
 

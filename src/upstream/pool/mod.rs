@@ -24,8 +24,7 @@ use std::time::Duration;
 use foldhash::HashMap;
 use tokio::time::Instant;
 
-use crate::upstream::pool::hub::Mailbox;
-use crate::upstream::pool::kept::{Idle, Kept, Ticket};
+use crate::upstream::pool::kept::{Kept, Worker};
 use crate::wire::h1::client::Connection;
 
 pub use hub::Hub;
@@ -57,19 +56,17 @@ impl Pooled for Connection {
 
 /// The connection pools of one worker, by server. Not `Send`; shared by `Rc`.
 pub struct Pools<C> {
-    hub: Arc<Hub>,
-    mailbox: Arc<Mailbox>,
-    kept: RefCell<HashMap<u64, Kept<C>>>,
-    /// As of the last sweep: a coarse clock that costs nothing to read.
-    now: Cell<Instant>,
+    worker: Rc<Worker>,
+    kept: RefCell<HashMap<u64, Rc<Kept<C>>>>,
 }
 
 /// The claim on one connection of a server, from before its dial to its end. Dropping it says
 /// that the connection is closed: drop the connection first.
 #[must_use = "dropping a claim gives up the connection"]
 pub struct Claim<C> {
-    ticket: Ticket,
-    pools: Rc<Pools<C>>,
+    kept: Rc<Kept<C>>,
+    epoch: u64,
+    opened: Instant,
 }
 
 /// What [`Pools::acquire`] found.
@@ -88,10 +85,12 @@ impl<C: Pooled + 'static> Pools<C> {
     pub fn new(hub: &Arc<Hub>) -> Rc<Self> {
         hub.join();
         Rc::new(Pools {
-            hub: hub.clone(),
-            mailbox: Arc::default(),
+            worker: Rc::new(Worker {
+                hub: hub.clone(),
+                mailbox: Arc::default(),
+                now: Cell::new(Instant::now()),
+            }),
             kept: RefCell::default(),
-            now: Cell::new(Instant::now()),
         })
     }
 
@@ -101,7 +100,7 @@ impl<C: Pooled + 'static> Pools<C> {
         let mut next_sweep = Instant::now() + SWEEP;
         loop {
             tokio::select! {
-                () = self.mailbox.woken() => self.answer_wishes(),
+                () = self.worker.mailbox.woken() => self.answer_wishes(),
                 () = tokio::time::sleep_until(next_sweep) => {
                     next_sweep = Instant::now() + SWEEP;
                 }
@@ -127,23 +126,13 @@ impl<C: Pooled + 'static> Pools<C> {
         server: &Arc<ServerConnections>,
         cx: &mut Context<'_>,
     ) -> Acquired<C> {
-        let mut ended = Vec::new();
-        let found = match self.kept.borrow_mut().get_mut(&server.id()) {
-            Some(kept) => kept.take(&mut ended, cx),
-            None => None,
-        };
-        // Ends them with nothing borrowed: it may call the queue.
-        drop(ended);
-        match found {
-            Some(Idle {
-                connection, ticket, ..
-            }) => Acquired::Kept(
-                connection,
-                Claim {
-                    ticket,
-                    pools: self.clone(),
-                },
-            ),
+        let found = self
+            .kept
+            .borrow()
+            .get(&server.id())
+            .map(|kept| kept.take(cx));
+        match found.flatten() {
+            Some(idle) => Acquired::Kept(idle.connection, idle.claim),
             None => self.acquire_new(server),
         }
     }
@@ -155,36 +144,41 @@ impl<C: Pooled + 'static> Pools<C> {
         server: &Arc<ServerConnections>,
         cx: &mut Context<'_>,
     ) -> Acquired<C> {
-        let doubted = match self.kept.borrow_mut().get_mut(&server.id()) {
+        let doubted = match self.kept.borrow().get(&server.id()) {
             Some(kept) => kept.is_doubted(),
             None => false,
         };
-        let new = if doubted {
-            Ticket::new(server, self.now.get())
-        } else {
-            None
-        };
-        match new {
-            Some(ticket) => Acquired::Dial(Claim {
-                ticket,
-                pools: self.clone(),
-            }),
+        match doubted.then(|| self.claim(server)).flatten() {
+            Some(claim) => Acquired::Dial(claim),
             None => self.acquire(server, cx),
         }
     }
 
     /// Leave to open a connection, whatever is kept: to send again what a stale one lost.
     pub fn acquire_new(self: &Rc<Self>, server: &Arc<ServerConnections>) -> Acquired<C> {
-        match Ticket::new(server, self.now.get()) {
-            Some(ticket) => Acquired::Dial(Claim {
-                ticket,
-                pools: self.clone(),
-            }),
+        match self.claim(server) {
+            Some(claim) => Acquired::Dial(claim),
             None => {
                 server.want();
                 Acquired::Full
             }
         }
+    }
+
+    /// `None` at `max-connections`.
+    fn claim(&self, server: &Arc<ServerConnections>) -> Option<Claim<C>> {
+        if !server.claim() {
+            return None;
+        }
+        let mut all = self.kept.borrow_mut();
+        let kept = all
+            .entry(server.id())
+            .or_insert_with(|| Kept::new(server, &self.worker));
+        Some(Claim {
+            kept: kept.clone(),
+            epoch: server.epoch(),
+            opened: self.worker.now.get(),
+        })
     }
 
     /// A request waits for a connection to a server that [`Pools::can_carry`] refused: asks
@@ -194,99 +188,78 @@ impl<C: Pooled + 'static> Pools<C> {
         server.want();
     }
 
-    /// Closes all idle connections: the worker is stopping.
-    pub fn close_idle(&self) {
-        let kept = std::mem::take(&mut *self.kept.borrow_mut());
-        drop(kept);
-    }
-
-    fn check_in(&self, connection: C, ticket: Ticket) {
-        let Some(expires) = ticket.keep_until(connection.keep_alive_hint(), self.now.get()) else {
-            drop(connection);
-            return;
-        };
-        let mut all = self.kept.borrow_mut();
-        let kept = all
-            .entry(ticket.server().id())
-            .or_insert_with(|| Kept::new(ticket.server(), &self.mailbox));
-        let share = kept.server.share(self.hub.workers());
-        let excess = kept.push(
-            Idle {
-                connection,
-                expires,
-                ticket,
-            },
-            share,
-        );
-        let wanted = kept.server.is_wanted().then(|| kept.server.clone());
-        drop(all);
-        drop(excess);
-        if let Some(server) = wanted {
-            server.tell_room();
-        }
-    }
-
     /// Ends what is over, and forgets servers that nobody else knows any more.
     fn sweep(&self) {
         let now = Instant::now();
-        self.now.set(now);
+        self.worker.now.set(now);
         let mut ended = Vec::new();
-        let mut forgotten = Vec::new();
         self.kept.borrow_mut().retain(|_, kept| {
-            if kept.is_orphaned() {
-                forgotten.push(std::mem::take(&mut kept.idle));
-                return false;
+            let orphaned = kept.is_orphaned();
+            if orphaned {
+                ended.extend(kept.close());
+            } else {
+                kept.expire(now, &mut ended);
             }
-            kept.expire(now, &mut ended);
-            true
+            !orphaned
         });
     }
 
     /// Closes one idle connection for each wish.
     fn answer_wishes(&self) {
-        let asked: Vec<Arc<ServerConnections>> = self
+        let asked: Vec<Rc<Kept<C>>> = self
             .kept
             .borrow()
             .values()
             .filter(|kept| kept.shard.take_asked())
-            .map(|kept| kept.server.clone())
+            .cloned()
             .collect();
-        for server in asked {
+        for kept in asked {
             // One only: whoever takes its place wakes the next one that waits, who asks again.
-            drop(self.oldest(&server));
+            drop(kept.oldest());
         }
     }
+}
 
-    fn oldest(&self, server: &ServerConnections) -> Option<Idle<C>> {
-        self.kept.borrow_mut().get_mut(&server.id())?.oldest()
+impl<C> Pools<C> {
+    /// Closes all idle connections: the worker is stopping.
+    pub fn close_idle(&self) {
+        let all = std::mem::take(&mut *self.kept.borrow_mut());
+        for kept in all.values() {
+            drop(kept.close());
+        }
     }
 }
 
 impl<C> Drop for Pools<C> {
     fn drop(&mut self) {
-        self.hub.leave();
+        self.close_idle();
+        self.worker.hub.leave();
     }
 }
 
-impl<C: Pooled + 'static> Claim<C> {
+impl<C: Pooled> Claim<C> {
     /// The connection served its exchange and may serve another.
     pub fn check_in(self, connection: C) {
-        self.pools.check_in(connection, self.ticket);
+        let kept = self.kept.clone();
+        kept.give_back(connection, self);
     }
 }
 
 impl<C> Claim<C> {
     /// The server ended the connection, a kept one, before its answer.
     pub fn was_stale(&self) {
-        let mut kept = self.pools.kept.borrow_mut();
-        if let Some(kept) = kept.get_mut(&self.server().id()) {
-            kept.doubt();
-        }
+        self.kept.doubt();
     }
 
     /// The server that the connection belongs to.
     pub fn server(&self) -> &Arc<ServerConnections> {
-        self.ticket.server()
+        &self.kept.server
+    }
+}
+
+impl<C> Drop for Claim<C> {
+    fn drop(&mut self) {
+        self.kept.server.release();
     }
 }
 

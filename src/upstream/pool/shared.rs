@@ -135,9 +135,10 @@ impl ServerConnections {
         self.epoch.load(SeqCst)
     }
 
-    /// How many idle ones each of `workers` may keep.
-    pub(super) fn share(&self, workers: usize) -> usize {
-        (self.max_idle.load(Relaxed) / workers.max(1)).max(1)
+    /// Whether a worker, one of `workers`, that keeps so many keeps its share: at least one.
+    pub(super) fn is_share(&self, idle: usize, workers: usize) -> bool {
+        // (max / workers) <= idle, without dividing.
+        idle > 0 && self.max_idle.load(Relaxed) < (idle + 1).saturating_mul(workers.max(1))
     }
 
     pub(super) fn idle_timeout(&self) -> Option<Duration> {
