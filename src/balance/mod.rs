@@ -233,6 +233,11 @@ impl Picker {
         chances
     }
 
+    /// Whether a pick asks how old a latency is.
+    pub fn asks_for_latency(&self) -> bool {
+        matches!(self.policy, Policy::PeakEwma)
+    }
+
     /// Whether nobody takes part, whatever it would admit.
     pub fn is_empty(&self) -> bool {
         self.candidates.list().is_empty()

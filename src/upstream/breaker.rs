@@ -42,7 +42,10 @@ const JITTER: f64 = 0.1;
 /// One server's breaker; shared by all workers and the control task. Settings are passed to each
 /// call, so that new ones apply to what was counted under the old. All times are milliseconds of
 /// one monotonic clock.
+///
+/// What every request reads and writes comes first and is close together.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Breaker {
     /// [`Word`], sequentially consistent: who frees a probe and then looks at the queue, and who
     /// enqueues and then looks for a probe, must not miss each other.
@@ -157,11 +160,9 @@ impl Breaker {
                 probe,
                 outcome: Outcome::None,
             };
-            if settings.mode != BreakerMode::On {
-                return Some(ticket(false));
-            }
             let (probes, successes) = match word.phase {
                 Phase::Closed => return Some(ticket(false)),
+                _ if settings.mode != BreakerMode::On => return Some(ticket(false)),
                 Phase::Open { .. } => return None,
                 Phase::HalfOpen { probes, successes } => (probes, successes),
             };
@@ -300,8 +301,11 @@ impl Breaker {
 
     /// The lease ended, whatever was reported. True when this freed a probe: somebody may wait.
     pub fn release(&self, ticket: Ticket) -> bool {
+        if !ticket.probe {
+            return false;
+        }
         let mut word = self.load();
-        while ticket.probe && word.epoch == ticket.epoch {
+        while word.epoch == ticket.epoch {
             let Phase::HalfOpen { probes, successes } = word.phase else {
                 return false;
             };

@@ -15,6 +15,7 @@ use crate::util::window::{At, Span, Window};
 /// Earned by the requests of the window, spent by retries in it. Survives reloads; settings are
 /// passed to each call. Times are milliseconds of one monotonic clock.
 #[derive(Debug)]
+#[repr(C)]
 pub struct RetryBudget {
     requests: Sharded<Window<1>>,
     retries: Window<1>,

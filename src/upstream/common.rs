@@ -24,21 +24,26 @@ const NEVER: u64 = u64::MAX;
 ///
 /// It lives as long as any server or any generation of the upstream does, so an upstream that is
 /// gone and comes back while old requests still run is the same one.
+///
+/// In this order in memory: what every request reads comes first, and of that only the queue's
+/// length is ever written by one.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Common {
-    name: Arc<str>,
+    queue: Queue,
+    /// What of `settings` every request needs.
+    rules: Rules,
     /// Zero of the milliseconds that breakers, averages and the budget count in.
     origin: Instant,
+    metrics: Arc<UpstreamMetrics>,
+    budget: RetryBudget,
+    name: Arc<str>,
     /// The published generation. Written by the registry only; `None` before the first and after
     /// the last one.
     current: ArcSwapOption<Upstream>,
     /// Of the published generation; kept after the last one for what still runs.
     settings: ArcSwap<model::Upstream>,
-    /// What of `settings` every request needs.
-    rules: Rules,
-    queue: Queue,
     places: Places,
-    budget: RetryBudget,
     /// Published servers that somebody still uses, also removed ones.
     servers: Mutex<HashMap<ServerAddress, Weak<Server>>>,
     /// Breaker transitions that the control task has yet to log: few and far between.
@@ -48,7 +53,6 @@ pub struct Common {
     /// When the control task looks next if nothing happens; milliseconds, `NEVER` is not at all.
     due: AtomicU64,
     wake: Arc<Notify>,
-    metrics: Arc<UpstreamMetrics>,
     /// Held while the next set is built and swapped in: by the control task, a reload, the admin
     /// API. Never by a worker.
     pub(super) stepping: Mutex<Shown>,

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::balance;
-use crate::config::model::Balance;
 use crate::upstream::lease::Lease;
 use crate::upstream::plan::Role;
 use crate::upstream::pool::{Pooled, Pools, ServerConnections};
@@ -138,10 +137,9 @@ impl Upstream {
             config: self.config(),
             tried: pick.tried,
             carry: pick.carry,
-            // Only this policy wants to know how old a latency is.
-            now_ms: match self.config().balance {
-                Balance::PeakEwma => self.common().ms(clock::now()),
-                _ => 0,
+            now_ms: match set.picker().asks_for_latency() {
+                true => self.common().ms(clock::now()),
+                false => 0,
             },
         };
         let question = balance::Pick {
@@ -256,7 +254,7 @@ impl Upstream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::HashKey;
+    use crate::config::model::{Balance, HashKey};
     use crate::upstream::testing::{config, publish, registry};
 
     /// Invariant: a pick never allocates, whatever the policy, refused or not.

@@ -30,6 +30,7 @@ use crate::util::timer::Deadline;
 
 /// The waiting requests of one upstream.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct Queue {
     /// Of `list`; written under its lock, read by every pick and every release.
     length: AtomicUsize,

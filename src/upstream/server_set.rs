@@ -19,6 +19,8 @@ pub struct ServerSet {
     picker: Arc<Picker>,
     /// In the order of the configuration.
     members: Box<[Member]>,
+    /// `max-connections` is set.
+    limited: bool,
 }
 
 /// What a pick needs of a server beside its live state: of many, side by side.
@@ -69,6 +71,7 @@ impl ServerSet {
         });
         ServerSet {
             members: members.collect(),
+            limited: config.connections.max_connections.is_some(),
             plan,
             picker,
         }
@@ -148,8 +151,7 @@ impl Candidates<'_> {
         if server.in_flight() >= member.max_requests {
             return Some(Obstacle::Full);
         }
-        let limited = self.config.connections.max_connections.is_some();
-        if limited && !self.carry.can_carry(server.connections()) {
+        if self.set.limited && !self.carry.can_carry(server.connections()) {
             return Some(Obstacle::NoConnection);
         }
         None
@@ -158,11 +160,11 @@ impl Candidates<'_> {
 
 impl Servers for Candidates<'_> {
     fn admits(&self, index: usize) -> bool {
-        // Nothing else can be in the way of the usual attempt: two lines of memory are read.
+        // Nothing else can be in the way of the usual attempt, and little memory is read.
         let usual = |member: &Member| {
             member.takes_requests
                 && self.tried.is_empty()
-                && self.config.connections.max_connections.is_none()
+                && !self.set.limited
                 && member.server.is_open_to(member.max_requests)
         };
         self.set.members.get(index).is_some_and(usual) || self.obstacle(index).is_none()

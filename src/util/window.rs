@@ -23,6 +23,7 @@ const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 ///
 /// All accesses are relaxed: each word stands for itself, and nothing else is published by it.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Window<const COUNTERS: usize> {
     /// [`Latest`]: a guess that each user checks.
     latest: AtomicU64,

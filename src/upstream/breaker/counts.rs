@@ -16,12 +16,13 @@ const SLOW: usize = 2;
 /// Outcomes of one epoch, written by all workers. A later epoch sees nothing of them, an earlier
 /// one cannot add to them.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Counts {
     run: Run,
-    window: Window<3>,
     /// When a failure or a slow answer was last counted, plus one: without one in the window a
     /// success need not look at the ratios.
     troubled: AtomicU64,
+    window: Window<3>,
 }
 
 /// Where a success was counted, to take it back.
@@ -43,8 +44,8 @@ impl Counts {
     pub fn new() -> Counts {
         Counts {
             run: Run::new(),
-            window: Window::new(),
             troubled: AtomicU64::new(0),
+            window: Window::new(),
         }
     }
 
