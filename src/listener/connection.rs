@@ -26,14 +26,14 @@ struct Connection {
 }
 
 impl Handler for Connection {
-    type Work = Pin<Box<dyn Future<Output = Response>>>;
+    type Work = proxy::Work;
 
     fn limits(&self) -> Limits {
         self.info.listener.limits(&self.context)
     }
 
     fn handle(&self, request: Request) -> Self::Work {
-        Box::pin(proxy::handle(&self.context, &self.info, request))
+        proxy::handle(&self.context, &self.info, request)
     }
 
     fn refuse(&self, refusal: Refusal) -> Response {

@@ -18,14 +18,15 @@ use crate::proxy::request_body::RequestBody;
 use crate::snapshot::Pin;
 use crate::telemetry::{Attempt, Outcome, Reason, Record};
 use crate::upstream::{Server, Upstream};
+use crate::util::clock;
 use crate::wire::Response;
 
-/// The account of one request; boxed, because it goes through every hand until the body's end. Dropping it closes it: a request that ended without an answer was
-/// abandoned by its client, or a panic of ours ended it.
+/// The account of one request. Dropping it closes it: a request that ended without an answer, or
+/// before the end of it, was abandoned by its client, or a panic of ours ended it.
 pub(super) struct Account {
-    context: Rc<Context>,
-    pin: Pin,
-    listener: ListenerId,
+    pub context: Rc<Context>,
+    pub pin: Pin,
+    pub listener: ListenerId,
     pub head: RequestHead,
     /// First byte of the request, where that is known better than by the end of its head.
     pub started: Instant,
@@ -34,72 +35,89 @@ pub(super) struct Account {
     /// Empty until the request was given one.
     pub id: RequestId,
     route: Option<RouteId>,
-    /// The last one asked.
-    upstream: Option<Arc<Upstream>>,
+    asked: Option<Asked>,
     status: Option<u16>,
     reason: Option<Reason>,
-    body: Option<Rc<RequestBody>>,
+    /// Where the request has one.
+    pub body: Option<Rc<RequestBody>>,
     pub response_bytes: u64,
     /// Bytes from the client after an upgrade.
     pub tunnelled: u64,
+    /// When the last attempt started, and whether it was answered: then it lasts as long as the
+    /// body of its answer.
+    attempt: (Instant, bool),
+    /// There is an access log: what it says of attempts is collected.
+    logged: bool,
     attempts: SmallVec<[Attempt; 1]>,
-    /// When the last attempt started.
-    attempt_started: Instant,
-    closed: bool,
+    stage: Stage,
+}
+
+/// Which upstream of its route a request was last sent to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asked {
+    Upstream,
+    Fallback,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// A server's answer is passing; whoever lets go of it now breaks it off.
+    Passing,
+    Closed,
 }
 
 impl Account {
     pub fn open(
         context: &Rc<Context>,
         connection: &ConnectionInfo,
-        pin: &Pin,
-        listener: ListenerId,
         head: RequestHead,
-    ) -> Box<Self> {
+        began: Option<Instant>,
+    ) -> Self {
+        let (pin, listener) = connection.listener.current(context);
         pin.listener(listener).metrics.request_started();
-        let now = Instant::now();
-        Box::new(Account {
+        let now = clock::now();
+        Account {
             context: context.clone(),
-            pin: pin.clone(),
+            pin,
             listener,
             head,
-            started: now,
+            started: began.unwrap_or(now),
             client: connection.peer.ip(),
             id: RequestId::new(),
             route: None,
-            upstream: None,
+            asked: None,
             status: None,
             reason: None,
             body: None,
             response_bytes: 0,
             tunnelled: 0,
+            attempt: (now, false),
+            logged: context.access.enabled(),
             attempts: SmallVec::new(),
-            attempt_started: now,
-            closed: false,
-        })
+            stage: Stage::Open,
+        }
     }
 
     pub fn routed(&mut self, route: RouteId) {
         self.route = Some(route);
     }
 
-    pub fn has_body(&mut self, body: Rc<RequestBody>) {
-        self.body = Some(body);
-    }
-
-    pub fn attempt_starts(&mut self, upstream: &Arc<Upstream>, server: &Server, now: Instant) {
+    pub fn attempt_starts(&mut self, asked: Asked, server: &Server, now: Instant) {
         // One that was answered, but not with what the client should see.
         self.end_attempt(now);
         self.status = None;
-        self.upstream = Some(upstream.clone());
-        self.attempt_started = now;
-        self.attempts.push(Attempt {
-            server: server.label().clone(),
-            outcome: Outcome::Failed(Reason::ClientClosed),
-            connect: None,
-            first_byte: None,
-            total: Duration::ZERO,
-        });
+        self.asked = Some(asked);
+        self.attempt = (now, false);
+        if self.logged {
+            self.attempts.push(Attempt {
+                server: server.label().clone(),
+                outcome: Outcome::Failed(Reason::ClientClosed),
+                connect: None,
+                first_byte: None,
+                total: Duration::ZERO,
+            });
+        }
     }
 
     pub fn connected(&mut self, after: Duration) {
@@ -110,6 +128,7 @@ impl Account {
 
     pub fn head_came(&mut self, status: u16, after: Duration) {
         self.status = Some(status);
+        self.attempt.1 = true;
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.outcome = Outcome::Status(status);
             attempt.first_byte = Some(after);
@@ -123,20 +142,25 @@ impl Account {
             attempt.outcome = outcome;
             attempt.total = after;
         }
-        if let Some(upstream) = &self.upstream {
+        if let Some(upstream) = self.upstream() {
             upstream.metrics().attempt_ended(after);
         }
     }
 
+    /// A server's answer begins to pass.
+    pub fn passes(&mut self) {
+        self.stage = Stage::Passing;
+    }
+
     /// An answer of our own with `reason`; the account closes when its body has gone.
-    pub fn refused(mut self: Box<Self>, reason: Reason, response: Response) -> Response {
+    pub fn refused(mut self, reason: Reason, response: Response) -> Response {
         self.context.metrics.rejected(reason);
         self.reason = Some(reason);
         self.answered_here(response)
     }
 
     /// An answer of our own that is no refusal.
-    pub fn answered_here(mut self: Box<Self>, response: Response) -> Response {
+    pub fn answered_here(mut self, response: Response) -> Response {
         let Response { head, body, close } = response;
         let status = if self.reason == Some(Reason::ClientClosed) {
             499
@@ -177,7 +201,7 @@ impl Account {
 
     /// The response broke off.
     pub fn broke_off(&mut self, reason: Reason) {
-        if !self.closed {
+        if self.stage != Stage::Closed {
             self.reason = Some(reason);
             self.context.metrics.rejected(reason);
             self.close();
@@ -185,10 +209,10 @@ impl Account {
     }
 
     fn close(&mut self) {
-        if std::mem::replace(&mut self.closed, true) {
+        if std::mem::replace(&mut self.stage, Stage::Closed) == Stage::Closed {
             return;
         }
-        let now = Instant::now();
+        let now = clock::now();
         self.end_attempt(now);
         let duration = now - self.started;
         let status = self.final_status();
@@ -201,21 +225,32 @@ impl Account {
         };
         let bytes = (request_bytes, self.response_bytes);
         route.completed(listener, self.head.method.label(), status, duration, bytes);
-        if self.context.access.enabled() {
+        if self.logged {
             self.log(status, request_bytes, duration);
         }
     }
 
     /// An attempt that was answered lasts as long as its body.
     fn end_attempt(&mut self, now: Instant) {
-        let Some(attempt) = self.attempts.last_mut() else {
+        let (started, answered) = self.attempt;
+        if !answered {
             return;
-        };
-        if attempt.first_byte.is_some() {
-            attempt.total = now - self.attempt_started;
-            if let Some(upstream) = &self.upstream {
-                upstream.metrics().attempt_ended(attempt.total);
-            }
+        }
+        let total = now - started;
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.total = total;
+        }
+        if let Some(upstream) = self.upstream() {
+            upstream.metrics().attempt_ended(total);
+        }
+    }
+
+    /// The last one asked.
+    fn upstream(&self) -> Option<&Arc<Upstream>> {
+        let route = self.pin.route(self.route?);
+        match self.asked? {
+            Asked::Upstream => Some(&route.upstream),
+            Asked::Fallback => route.fallback.as_ref(),
         }
     }
 
@@ -253,7 +288,7 @@ impl Account {
             duration,
             listener: &listener.rules.name,
             route: self.route.map(|route| &*self.pin.route(route).rules.name),
-            upstream: self.upstream.as_ref().map(|upstream| &**upstream.name()),
+            upstream: self.upstream().map(|upstream| &**upstream.name()),
             reason: self.reason,
             referer: fields.get(Known::Referer),
             user_agent: fields.get(Known::UserAgent),
@@ -273,14 +308,17 @@ fn trace_id(traceparent: &[u8]) -> Option<&[u8]> {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.close();
+        match self.stage {
+            Stage::Passing => self.broke_off(Reason::ClientClosed),
+            Stage::Open | Stage::Closed => self.close(),
+        }
     }
 }
 
 /// The body of an answer of our own.
 struct OwnBody {
     data: Option<Data>,
-    account: Box<Account>,
+    account: Account,
 }
 
 impl BodyStream for OwnBody {

@@ -1,65 +1,45 @@
 //! From an answered exchange to what goes downstream: the head cleaned, the body wrapped, the
 //! connection's way back settled.
 
-use std::rc::Rc;
-use std::sync::Arc;
-
-use crate::message::{Body, BodyStream, Known, Length, ResponseHead};
-use crate::proxy::attempt::Answered;
-use crate::proxy::context::{Bound, ConnectionInfo};
-use crate::proxy::response_body::{ExchangeBody, IdleClock};
+use crate::config::model::RouteId;
+use crate::message::{Body, Known, Length, ResponseHead};
+use crate::proxy::attempt::{Answered, Attempt};
+use crate::proxy::passage::{Passage, Stage};
+use crate::proxy::patience::IdleClock;
+use crate::proxy::response_body::AnswerBody;
 use crate::proxy::transaction::Transaction;
 use crate::proxy::tunnel::ExchangeTunnel;
 use crate::proxy::{forwarding, hop_by_hop};
-use crate::upstream::Server;
-use crate::upstream::pool::Claim;
 use crate::wire::Response;
-use crate::wire::h1::client::Connection;
 
-impl Answered {
-    pub(super) fn into_response(self, transaction: Transaction) -> Response {
-        if self.switching {
-            return self.into_tunnel(transaction);
+impl Passage {
+    pub(super) fn respond(mut self: Box<Self>, route: RouteId, answered: Answered) -> Response {
+        if answered.switching {
+            return self.tunnel(route, answered);
         }
         let Answered {
             mut head,
-            exchange,
-            mut lease,
-            claim,
-            bound,
+            mut attempt,
             ..
-        } = self;
-        let binds = bound || binds_connection(&head);
+        } = answered;
+        let transaction = &mut self.transaction;
+        let timeout = &transaction.account.pin.route(route).rules.timeout;
+        let mut idle = timeout.idle;
+        if is_event_stream(&head) {
+            idle = timeout.tunnel;
+            attempt.lease.release_slot();
+        }
+        attempt.bound |= binds_connection(&head);
         hop_by_hop::clean_response(&mut head.fields);
         transaction.sign(&mut head);
-        let streams_events = is_event_stream(&head);
-        let idle = if streams_events {
-            self.tunnel
-        } else {
-            self.idle
-        };
-        if streams_events {
-            lease.release_slot();
-        }
-        let way_back = WayBack {
-            bound_to: binds.then(|| BoundTo {
-                downstream: transaction.connection.clone(),
-                server: lease.server().clone(),
-            }),
-            claim,
-        };
-        let Transaction {
-            context,
-            account,
-            total,
-            ..
-        } = transaction;
-        let clock = IdleClock::new(idle, context.timers.clone());
-        let mut body =
-            ExchangeBody::new(exchange.into_body(), way_back, lease, account, clock, total);
+        transaction.account.passes();
+        let mut body = AnswerBody::new(attempt, idle);
         let body = match body.length() {
-            Length::Exact(0) if body.end_now() => Body::Empty,
-            _ => Body::Stream(Box::new(body)),
+            Length::Exact(0) if body.end_now(transaction) => Body::Empty,
+            _ => {
+                self.stage = Stage::Answering(body);
+                Body::Stream(self)
+            }
         };
         Response {
             head,
@@ -68,26 +48,30 @@ impl Answered {
         }
     }
 
-    fn into_tunnel(self, transaction: Transaction) -> Response {
+    fn tunnel(self: Box<Self>, route: RouteId, answered: Answered) -> Response {
         let Answered {
-            mut head,
-            exchange,
-            mut lease,
-            claim,
-            ..
-        } = self;
+            mut head, attempt, ..
+        } = answered;
         let token = hop_by_hop::clean_response(&mut head.fields);
         if let Some(token) = token {
             hop_by_hop::offer_upgrade(&mut head.fields, &token);
         }
+        let transaction = self.transaction;
         transaction.sign(&mut head);
-        lease.release_slot();
         let Transaction {
-            context, account, ..
+            account, patience, ..
         } = transaction;
-        let clock = IdleClock::new(self.tunnel, context.timers.clone());
+        let Attempt {
+            exchange,
+            mut lease,
+            claim,
+            ..
+        } = attempt;
+        lease.release_slot();
+        let limit = account.pin.route(route).rules.timeout.tunnel;
+        let patience = (IdleClock::new(limit), patience);
         let (socket, received) = exchange.into_tunnel();
-        let tunnel = ExchangeTunnel::new(socket, received, lease, claim, account, clock);
+        let tunnel = ExchangeTunnel::new(socket, received, lease, claim, account, patience);
         Response {
             head,
             body: Body::Tunnel(Box::new(tunnel)),
@@ -99,35 +83,10 @@ impl Answered {
 impl Transaction {
     /// `Via` on the way back (RFC 9110 section 7.6.3), where the listener has it.
     fn sign(&self, head: &mut ResponseHead) {
-        if self.pin.listener(self.listener).rules.via {
+        let account = &self.account;
+        if account.pin.listener(account.listener).rules.via {
             forwarding::append_via(&mut head.fields, head.version);
         }
-    }
-}
-
-/// Where the connection goes when its exchange has ended.
-pub(super) struct WayBack {
-    /// Set: to this client alone.
-    bound_to: Option<BoundTo>,
-    claim: Claim<Connection>,
-}
-
-struct BoundTo {
-    downstream: Rc<ConnectionInfo>,
-    server: Arc<Server>,
-}
-
-impl WayBack {
-    pub(super) fn take(self, connection: Connection) {
-        let Some(to) = self.bound_to else {
-            return self.claim.check_in(connection);
-        };
-        let bound = Bound {
-            server: to.server,
-            connection,
-            claim: self.claim,
-        };
-        *to.downstream.bound.borrow_mut() = Some(bound);
     }
 }
 

@@ -1,37 +1,49 @@
 //! One try at one server: a connection, the request out, the response head back.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::future::poll_fn;
 
 use tokio::time::Instant;
 
-use crate::config::model::ServerAddress;
+use crate::config::model::{RouteId, ServerAddress};
 use crate::message::{BodyError, Known, ResponseHead};
+use crate::proxy::account::Asked;
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
-use crate::proxy::head_wait::{Clock, HeadWait, WaitError};
+use crate::proxy::head_wait::{WaitError, Waiting};
 use crate::proxy::retry::{self, Cause};
 use crate::proxy::selection::{Selected, Via};
 use crate::proxy::transaction::Transaction;
 use crate::telemetry::{Outcome, Reason};
 use crate::upstream::pool::Claim;
 use crate::upstream::{FailureKind, Lease, Server};
+use crate::util::clock;
 use crate::wire::h1::client::{Answer, Connection, Exchange, ExchangeError};
+
+/// A request on its way to a server. The order of fields matters: the connection is closed before
+/// its place is free.
+pub(super) struct Attempt {
+    pub exchange: Exchange,
+    pub claim: Claim<Connection>,
+    pub lease: Lease,
+    pub started: Instant,
+    pub route: RouteId,
+    /// The connection was kept: the server may have ended it.
+    pub kept: bool,
+    /// The connection carries this client's identity already.
+    pub bound: bool,
+    /// It ends when checks take its server out.
+    pub watched: bool,
+    /// An interim answer went to the client.
+    pub interim_sent: bool,
+    pub waiting: Waiting,
+}
 
 /// An exchange whose response head has come.
 pub(super) struct Answered {
     pub head: ResponseHead,
-    pub exchange: Exchange,
-    pub lease: Lease,
-    pub claim: Claim<Connection>,
+    pub attempt: Attempt,
     /// 101 with the token that was asked for.
     pub switching: bool,
-    /// The connection carries this client's identity already.
-    pub bound: bool,
-    /// Of the route.
-    pub idle: Option<Duration>,
-    /// Of the route.
-    pub tunnel: Option<Duration>,
 }
 
 /// An attempt that gave no response head.
@@ -45,142 +57,147 @@ pub(super) struct Failed {
     pub next: Option<Box<Selected>>,
 }
 
-/// What a head wait gives: the answer and the exchange it belongs to.
-type Waited = Result<(Answer, Exchange), (WaitError, Option<Box<Selected>>)>;
-
 impl Transaction {
+    /// Tells the account that an attempt at a server of `asked` starts now.
+    pub(super) fn attempt_starts(&mut self, asked: Asked, server: &Server) -> Instant {
+        let now = clock::now();
+        self.account.attempt_starts(asked, server, now);
+        if self.host_missing {
+            let host = match server.address() {
+                // A path is no host (RFC 9110 section 7.2).
+                ServerAddress::Unix(_) => "localhost",
+                ServerAddress::Ip(_) | ServerAddress::Name(..) => server.label(),
+            };
+            self.account.head.fields.set(Known::Host, host.as_bytes());
+        }
+        now
+    }
+
+    /// Begins the exchange of an attempt; nothing is written before it is polled.
+    pub(super) fn ask(
+        &self,
+        journey: &Journey<'_>,
+        connection: Connection,
+        claim: Claim<Connection>,
+        lease: Lease,
+        started: Instant,
+    ) -> Attempt {
+        let upgrade = self.upgrade.as_deref();
+        Attempt {
+            exchange: Exchange::start(connection, &self.account.head, &self.downstream, upgrade),
+            claim,
+            lease,
+            started,
+            route: journey.id,
+            kept: true,
+            bound: false,
+            watched: journey.upstream.config().health.is_some(),
+            interim_sent: false,
+            waiting: Waiting::default(),
+        }
+    }
+
+    /// A whole attempt at a server that was selected.
     pub(super) async fn attempt(
         &mut self,
         journey: &Journey<'_>,
         selected: Selected,
     ) -> Result<Answered, Failed> {
-        let Selected { mut lease, mut via } = selected;
-        let started = Instant::now();
-        self.account
-            .attempt_starts(journey.upstream, lease.server(), started);
-        if self.host_missing {
-            let label = lease.server().label().clone();
-            let host = match lease.server().address() {
-                // A path is no host (RFC 9110 section 7.2).
-                ServerAddress::Unix(_) => "localhost",
-                ServerAddress::Ip(_) | ServerAddress::Name(..) => &*label,
-            };
-            self.account.head.fields.set(Known::Host, host.as_bytes());
-        }
-        let bound = matches!(via, Via::Bound(..));
-        loop {
-            let (connection, claim, kept) = match via {
-                Via::Bound(connection, claim) | Via::Kept(connection, claim) => {
-                    (connection, claim, true)
+        let Selected { mut lease, via } = selected;
+        let started = self.attempt_starts(journey.asked, lease.server());
+        let mut attempt = match via {
+            Via::Bound(connection, claim) => Attempt {
+                bound: true,
+                ..self.ask(journey, connection, claim, lease, started)
+            },
+            Via::Kept(connection, claim) => self.ask(journey, connection, claim, lease, started),
+            Via::Dial(claim) => {
+                let connection = self.dial(journey, &mut lease, started).await?;
+                Attempt {
+                    kept: false,
+                    ..self.ask(journey, connection, claim, lease, started)
                 }
-                Via::Dial(claim) => {
-                    // Boxed, as it is rare: a future is as large as its largest await.
-                    let dialled = Box::pin(self.dial(journey, &mut lease, started)).await;
-                    let connection = dialled?;
-                    (connection, claim, false)
-                }
-            };
-            let exchange = self.start(connection);
-            match self.head(journey, exchange, &lease).await {
-                Ok((answer, exchange)) => {
-                    let (head, switching) = match answer {
-                        Answer::Switching(head) => (head, true),
-                        Answer::Final(head) | Answer::Interim(head) => (head, false),
-                    };
-                    self.head_came(&mut lease, head.status, started);
-                    let timeout = &journey.route.rules.timeout;
-                    return Ok(Answered {
-                        head,
-                        exchange,
-                        lease,
-                        claim,
-                        switching,
-                        bound,
-                        idle: timeout.idle,
-                        tunnel: timeout.tunnel,
-                    });
-                }
-                Err((WaitError::Exchange(error), _)) if kept && is_stale(&error) => {
-                    claim.was_stale();
-                    self.resend_or_fail(&lease, &error, started)?;
-                    via = Via::Dial(claim);
-                }
-                Err((error, next)) => return Err(self.failed(&mut lease, error, next, started)),
             }
-        }
+        };
+        let waited = poll_fn(|cx| attempt.poll_head(self, cx)).await;
+        self.conclude(journey, attempt, waited).await
     }
 
-    fn start(&self, connection: Connection) -> Exchange {
-        let upgrade = self.upgrade.as_deref();
-        Exchange::start(connection, &self.account.head, &self.downstream, upgrade)
-    }
-
-    /// Sends the request and waits for the response head. When checks take the
-    /// server out meanwhile, the wait ends only if there is another server to go to.
-    async fn head(
+    /// From what a wait gave to what its attempt did. When checks take the server out meanwhile,
+    /// it ends only if there is another one to go to; a connection that turns out to have been
+    /// ended is replaced once.
+    pub(super) async fn conclude(
         &mut self,
         journey: &Journey<'_>,
-        mut exchange: Exchange,
-        lease: &Lease,
-    ) -> Waited {
-        let mut watch = journey.upstream.config().health.is_some();
-        let mut clock = Clock::default();
+        mut attempt: Attempt,
+        mut waited: Result<Answer, WaitError>,
+    ) -> Result<Answered, Failed> {
         loop {
-            let timeout = &journey.route.rules.timeout;
-            let mut wait = HeadWait::new(
-                &mut exchange,
-                &self.downstream,
-                &self.context.timers,
-                &mut self.total,
-                &mut clock,
-            );
-            wait.taken_out = watch.then_some(lease);
-            wait.idle = timeout.idle;
-            wait.first_byte = timeout.first_byte;
-            let waited = std::future::poll_fn(|cx| wait.poll(cx)).await;
-            self.interim_sent |= wait.interim_sent;
+            self.interim_sent |= attempt.interim_sent;
             match waited {
-                Ok(answer) => return Ok((answer, exchange)),
+                Ok(answer) => return Ok(self.answered(attempt, answer)),
                 Err(WaitError::TakenOut) => {
-                    let written = exchange.bytes_written() > 0;
+                    let written = attempt.exchange.bytes_written() > 0;
                     match self.elsewhere(journey, Cause::TakenOut, written) {
-                        Some(next) => return Err((WaitError::TakenOut, Some(Box::new(next)))),
-                        None => watch = false,
+                        Some(next) => {
+                            let mut failed = self.failed(attempt, &WaitError::TakenOut);
+                            failed.next = Some(Box::new(next));
+                            return Err(failed);
+                        }
+                        None => attempt.watched = false,
                     }
                 }
+                Err(WaitError::Exchange(error)) if attempt.kept && is_stale(&error) => {
+                    attempt = self.replace_connection(journey, attempt, &error).await?;
+                }
                 Err(error) => {
-                    exchange.break_off();
-                    return Err(match error {
-                        WaitError::Timeout if exchange.awaits_client() => {
-                            (WaitError::ClientStalled, None)
-                        }
-                        error => (error, None),
-                    });
+                    attempt.exchange.break_off();
+                    return Err(self.failed(attempt, &error));
                 }
             }
+            waited = poll_fn(|cx| attempt.poll_head(self, cx)).await;
         }
     }
 
-    /// After a stale connection: prepares sending again on a new one, or gives up.
-    fn resend_or_fail(
+    /// Sends again on a new connection what a stale one lost, where that is safe.
+    async fn replace_connection(
         &mut self,
-        lease: &Lease,
+        journey: &Journey<'_>,
+        stale: Attempt,
         error: &ExchangeError,
-        started: Instant,
-    ) -> Result<(), Failed> {
+    ) -> Result<Attempt, Failed> {
+        let Attempt {
+            exchange,
+            claim,
+            mut lease,
+            started,
+            bound,
+            ..
+        } = stale;
+        drop(exchange);
+        claim.was_stale();
         let written = bytes_written(error) > 0;
         let method = &self.account.head.method;
-        if retry::resend_after_stale(method, written, self.replayable()) {
-            self.rewind();
-            return Ok(());
+        if !retry::resend_after_stale(method, written, self.replayable()) {
+            return Err(self.given_up(
+                lease.server(),
+                Failure::new(Reason::UpstreamReset),
+                started,
+            ));
         }
-        Err(self.given_up(lease.server(), Failure::new(Reason::UpstreamReset), started))
+        self.rewind();
+        let connection = self.dial(journey, &mut lease, started).await?;
+        Ok(Attempt {
+            kept: false,
+            bound,
+            ..self.ask(journey, connection, claim, lease, started)
+        })
     }
 
     /// The attempt ends without a word to the breaker, and none follows.
     pub(super) fn given_up(
         &mut self,
-        server: &Arc<Server>,
+        server: &Server,
         failure: Failure,
         started: Instant,
     ) -> Failed {
@@ -193,47 +210,55 @@ impl Transaction {
         }
     }
 
-    fn failed(
-        &mut self,
-        lease: &mut Lease,
-        error: WaitError,
-        next: Option<Box<Selected>>,
-        started: Instant,
-    ) -> Failed {
+    fn failed(&mut self, attempt: Attempt, error: &WaitError) -> Failed {
+        let Attempt {
+            exchange,
+            mut lease,
+            started,
+            ..
+        } = attempt;
+        drop(exchange);
         let Classified {
             failure,
             cause,
             kind,
             written,
-        } = classify(&error);
+        } = classify(error);
         if let Some(kind) = kind {
-            lease.failure(Instant::now(), started.elapsed(), kind);
+            let now = clock::now();
+            lease.failure(now, now - started, kind);
         }
         self.attempt_ended(lease.server(), Outcome::Failed(failure.reason), started);
         Failed {
             cause,
             failure,
             written,
-            next,
+            next: None,
         }
     }
 
-    fn head_came(&mut self, lease: &mut Lease, status: u16, started: Instant) {
-        let now = Instant::now();
-        let latency = now - started;
+    /// The response head came: the outcome of the attempt, unless its body fails.
+    pub(super) fn answered(&mut self, mut attempt: Attempt, answer: Answer) -> Answered {
+        let (head, switching) = match answer {
+            Answer::Switching(head) => (head, true),
+            Answer::Final(head) | Answer::Interim(head) => (head, false),
+        };
+        let now = clock::now();
+        let (latency, status) = (now - attempt.started, head.status);
+        let lease = &mut attempt.lease;
         lease.answered(now, latency, status);
         lease.server().metrics().attempted(Outcome::Status(status));
         self.account.head_came(status, latency);
+        Answered {
+            head,
+            attempt,
+            switching,
+        }
     }
 
-    pub(super) fn attempt_ended(
-        &mut self,
-        server: &Arc<Server>,
-        outcome: Outcome,
-        started: Instant,
-    ) {
+    pub(super) fn attempt_ended(&mut self, server: &Server, outcome: Outcome, started: Instant) {
         server.metrics().attempted(outcome);
-        self.account.attempt_failed(outcome, started.elapsed());
+        self.account.attempt_failed(outcome, clock::now() - started);
     }
 }
 

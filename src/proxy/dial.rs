@@ -12,6 +12,7 @@ use crate::proxy::transaction::Transaction;
 use crate::telemetry::{ConnectResult, Outcome, Reason};
 use crate::upstream::connector::{self, ConnectError};
 use crate::upstream::{FailureKind, Lease, Server};
+use crate::util::clock;
 use crate::wire::h1::client::Connection;
 use crate::wire::io::Socket;
 
@@ -30,7 +31,8 @@ impl Transaction {
             Err(failure) => {
                 // A server that answers no dial must not hide behind a short total time.
                 if failure.reason == Reason::TotalTimeout {
-                    lease.failure(Instant::now(), started.elapsed(), FailureKind::Timeout);
+                    let now = clock::now();
+                    lease.failure(now, now - started, FailureKind::Timeout);
                 }
                 return Err(self.given_up(lease.server(), failure, started));
             }
@@ -41,7 +43,7 @@ impl Transaction {
             .connected(result.map_or(ConnectResult::Ok, ConnectError::result));
         match connected {
             Ok(socket) => {
-                self.account.connected(started.elapsed());
+                self.account.connected(clock::now() - started);
                 Ok(Connection::new(socket))
             }
             Err(ConnectError::Exhausted(error)) => {
@@ -51,7 +53,8 @@ impl Transaction {
             }
             Err(error) => {
                 tracing::debug!(server = %server.label(), %error, "connect failed");
-                lease.failure(Instant::now(), started.elapsed(), FailureKind::Connect);
+                let now = clock::now();
+                lease.failure(now, now - started, FailureKind::Connect);
                 let failure = Failure::new(connect_reason(&error));
                 self.attempt_ended(&server, Outcome::Failed(failure.reason), started);
                 Err(Failed {
@@ -71,12 +74,12 @@ impl Transaction {
         limit: Option<Duration>,
     ) -> impl Future<Output = Result<Socket, ConnectError>> + use<> {
         let target = server.target();
-        let mut deadline = limit.map(|limit| self.context.timers.after(limit));
+        let mut deadline = limit.map(|limit| self.account.context.timers.after(limit));
         let expired = std::future::poll_fn(move |cx| match &mut deadline {
             Some(deadline) => deadline.poll_expired(cx),
             None => std::task::Poll::Pending,
         });
-        let pools = self.context.pools.clone();
+        let pools = self.account.context.pools.clone();
         async move {
             let mut expired = std::pin::pin!(expired);
             match connector::connect(&target, None, expired.as_mut()).await {

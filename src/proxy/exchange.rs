@@ -3,23 +3,40 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use tokio::time::Instant;
 
 use crate::config::model::RouteId;
-use crate::proxy::attempt::{Answered, Failed};
+use crate::proxy::account::Asked;
+use crate::proxy::attempt::{Answered, Attempt, Failed};
 use crate::proxy::error::Failure;
+use crate::proxy::head_wait::WaitError;
 use crate::proxy::retry::{self, Cause, Situation, Verdict};
 use crate::proxy::selection::Selected;
 use crate::proxy::transaction::Transaction;
-use crate::snapshot::RouteState;
+use crate::snapshot::{RouteState, Snapshot};
 use crate::telemetry::{Reason, RetryResult};
 use crate::upstream::{ServerId, Upstream};
+use crate::util::clock;
 
 /// The attempts of one exchange: where they may go, and where they went.
 pub(super) struct Journey<'a> {
+    pub id: RouteId,
     pub route: &'a RouteState,
+    pub asked: Asked,
     pub upstream: &'a Arc<Upstream>,
     pub tried: SmallVec<[ServerId; 4]>,
+}
+
+/// Where the direct way ends, and the detour begins.
+pub(super) enum Turn {
+    /// No server has room for a first attempt.
+    Full,
+    /// A first attempt needs a connection.
+    Selected(Selected),
+    /// The first attempt gave no head.
+    Broken(Attempt, WaitError),
+    /// The first attempt was answered with what may be tried elsewhere.
+    Unwelcome(Answered),
+    Failed(Failure),
 }
 
 /// What the last attempt gave, should there be no better one.
@@ -39,20 +56,34 @@ impl Last {
 
 impl Transaction {
     /// The answer of the first attempt that gave a welcome one; else what the last one gave.
-    pub(super) async fn exchange(&mut self, route: RouteId) -> Result<Answered, Failure> {
-        let pin = self.pin.clone();
-        let route = pin.route(route);
-        let mut journey = Journey {
-            route,
-            upstream: &route.upstream,
-            tried: SmallVec::new(),
+    pub(super) async fn exchange(
+        &mut self,
+        mut journey: Journey<'_>,
+        turn: Turn,
+    ) -> Result<Answered, Failure> {
+        let mut attempted = match turn {
+            Turn::Failed(failure) => return Err(failure),
+            Turn::Full => {
+                let selected = self.wait_in_queue(journey.upstream).await?;
+                journey.try_at(&selected);
+                self.attempt(&journey, selected).await
+            }
+            Turn::Selected(selected) => {
+                journey.try_at(&selected);
+                self.attempt(&journey, selected).await
+            }
+            Turn::Broken(attempt, error) => {
+                journey.tried.push(attempt.lease.server().id());
+                self.conclude(&journey, attempt, Err(error)).await
+            }
+            Turn::Unwelcome(answered) => {
+                journey.tried.push(answered.attempt.lease.server().id());
+                Ok(answered)
+            }
         };
-        journey.upstream.request_started(Instant::now());
-        let mut selected = self.select_first(journey.upstream).await?;
         loop {
-            journey.tried.push(selected.lease.server().id());
-            let mut last = match self.attempt(&journey, selected).await {
-                Ok(answered) => match unwelcome(route, &answered) {
+            let mut last = match attempted {
+                Ok(answered) => match journey.route.unwelcome(answered.head.status) {
                     Some(cause) => Last::Answer(Box::new(answered), cause),
                     None => {
                         journey.retried(RetryResult::Success);
@@ -66,21 +97,13 @@ impl Transaction {
                 return last.give();
             };
             self.rewind();
-            selected = next;
+            journey.try_at(&next);
+            attempted = self.attempt(&journey, next).await;
         }
     }
 
-    /// One attempt at `upstream` and no more: for a route's fallback.
-    pub(super) async fn once(
-        &mut self,
-        route: &RouteState,
-        upstream: &Arc<Upstream>,
-    ) -> Result<Answered, Failure> {
-        let journey = Journey {
-            route,
-            upstream,
-            tried: SmallVec::new(),
-        };
+    /// One attempt at the upstream of a route's fallback and no more.
+    pub(super) async fn once(&mut self, journey: Journey<'_>) -> Result<Answered, Failure> {
         let selected = self
             .select_other(&journey)
             .ok_or(Failure::new(Reason::NoServer))?;
@@ -127,7 +150,7 @@ impl Transaction {
             metrics.retried(RetryResult::NoServer);
             return None;
         };
-        if charge && !journey.upstream.withdraw_retry(Instant::now()) {
+        if charge && !journey.upstream.withdraw_retry(clock::now()) {
             metrics.retried(RetryResult::BudgetExhausted);
             return None;
         }
@@ -135,7 +158,33 @@ impl Transaction {
     }
 }
 
-impl Journey<'_> {
+impl<'a> Journey<'a> {
+    /// To the upstream of a route.
+    pub fn new(snapshot: &'a Snapshot, id: RouteId) -> Self {
+        let route = snapshot.route(id);
+        Journey {
+            id,
+            route,
+            asked: Asked::Upstream,
+            upstream: &route.upstream,
+            tried: SmallVec::new(),
+        }
+    }
+
+    /// To the upstream of its fallback.
+    pub fn fallback(snapshot: &'a Snapshot, id: RouteId) -> Option<Self> {
+        let upstream = snapshot.route(id).fallback.as_ref()?;
+        Some(Journey {
+            asked: Asked::Fallback,
+            upstream,
+            ..Journey::new(snapshot, id)
+        })
+    }
+
+    fn try_at(&mut self, selected: &Selected) {
+        self.tried.push(selected.lease.server().id());
+    }
+
     /// Counts the retry that was the last attempt; those before it failed.
     fn retried(&self, last: RetryResult) {
         let retries = self.tried.len().saturating_sub(1);
@@ -148,15 +197,12 @@ impl Journey<'_> {
     }
 }
 
-/// The cause that a whole answer is by `retry.on`.
-fn unwelcome(route: &RouteState, answered: &Answered) -> Option<Cause> {
-    let status = answered.head.status;
-    let listed = route
-        .rules
-        .retry
-        .on
-        .status
-        .iter()
-        .any(|range| range.contains(status));
-    listed.then_some(Cause::Status(status))
+impl RouteState {
+    /// The cause to try elsewhere that a whole answer is by `retry.on`.
+    pub(super) fn unwelcome(&self, status: u16) -> Option<Cause> {
+        let mut listed = self.rules.retry.on.status.iter();
+        listed
+            .any(|range| range.contains(status))
+            .then_some(Cause::Status(status))
+    }
 }

@@ -1,35 +1,18 @@
 //! What `wire` calls: one request, or a head that it refused.
 
-use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
-use std::task::Poll;
 
 use crate::message::{Method, RequestHead, Version};
 use crate::proxy::account::Account;
 use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::error::{self, Failure};
-use crate::proxy::transaction::Transaction;
+use crate::proxy::passage::Work;
 use crate::telemetry::Reason;
 use crate::wire::{Refusal, RefusalReason, Request, Response};
 
-/// Answers one request. Dropping the future abandons it: the upstream exchange is cancelled, its
-/// lease neutral, its record written.
-pub fn handle(
-    context: &Rc<Context>,
-    connection: &Rc<ConnectionInfo>,
-    request: Request,
-) -> impl Future<Output = Response> + use<> {
-    let mut work = Box::pin(Transaction::open(context, connection, request).run());
-    // A panic in one request must not end the traffic of the others on this worker.
-    std::future::poll_fn(move |cx| {
-        match std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-            Ok(polled) => polled,
-            Err(_) => {
-                tracing::error!("a request ended in a panic; please report it");
-                Poll::Ready(error::answer(&Failure::new(Reason::Internal), None))
-            }
-        }
-    })
+/// Answers one request.
+pub fn handle(context: &Rc<Context>, connection: &Rc<ConnectionInfo>, request: Request) -> Work {
+    Work::new(context, connection, request)
 }
 
 /// Answers, counts and logs a head that the wire refused.
@@ -47,7 +30,6 @@ pub fn refuse(
         RefusalReason::VersionNotSupported => Reason::VersionNotSupported,
         RefusalReason::ExpectationFailed => Reason::ExpectationFailed,
     };
-    let (pin, listener) = connection.listener.current(context);
     let head = refusal.head.unwrap_or_else(|| {
         let method = refusal.method.as_deref().unwrap_or_default();
         let target = refusal.target.as_deref().unwrap_or_default();
@@ -58,7 +40,7 @@ pub fn refuse(
         )
     });
     let response = error::answer(&Failure::because(reason, refusal.detail), Some(&head));
-    Account::open(context, connection, &pin, listener, head).refused(reason, response)
+    Account::open(context, connection, head, None).refused(reason, response)
 }
 
 /// A connection that never brought a byte of a request was closed in silence.

@@ -1,16 +1,17 @@
 //! Waiting for a response head: the request goes out, interim answers come back, and whatever may
 //! end the wait is watched.
 
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::{Downstream, ResponseHead};
-use crate::upstream::Lease;
-use crate::util::timer::{Deadline, SweepSlot, Timers};
-use crate::wire::h1::client::{Answer, Exchange, ExchangeError};
+use crate::message::ResponseHead;
+use crate::proxy::attempt::Attempt;
+use crate::proxy::hop_by_hop;
+use crate::proxy::transaction::Transaction;
+use crate::util::clock;
+use crate::wire::h1::client::{Answer, ExchangeError};
 
 /// How often a waiting attempt looks whether its server was taken out, or its client has left
 /// behind a body that the server does not take.
@@ -18,7 +19,7 @@ const CHECK: Duration = Duration::from_millis(250);
 
 /// Why a wait ended without a head.
 #[derive(Debug)]
-pub enum WaitError {
+pub(super) enum WaitError {
     Exchange(ExchangeError),
     /// `timeout.first-byte` or `timeout.idle` passed.
     Timeout,
@@ -35,86 +36,55 @@ pub enum WaitError {
     ClientStalled,
 }
 
-/// One wait; all of it is polled by the connection's own task.
-pub struct HeadWait<'a> {
-    pub exchange: &'a mut Exchange,
-    pub downstream: &'a Rc<dyn Downstream>,
-    pub timers: &'a Timers,
-    pub total: &'a mut Option<Deadline>,
-    /// Set: the wait ends when checks take the leased server out.
-    pub taken_out: Option<&'a Lease>,
-    pub idle: Option<Duration>,
-    pub first_byte: Option<Duration>,
-    /// An interim answer went to the client.
-    pub interim_sent: bool,
-    clock: &'a mut Clock,
-    interim: Option<ResponseHead>,
-}
-
-/// Outlives a wait that was broken off and goes on. Either `idle` runs (the request is going out) or `first_byte` does; the latter stands for
-/// the wait from the request's last byte to the head.
+/// What a wait remembers from one wake-up to the next. Either `idle` runs (the request is going
+/// out) or `first_byte` does: from the request's last byte to the head.
 #[derive(Default)]
-pub struct Clock {
-    slot: Option<SweepSlot>,
-    first_byte: Option<Deadline>,
+pub(super) struct Waiting {
+    /// Set once the request is out.
+    first_byte_ends: Option<Instant>,
     /// When `progress` was seen to change.
     moved: Option<Instant>,
     progress: u64,
+    /// An interim answer on its way to the client.
+    interim: Option<Box<ResponseHead>>,
 }
 
-impl<'a> HeadWait<'a> {
-    pub fn new(
-        exchange: &'a mut Exchange,
-        downstream: &'a Rc<dyn Downstream>,
-        timers: &'a Timers,
-        total: &'a mut Option<Deadline>,
-        clock: &'a mut Clock,
-    ) -> Self {
-        HeadWait {
-            exchange,
-            downstream,
-            timers,
-            total,
-            taken_out: None,
-            idle: None,
-            first_byte: None,
-            interim_sent: false,
-            clock,
-            interim: None,
-        }
-    }
-
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, WaitError>> {
-        if let Poll::Ready(answer) = self.poll_answer(cx) {
+impl Attempt {
+    /// All of it is polled by the connection's own task. Ready once; an error that may pass is
+    /// [`WaitError::TakenOut`].
+    pub(super) fn poll_head(
+        &mut self,
+        transaction: &Transaction,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Result<Answer, WaitError>> {
+        if let Poll::Ready(answer) = self.poll_answer(transaction, cx) {
             return Poll::Ready(answer.map_err(WaitError::Exchange));
         }
-        if !self.exchange.pulls_body() && self.downstream.poll_gone(cx).is_ready() {
+        if !self.exchange.pulls_body() && transaction.downstream.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(WaitError::Gone));
         }
-        if self
-            .total
-            .as_mut()
-            .is_some_and(|total| total.poll_expired(cx).is_ready())
-        {
+        if transaction.poll_total(cx).is_ready() {
             let on_client = self.exchange.awaits_client();
             return Poll::Ready(Err(WaitError::TotalTimeout { on_client }));
         }
-        self.poll_clock(cx).map(Err)
+        self.poll_patience(transaction, cx).map(Err)
     }
 
     /// A final answer; interim ones are passed on as they come.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
+    fn poll_answer(
+        &mut self,
+        transaction: &Transaction,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Result<Answer, ExchangeError>> {
         loop {
-            if let Some(interim) = &self.interim {
-                if self.downstream.poll_interim(cx, interim).is_pending() {
-                    return Poll::Pending;
-                }
-                self.interim = None;
+            if let Some(interim) = &self.waiting.interim {
+                ready!(transaction.downstream.poll_interim(cx, interim));
+                self.waiting.interim = None;
             }
             match self.exchange.poll_head(cx) {
                 Poll::Ready(Ok(Answer::Interim(mut head))) => {
-                    super::hop_by_hop::clean_response(&mut head.fields);
-                    self.interim = Some(head);
+                    hop_by_hop::clean_response(&mut head.fields);
+                    self.waiting.interim = Some(Box::new(head));
                     self.interim_sent = true;
                 }
                 other => return other,
@@ -122,67 +92,55 @@ impl<'a> HeadWait<'a> {
         }
     }
 
-    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<WaitError> {
-        let waiting_for_head = self.exchange.request_written();
-        if waiting_for_head && self.poll_first_byte(cx).is_ready() {
-            return Poll::Ready(WaitError::Timeout);
-        }
-        let idle = if waiting_for_head { None } else { self.idle };
-        if idle.is_none() && self.taken_out.is_none() && !self.is_stalled() {
-            return Poll::Pending;
-        }
-        self.poll_slot(cx, idle)
-    }
-
-    fn poll_first_byte(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(limit) = self.first_byte else {
-            return Poll::Pending;
-        };
-        let timers = self.timers;
-        self.clock
-            .first_byte
-            .get_or_insert_with(|| timers.after(limit))
-            .poll_expired(cx)
-    }
-
-    /// The server takes nothing of the request body.
-    fn is_stalled(&self) -> bool {
-        self.exchange.pulls_body() && !self.exchange.awaits_client()
-    }
-
-    /// The sweep's share: no byte moved for `idle`, or the server was taken out.
-    fn poll_slot(&mut self, cx: &mut Context<'_>, idle: Option<Duration>) -> Poll<WaitError> {
-        if self.taken_out.is_some_and(Lease::taken_out) {
+    /// No byte moved for `idle`, no head came within `first-byte`, or the server was taken out:
+    /// looked at whenever the task wakes up, and the task is woken in time for it.
+    fn poll_patience(
+        &mut self,
+        transaction: &Transaction,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<WaitError> {
+        if self.watched && self.lease.taken_out() {
             return Poll::Ready(WaitError::TakenOut);
         }
-        let now = Instant::now();
-        let progress = self.exchange.progress();
-        let stalled = self.is_stalled();
-        let clock = &mut *self.clock;
-        let moved = match clock.moved {
-            Some(moved) if progress == clock.progress => moved,
-            _ => now,
-        };
-        (clock.moved, clock.progress) = (Some(moved), progress);
-        if stalled && now - moved >= CHECK && self.downstream.poll_gone(cx).is_ready() {
-            return Poll::Ready(WaitError::Gone);
-        }
-        let idle_ends = idle.map(|idle| moved + idle);
-        if idle_ends.is_some_and(|ends| now >= ends) {
-            return Poll::Ready(WaitError::Timeout);
-        }
-        let check = (stalled || self.taken_out.is_some()).then(|| now + CHECK);
-        let next = [idle_ends, check].into_iter().flatten().min();
-        let timers = self.timers;
-        let slot = clock.slot.get_or_insert_with(|| timers.slot());
-        if let Some(next) = next {
-            match idle {
-                Some(idle) if idle_ends == Some(next) => slot.set_end(next, idle),
-                _ => slot.set(next),
+        let timeout = &transaction.account.pin.route(self.route).rules.timeout;
+        let now = clock::now();
+        let stalled = self.exchange.pulls_body() && !self.exchange.awaits_client();
+        let (limit, ends) = if self.exchange.request_written() {
+            let limit = timeout.first_byte;
+            let first = &mut self.waiting.first_byte_ends;
+            *first = first.or_else(|| limit.map(|limit| now + limit));
+            (limit, *first)
+        } else {
+            let moved = self.moved(now);
+            if stalled && now - moved >= CHECK && transaction.downstream.poll_gone(cx).is_ready() {
+                return Poll::Ready(WaitError::Gone);
             }
-            // Registers only: `next` is ahead.
-            let _registered = slot.poll_expired(cx);
+            (timeout.idle, timeout.idle.map(|idle| moved + idle))
+        };
+        if ends.is_some_and(|ends| now >= ends) {
+            return Poll::Ready(if self.exchange.awaits_client() {
+                WaitError::ClientStalled
+            } else {
+                WaitError::Timeout
+            });
+        }
+        let check = (stalled || self.watched).then(|| now + CHECK);
+        if let Some(next) = [ends, check].into_iter().flatten().min() {
+            let context = &transaction.account.context;
+            transaction.patience.wake_at(context, next, limit, cx);
         }
         Poll::Pending
+    }
+
+    /// When the last byte moved, as far as wake-ups tell.
+    fn moved(&mut self, now: Instant) -> Instant {
+        let progress = self.exchange.progress();
+        let waiting = &mut self.waiting;
+        let moved = match waiting.moved {
+            Some(moved) if progress == waiting.progress => moved,
+            _ => now,
+        };
+        (waiting.moved, waiting.progress) = (Some(moved), progress);
+        moved
     }
 }

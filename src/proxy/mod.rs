@@ -21,6 +21,8 @@ pub mod forwarding;
 mod handle;
 mod head_wait;
 pub mod hop_by_hop;
+mod passage;
+mod patience;
 mod request_body;
 mod response_body;
 mod retry;
@@ -31,3 +33,4 @@ mod tunnel;
 
 pub use context::{ConnectionInfo, Context, ListenerRules};
 pub use handle::{handle, refuse, silent_close};
+pub use passage::Work;

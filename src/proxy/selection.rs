@@ -33,52 +33,48 @@ pub(super) enum Via {
 }
 
 impl Transaction {
-    /// For a first attempt: picks, or stands in the upstream's queue.
-    pub(super) async fn select_first(
-        &mut self,
+    /// For a first attempt. [`Refused::Full`]: stand in the upstream's queue.
+    pub(super) fn select_first(
+        &self,
         upstream: &Arc<Upstream>,
-    ) -> Result<Selected, Failure> {
-        if let Some(bound) = self.take_bound(upstream) {
+        cx: &mut TaskContext<'_>,
+    ) -> Result<Selected, Refused> {
+        if let Some(bound) = self.take_bound(upstream, cx) {
             return Ok(bound);
         }
-        let hash = self.hash_key(upstream);
-        match self.pick(upstream, hash, &[]) {
-            Ok(selected) => Ok(selected),
-            Err(Refused::Full) => Box::pin(self.wait_in_queue(upstream, hash)).await,
-            Err(refused) => Err(failure(refused)),
-        }
+        self.pick(upstream, &[], cx)
     }
 
     /// For a further attempt: a server not tried yet that admits now. Retries never queue.
-    pub(super) fn select_other(&mut self, journey: &Journey<'_>) -> Option<Selected> {
-        let hash = self.hash_key(journey.upstream);
-        self.pick(journey.upstream, hash, &journey.tried).ok()
+    pub(super) fn select_other(&self, journey: &Journey<'_>) -> Option<Selected> {
+        self.pick(journey.upstream, &journey.tried, &mut nobody())
+            .ok()
     }
 
     fn pick(
         &self,
         upstream: &Arc<Upstream>,
-        hash: Option<u64>,
         tried: &[ServerId],
+        cx: &mut TaskContext<'_>,
     ) -> Result<Selected, Refused> {
-        let mut random = self.context.random.borrow_mut();
+        let context = &self.account.context;
+        let mut random = context.random.borrow_mut();
         let mut pick = Pick {
             tried,
-            hash,
-            carry: &*self.context.pools,
+            hash: self.hash_key(upstream),
+            carry: &*context.pools,
             random: &mut random,
         };
         let lease = upstream.pick(&mut pick)?;
-        self.acquire(lease)
+        self.acquire(lease, cx)
     }
 
     /// A lease claims a request slot; the connection slot is claimed here. Another worker may
     /// have taken the last one since the pick.
-    fn acquire(&self, lease: Lease) -> Result<Selected, Refused> {
-        let pools = &self.context.pools;
+    fn acquire(&self, lease: Lease, cx: &mut TaskContext<'_>) -> Result<Selected, Refused> {
+        let pools = &self.account.context.pools;
         let method = &self.account.head.method;
         let again = retry::resend_after_stale(method, true, self.replayable());
-        let cx = &mut TaskContext::from_waker(Waker::noop());
         let acquired = if again {
             pools.acquire(lease.server().connections(), cx)
         } else {
@@ -92,12 +88,12 @@ impl Transaction {
         Ok(Selected { lease, via })
     }
 
-    async fn wait_in_queue(
+    pub(super) async fn wait_in_queue(
         &mut self,
         upstream: &Arc<Upstream>,
-        hash: Option<u64>,
     ) -> Result<Selected, Failure> {
-        let context = self.context.clone();
+        let hash = self.hash_key(upstream);
+        let context = self.account.context.clone();
         loop {
             let mut waiter = upstream.enqueue(&context.timers).map_err(failure)?;
             let lease = self
@@ -114,7 +110,7 @@ impl Transaction {
                 }))
                 .await?
                 .map_err(failure)?;
-            match self.acquire(lease) {
+            match self.acquire(lease, &mut nobody()) {
                 // Another worker opened the last connection between our look and our claim.
                 Err(Refused::Full) => {}
                 acquired => return acquired.map_err(failure),
@@ -124,8 +120,8 @@ impl Transaction {
 
     /// The upstream connection that NTLM or Negotiate bound to this client, if it is still good
     /// and leads to the upstream that the request goes to.
-    fn take_bound(&mut self, upstream: &Arc<Upstream>) -> Option<Selected> {
-        let mut slot = self.connection.bound.borrow_mut();
+    fn take_bound(&self, upstream: &Arc<Upstream>, cx: &mut TaskContext<'_>) -> Option<Selected> {
+        let mut slot = self.patience.connection.bound.borrow_mut();
         if slot.as_ref()?.server.upstream() != upstream.name() {
             return None;
         }
@@ -135,7 +131,7 @@ impl Transaction {
             claim,
             ..
         } = slot.take()?;
-        if !connection.is_usable(&mut TaskContext::from_waker(Waker::noop())) {
+        if !connection.is_usable(cx) {
             return None;
         }
         let lease = upstream.claim(&server)?;
@@ -185,7 +181,12 @@ fn split_query(target: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-fn failure(refused: Refused) -> Failure {
+/// For a checkout whose exchange asks to be woken by itself.
+fn nobody() -> TaskContext<'static> {
+    TaskContext::from_waker(Waker::noop())
+}
+
+pub(super) fn failure(refused: Refused) -> Failure {
     let reason = match refused {
         Refused::Full | Refused::Overloaded { .. } => Reason::Overloaded,
         Refused::QueueTimeout { .. } => Reason::QueueTimeout,

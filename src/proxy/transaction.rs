@@ -6,31 +6,28 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::model::{Forward, ListenerId, RouteId};
+use crate::config::model::{Forward, RouteId};
 use crate::message::{Body, Downstream, Length, Method, ResponseHead};
 use crate::proxy::account::Account;
 use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::error::Failure;
 use crate::proxy::forwarding::Arrival;
+use crate::proxy::patience::Patience;
 use crate::proxy::request_body::RequestBody;
 use crate::proxy::sanitise::{Refused, Sanitised};
-use crate::proxy::{client_address, error, forwarding, hop_by_hop, sanitise};
+use crate::proxy::{client_address, forwarding, hop_by_hop, sanitise};
 use crate::router::{NoTrace, Query};
 use crate::snapshot::{Pin, RouteState};
 use crate::telemetry::Reason;
+use crate::util::clock;
 use crate::util::timer::Deadline;
 use crate::wire::{Request, Response};
 
 /// A request under way. Attempts are in `attempt`, the choice of servers in `selection`.
 pub(super) struct Transaction {
-    pub(super) context: Rc<Context>,
-    pub(super) connection: Rc<ConnectionInfo>,
-    pub(super) pin: Pin,
-    pub(super) listener: ListenerId,
-    pub(super) account: Box<Account>,
+    pub(super) account: Account,
+    pub(super) patience: Patience,
     pub(super) downstream: Rc<dyn Downstream>,
-    /// `Some` where the request has a body.
-    pub(super) body: Option<Rc<RequestBody>>,
     pub(super) total: Option<Deadline>,
     pub(super) upgrade: Option<Box<str>>,
     /// The TCP peer is one of the listener's `trusted-proxies`.
@@ -47,19 +44,10 @@ impl Transaction {
         connection: &Rc<ConnectionInfo>,
         request: Request,
     ) -> Self {
-        let (pin, listener) = connection.listener.current(context);
-        let mut account = Account::open(context, connection, &pin, listener, request.head);
-        if let Some(began) = request.began {
-            account.started = began;
-        }
         Transaction {
-            context: context.clone(),
-            connection: connection.clone(),
-            pin,
-            listener,
-            account,
+            account: Account::open(context, connection, request.head, request.began),
+            patience: Patience::new(connection),
             downstream: request.downstream,
-            body: None,
             total: None,
             upgrade: None,
             trusted: false,
@@ -68,44 +56,32 @@ impl Transaction {
         }
     }
 
-    /// Answers the request, whatever happens.
-    pub(super) async fn run(mut self) -> Response {
-        let route = match self.prepare() {
-            Ok(Prepared::Route(route)) => route,
-            Ok(Prepared::Answer(response)) => return self.account.answered_here(response),
-            Err(failure) => return self.refuse(&failure),
-        };
-        match self.exchange(route).await {
-            Ok(answered) => answered.into_response(self),
-            Err(failure) => Box::pin(self.fail(route, failure)).await,
-        }
-    }
-
     /// Everything before the first attempt.
-    fn prepare(&mut self) -> Result<Prepared, Failure> {
-        let pin = self.pin.clone();
-        self.find_client(&pin.listener(self.listener).rules.trusted_proxies);
+    pub(super) fn prepare(&mut self, pin: &Pin) -> Result<Prepared, Failure> {
+        self.find_client(&pin.listener(self.account.listener).rules.trusted_proxies);
         let head = &mut self.account.head;
         let sanitised = sanitise::sanitise(head).map_err(refused)?;
         self.host_missing = sanitised.host_is_missing();
         if sanitised.answer_here {
             return Ok(Prepared::Answer(options_answer()));
         }
-        let route = self.find_route(&pin, &sanitised)?;
+        let route = self.find_route(pin, &sanitised)?;
         let state = pin.route(route);
         self.account.routed(route);
         self.set_target(state, &sanitised)?;
-        self.rewrite_fields(state);
+        self.rewrite_fields(pin, state);
         self.take_body(state)?;
-        let total = state.rules.timeout.total;
-        self.total = total.map(|total| self.context.timers.after(self.left_of(total)));
+        if let Some(total) = state.rules.timeout.total {
+            let left = self.left_of(total);
+            self.total = Some(self.account.context.timers.after(left));
+        }
         Ok(Prepared::Route(route))
     }
 
     /// Of a head that came in pieces a part is spent already. In hundredths: timers are kept by
     /// duration, and clients must not make them many.
     fn left_of(&self, total: Duration) -> Duration {
-        let spent = self.account.started.elapsed();
+        let spent = clock::now() - self.account.started;
         let hundredth = total / 100;
         if spent < hundredth || hundredth.is_zero() {
             return total;
@@ -115,7 +91,7 @@ impl Transaction {
     }
 
     fn find_client(&mut self, trusted_proxies: &[IpNet]) {
-        let source = self.connection.peer.ip();
+        let source = self.patience.connection.peer.ip();
         self.trusted = client_address::is_trusted(source, trusted_proxies);
         if self.trusted {
             let fields = &self.account.head.fields;
@@ -126,7 +102,7 @@ impl Transaction {
     fn find_route(&self, pin: &Pin, sanitised: &Sanitised) -> Result<RouteId, Failure> {
         let head = &self.account.head;
         let query = Query {
-            listener: self.listener,
+            listener: self.account.listener,
             host: sanitised.host(head),
             path: sanitised.path(head),
             query: sanitised.query(head),
@@ -158,26 +134,27 @@ impl Transaction {
     }
 
     /// Hop-by-hop fields go, forwarding fields come.
-    fn rewrite_fields(&mut self, route: &RouteState) {
-        let rules = &self.pin.listener(self.listener).rules;
+    fn rewrite_fields(&mut self, pin: &Pin, route: &RouteState) {
+        let rules = &pin.listener(self.account.listener).rules;
+        let connection = &self.patience.connection;
         let head = &mut self.account.head;
         let requested =
             hop_by_hop::clean_request(&mut head.fields, head.version, &route.rules.upgrades);
         self.upgrade = requested.upgrade;
         let arrival = Arrival {
-            source: self.connection.peer.ip(),
+            source: connection.peer.ip(),
             trusted: self.trusted,
             client: self.account.client,
             scheme: "http",
-            port: self.connection.port,
+            port: connection.port,
             version: head.version,
             via: rules.via,
         };
         self.account.id = forwarding::set_forwarding(
             &mut head.fields,
             &arrival,
-            &mut self.context.introductions.borrow_mut(),
-            &mut self.context.random.borrow_mut(),
+            &mut self.account.context.introductions.borrow_mut(),
+            &mut self.account.context.random.borrow_mut(),
         );
     }
 
@@ -195,51 +172,27 @@ impl Transaction {
         let replay = replay_bytes(route, &self.account.head.method, length);
         let body = Rc::new(RequestBody::new(self.downstream.clone(), limit, replay));
         self.downstream = body.clone();
-        self.account.has_body(body.clone());
-        self.body = Some(body);
+        self.account.body = Some(body);
         Ok(())
     }
 
     /// True while the request body can be sent again from its first byte.
     pub(super) fn replayable(&self) -> bool {
-        self.body.as_ref().is_none_or(|body| body.replayable())
+        self.account
+            .body
+            .as_ref()
+            .is_none_or(|body| body.replayable())
     }
 
     /// The next attempt sends the body from its first byte.
     pub(super) fn rewind(&self) {
-        if let Some(body) = &self.body {
+        if let Some(body) = &self.account.body {
             body.rewind();
         }
     }
 
-    /// Answers with `failure`, or with the route's `fallback` where it stands for that.
-    async fn fail(mut self, route: RouteId, failure: Failure) -> Response {
-        let pin = self.pin.clone();
-        let state = pin.route(route);
-        let covered = matches!(failure.reason.status(), 502..=504);
-        let Some(fallback) = state.rules.fallback.as_ref().filter(|_| covered) else {
-            return self.refuse(&failure);
-        };
-        if let Some(upstream) = &state.fallback
-            && self.replayable()
-        {
-            self.rewind();
-            if let Ok(answered) = self.once(state, upstream).await {
-                self.account.fell_back(failure.reason);
-                return answered.into_response(self);
-            }
-        }
-        let response = error::fallback_answer(failure.reason, fallback.status, &fallback.body);
-        self.account.refused(failure.reason, response)
-    }
-
-    fn refuse(self, failure: &Failure) -> Response {
-        let response = error::answer(failure, Some(&self.account.head));
-        self.account.refused(failure.reason, response)
-    }
-
     /// Waits for `work` while the client is there and the total time runs.
-    pub(super) async fn within<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
+    pub(super) async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         let mut work = std::pin::pin!(work);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
@@ -250,22 +203,24 @@ impl Transaction {
         .await
     }
 
-    fn poll_interrupted(&mut self, cx: &mut TaskContext<'_>) -> Poll<Failure> {
+    fn poll_interrupted(&self, cx: &mut TaskContext<'_>) -> Poll<Failure> {
         if self.downstream.poll_gone(cx).is_ready() {
             return Poll::Ready(Failure::new(Reason::ClientClosed));
         }
-        if self
-            .total
-            .as_mut()
-            .is_some_and(|total| total.poll_expired(cx).is_ready())
-        {
-            return Poll::Ready(Failure::new(Reason::TotalTimeout));
+        self.poll_total(cx)
+            .map(|()| Failure::new(Reason::TotalTimeout))
+    }
+
+    /// Ready once `timeout.total` has passed.
+    pub(super) fn poll_total(&self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        match &self.total {
+            Some(total) => total.poll_expired(cx),
+            None => Poll::Pending,
         }
-        Poll::Pending
     }
 }
 
-enum Prepared {
+pub(super) enum Prepared {
     Route(RouteId),
     /// Needs no server.
     Answer(Response),

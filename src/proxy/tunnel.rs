@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::message::{BodyError, Data, Scratch, Tunnel};
 use crate::proxy::account::Account;
-use crate::proxy::response_body::IdleClock;
+use crate::proxy::patience::{IdleClock, Patience};
 use crate::telemetry::Reason;
 use crate::upstream::Lease;
 use crate::upstream::pool::Claim;
@@ -18,8 +18,9 @@ pub(super) struct ExchangeTunnel {
     socket: Socket,
     /// What the server sent right after its 101.
     received: Option<Data>,
-    account: Box<Account>,
+    account: Account,
     clock: IdleClock,
+    patience: Patience,
     /// Each side's FIN, passed on.
     ended: (bool, bool),
     _lease: Lease,
@@ -32,8 +33,8 @@ impl ExchangeTunnel {
         received: Vec<u8>,
         lease: Lease,
         claim: Claim<Connection>,
-        account: Box<Account>,
-        clock: IdleClock,
+        account: Account,
+        (clock, patience): (IdleClock, Patience),
     ) -> Self {
         let received = (!received.is_empty()).then(|| Data::from(Bytes::from(received)));
         ExchangeTunnel {
@@ -41,6 +42,7 @@ impl ExchangeTunnel {
             received,
             account,
             clock,
+            patience,
             ended: (false, false),
             _lease: lease,
             _claim: claim,
@@ -99,7 +101,8 @@ impl Tunnel for ExchangeTunnel {
     }
 
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        match self.clock.poll_expired(cx) {
+        let context = &self.account.context;
+        match self.clock.poll_expired(&self.patience, context, cx) {
             Poll::Ready(()) => {
                 Poll::Ready(self.failed(Reason::ResponseTimeout, BodyError::IdleTimeout))
             }

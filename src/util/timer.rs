@@ -343,7 +343,7 @@ pub struct Deadline {
 
 impl Deadline {
     /// Ready once it has passed, and from then on.
-    pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         let node = &mut self.shared.queues.borrow_mut().nodes[self.key];
         if node.expired {
             return Poll::Ready(());
