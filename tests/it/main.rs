@@ -17,6 +17,7 @@ mod explain;
 mod fallback;
 mod faults;
 mod framing;
+mod fuzz;
 mod heads;
 mod health;
 mod keepalive;

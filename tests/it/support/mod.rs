@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod client;
+pub mod mutation;
 pub mod origin;
 pub mod process;
 pub mod proxy;

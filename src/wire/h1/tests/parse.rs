@@ -8,7 +8,7 @@ use crate::wire::RefusalReason;
 use crate::wire::h1::head_write;
 use crate::wire::h1::parse::{self, HeadLimits};
 
-const LIMITS: HeadLimits = HeadLimits {
+pub(super) const LIMITS: HeadLimits = HeadLimits {
     bytes: 32 * 1024,
     fields: 100,
     underscores: UnderscoreHeaders::Allow,
