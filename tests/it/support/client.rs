@@ -131,12 +131,21 @@ impl Client {
     /// The next final answer as the reference reads it, once it is whole or nothing more comes.
     pub fn strictly(&mut self, method: &str) -> Reading {
         loop {
+            let reading = self.next_strictly(method);
+            match &reading {
+                Reading::Whole(message) if message.start[1].starts_with(b"1") => {}
+                _ => return reading,
+            }
+        }
+    }
+
+    /// The same, interim answers too. What is not whole stays in the buffer.
+    pub fn next_strictly(&mut self, method: &str) -> Reading {
+        loop {
             match reference::response(&self.buffer, method) {
                 Reading::Whole(message) => {
                     self.buffer.drain(..message.length);
-                    if !message.start[1].starts_with(b"1") {
-                        return Reading::Whole(message);
-                    }
+                    return Reading::Whole(message);
                 }
                 Reading::Partial(head) => {
                     if self.fill().is_err() {

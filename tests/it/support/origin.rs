@@ -347,6 +347,23 @@ impl Connection {
         Some(self.buffer.drain(..count).collect())
     }
 
+    /// Takes up to `count` bytes and leaves the others with the kernel; `None` at the end.
+    pub fn at_most(&mut self, count: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        let count = self
+            .stream
+            .read(&mut bytes)
+            .ok()
+            .filter(|&count| count > 0)?;
+        bytes.truncate(count);
+        Some(bytes)
+    }
+
+    /// Waits for a byte and leaves it where it is; `false` at the end.
+    pub fn has_bytes(&mut self) -> bool {
+        !self.buffer.is_empty() || matches!(self.stream.peek(&mut [0; 1]), Ok(1))
+    }
+
     /// Some bytes; `None` at the end.
     pub fn some(&mut self) -> Option<Vec<u8>> {
         if self.buffer.is_empty() {
