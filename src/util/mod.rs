@@ -8,5 +8,6 @@ pub mod ewma;
 pub mod exhaustion;
 pub mod random;
 pub mod timer;
+pub mod turn;
 pub mod units;
 pub mod window;

@@ -14,6 +14,7 @@ mod connections;
 mod demo;
 mod docker;
 mod explain;
+mod fairness;
 mod fallback;
 mod faults;
 mod framing;

@@ -268,8 +268,13 @@ mod tests {
             (Http10, &[("content-length", "007")], Ok(Framing::Length(7))),
             (
                 Http11,
-                &[("content-length", "18446744073709551615")],
-                Ok(Framing::Length(u64::MAX)),
+                &[("content-length", "9223372036854775807")],
+                Ok(Framing::Length(LONGEST)),
+            ),
+            (
+                Http11,
+                &[("content-length", "9223372036854775808")],
+                Err(BadRequest),
             ),
             (
                 Http11,

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use crate::message::{Downstream, Known, Method, RequestHead, Version};
 use crate::util::clock;
 use crate::util::timer::{SweepSlot, Timers};
+use crate::util::turn::next_round;
 use crate::wire::h1::framing::{is_persistent, lists, of_request};
 use crate::wire::h1::inbound::{Fill, Inbound};
 use crate::wire::h1::parse::{self, HeadLimits, Malformed};
@@ -143,7 +144,7 @@ impl<H: Handler> Future for Serve<H> {
         loop {
             match &mut serve.state {
                 State::Idle | State::Head(_) if serve.requests == last => {
-                    cx.waker().wake_by_ref();
+                    next_round(cx);
                     return Poll::Pending;
                 }
                 State::Idle | State::Head(_) => match ready!(serve.poll_head(cx)) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
 use crate::message::{BodyError, Downstream, Fields, Frame, Known, Length, RequestHead};
+use crate::util::turn::next_round;
 use crate::wire::h1::framing::lists;
 use crate::wire::h1::head_write;
 use crate::wire::h1::outbound::Outbound;
@@ -160,7 +161,7 @@ impl Upload {
                 Poll::Ready(Ok(())) => {}
             }
             if self.out.written() - start > BUDGET {
-                cx.waker().wake_by_ref();
+                next_round(cx);
                 return Poll::Pending;
             }
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::message::{Body, Data, Frame, Length, Version};
 use crate::util::clock;
 use crate::util::timer::SweepSlot;
+use crate::util::turn::next_round;
 use crate::wire::Response;
 use crate::wire::h1::head_write::{self, AnswerFraming, Persistence};
 use crate::wire::h1::server::connection::ServerConnection;
@@ -145,7 +146,7 @@ impl Answering {
                 }
             }
             if written - start > BUDGET {
-                cx.waker().wake_by_ref();
+                next_round(cx);
                 return Poll::Pending;
             }
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::message::{BodyStream, Downstream, Frame};
 use crate::util::clock;
 use crate::util::timer::SweepSlot;
+use crate::util::turn::next_round;
 use crate::wire::h1::inbound::Fill;
 use crate::wire::h1::server::answering::DRAIN_BYTES;
 use crate::wire::h1::server::connection::ServerConnection;
@@ -170,7 +171,7 @@ impl Rest {
                 Poll::Ready(_) => return Poll::Ready(After::Closed),
             }
             if self.drained - start > BUDGET {
-                cx.waker().wake_by_ref();
+                next_round(cx);
                 return slot.poll_expired(cx).map(|()| After::Closed);
             }
         }

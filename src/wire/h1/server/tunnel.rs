@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 
 use crate::message::Tunnel;
+use crate::util::turn::next_round;
 use crate::wire::h1::inbound::Fill;
 use crate::wire::h1::server::Ended;
 use crate::wire::h1::server::connection::ServerConnection;
@@ -78,7 +79,7 @@ impl TunnelPump {
                 }
                 if moved > BUDGET {
                     inner.inbound.park();
-                    cx.waker().wake_by_ref();
+                    next_round(cx);
                     return Ok(());
                 }
                 continue;
@@ -131,7 +132,7 @@ impl TunnelPump {
                 },
             }
             if moved > BUDGET {
-                cx.waker().wake_by_ref();
+                next_round(cx);
                 return Ok(());
             }
         }
