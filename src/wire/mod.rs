@@ -72,8 +72,8 @@ pub struct Refusal {
 
 /// Everything above the wire, as one downstream connection sees it.
 pub trait Handler {
-    /// One request being answered, moved by the connection's own task. The wire boxes it once per
-    /// request, so that an idle connection does not hold its size.
+    /// One request being answered, moved by the connection's own task, which holds it in place: a
+    /// pointer or two, because an idle connection is as large as one with a request.
     type Work: Future<Output = Response> + Unpin + 'static;
 
     /// For the next request on this connection.

@@ -2,7 +2,7 @@
 //!
 //! The task is a state machine written by hand, because an idle connection is as large as the
 //! largest thing it ever waited for: what belongs to one request (its side of the connection, the
-//! handler's work, the answer being sent) is allocated with it and gone with it. Requests are
+//! answer being sent) is in an object that comes and goes with it. Requests are
 //! answered one at a time and in order; what a client sends early waits, bounded, in
 //! [`Inbound`](super::inbound::Inbound).
 //!
@@ -18,13 +18,12 @@ mod rest;
 mod tunnel;
 
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::{Downstream, Known, Method, RequestHead, Version};
+use crate::message::{Known, Method, RequestHead};
 use crate::util::clock;
 use crate::util::timer::{SweepSlot, Timers};
 use crate::util::turn::next_round;
@@ -34,7 +33,7 @@ use crate::wire::h1::parse::{self, HeadLimits, Malformed};
 use crate::wire::io::Socket;
 use crate::wire::{Handler, Limits, Refusal, RefusalReason, Request};
 
-use connection::ServerConnection;
+use connection::Held;
 use exchange::{Exchange, Facts};
 use line::Line;
 
@@ -66,9 +65,8 @@ pub fn serve<H: Handler>(socket: Socket, timers: &Timers, handler: H) -> Serve<H
     slot.set_end(clock::now() + patience, patience);
     Serve {
         handler,
-        line: Some(Line::new(socket)),
         slot,
-        state: State::Idle,
+        state: State::Waiting(Line::new(socket), None),
         requests: 0,
         closing: false,
     }
@@ -77,8 +75,6 @@ pub fn serve<H: Handler>(socket: Socket, timers: &Timers, handler: H) -> Serve<H
 /// See [`serve`].
 pub struct Serve<H: Handler> {
     handler: H,
-    /// `None` while a request has it.
-    line: Option<Line>,
     /// Header and idle deadlines; also bounds what is sent and drained without a proxy watching.
     slot: SweepSlot,
     state: State<H::Work>,
@@ -88,10 +84,17 @@ pub struct Serve<H: Handler> {
 }
 
 enum State<W> {
-    /// Nothing of the next request has come.
-    Idle,
-    Head(Box<Head>),
-    Exchange(Box<Exchange<W>>),
+    /// For a request, or for the rest of its head.
+    Waiting(Line, Option<Box<Head>>),
+    Exchange(Exchange<W>),
+    Ended,
+}
+
+/// What a wait for a head ended with.
+enum Found {
+    Request(RequestHead, Limits),
+    Malformed(Malformed),
+    Ended(Ended),
 }
 
 /// A head of which a part has come.
@@ -143,11 +146,11 @@ impl<H: Handler> Future for Serve<H> {
         let last = serve.requests.saturating_add(BUDGET);
         loop {
             match &mut serve.state {
-                State::Idle | State::Head(_) if serve.requests == last => {
+                State::Waiting(..) if serve.requests == last => {
                     next_round(cx);
                     return Poll::Pending;
                 }
-                State::Idle | State::Head(_) => match ready!(serve.poll_head(cx)) {
+                State::Waiting(..) => match ready!(serve.poll_head(cx)) {
                     Ok(exchange) => serve.state = State::Exchange(exchange),
                     Err(ended) => return Poll::Ready(ended),
                 },
@@ -157,6 +160,7 @@ impl<H: Handler> Future for Serve<H> {
                         Some(ended) => return Poll::Ready(ended),
                     }
                 }
+                State::Ended => return Poll::Ready(Ended::Aborted),
             }
         }
     }
@@ -167,52 +171,52 @@ impl<H: Handler> Serve<H> {
         &self.handler
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Exchange<H::Work>>, Ended>> {
-        let mut head = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Head(head) => *head,
-            State::Idle | State::Exchange(_) => Head::default(),
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchange<H::Work>, Ended>> {
+        let waiting = std::mem::replace(&mut self.state, State::Ended);
+        let State::Waiting(mut line, begun) = waiting else {
+            return Poll::Ready(Err(Ended::Aborted));
         };
-        let polled = self.poll_more(&mut head, cx);
-        if polled.is_pending() && !head.inbound.is_empty() {
-            self.state = State::Head(Box::new(head));
-        }
-        polled
+        let mut head = begun.map_or_else(Head::default, |head| *head);
+        let found = match self.poll_more(&mut line, &mut head, cx) {
+            Poll::Pending => {
+                let begun = (!head.inbound.is_empty()).then(|| Box::new(head));
+                self.state = State::Waiting(line, begun);
+                return Poll::Pending;
+            }
+            Poll::Ready(found) => found,
+        };
+        Poll::Ready(match found {
+            Found::Request(parsed, limits) => Ok(self.dispatch(line, head, parsed, &limits)),
+            Found::Malformed(malformed) => Ok(self.refuse(line, malformed, Err(&head))),
+            Found::Ended(ended) => Err(ended),
+        })
     }
 
-    fn poll_more(
-        &mut self,
-        head: &mut Head,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Box<Exchange<H::Work>>, Ended>> {
+    fn poll_more(&mut self, line: &mut Line, head: &mut Head, cx: &mut Context<'_>) -> Poll<Found> {
         loop {
-            if let Some(exchange) = self.try_parse(head) {
-                return Poll::Ready(Ok(exchange));
+            if let Some(found) = self.try_parse(head) {
+                return Poll::Ready(found);
             }
-            let Some(line) = &mut self.line else {
-                return Poll::Ready(Err(Ended::Aborted));
-            };
             match line.poll_fill(&mut head.inbound, cx) {
                 Poll::Pending => return self.poll_wait(head, cx),
                 Poll::Ready(Ok(Fill::Bytes)) => {}
                 Poll::Ready(Ok(Fill::End)) if head.waiting() == 0 => {
-                    return Poll::Ready(Err(Ended::Cleanly));
+                    return Poll::Ready(Found::Ended(Ended::Cleanly));
                 }
                 Poll::Ready(Ok(Fill::Full)) => {
                     let detail = "the request head is too large";
                     let reason = RefusalReason::HeaderTooLarge;
-                    return Poll::Ready(Ok(self.refuse(Malformed { reason, detail }, Err(head))));
+                    return Poll::Ready(Found::Malformed(Malformed { reason, detail }));
                 }
-                Poll::Ready(Ok(Fill::End) | Err(_)) => return Poll::Ready(Err(Ended::Aborted)),
+                Poll::Ready(Ok(Fill::End) | Err(_)) => {
+                    return Poll::Ready(Found::Ended(Ended::Aborted));
+                }
             }
         }
     }
 
     /// Nothing to read: what may end the wait.
-    fn poll_wait(
-        &mut self,
-        head: &mut Head,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Box<Exchange<H::Work>>, Ended>> {
+    fn poll_wait(&mut self, head: &mut Head, cx: &mut Context<'_>) -> Poll<Found> {
         let waiting = head.waiting() > 0;
         if !waiting && !self.closing && self.handler.closing() {
             self.closing = true;
@@ -229,21 +233,21 @@ impl<H: Handler> Serve<H> {
         }
         ready!(self.slot.poll_expired(cx));
         if !waiting && self.closing {
-            return Poll::Ready(Err(Ended::Cleanly));
+            return Poll::Ready(Found::Ended(Ended::Cleanly));
         }
         if !waiting {
             // Between two requests nobody is refused: most kept connections end like this.
             if self.requests == 0 {
                 self.handler.idle_timeout();
             }
-            return Poll::Ready(Err(Ended::IdleTimeout));
+            return Poll::Ready(Found::Ended(Ended::IdleTimeout));
         }
         let detail = "the request head did not come in time";
         let reason = RefusalReason::RequestTimeout;
-        Poll::Ready(Ok(self.refuse(Malformed { reason, detail }, Err(head))))
+        Poll::Ready(Found::Malformed(Malformed { reason, detail }))
     }
 
-    fn try_parse(&mut self, head: &mut Head) -> Option<Box<Exchange<H::Work>>> {
+    fn try_parse(&self, head: &mut Head) -> Option<Found> {
         if head.inbound.len() == head.tried {
             return None;
         }
@@ -260,21 +264,22 @@ impl<H: Handler> Serve<H> {
             Ok(None) => None,
             Ok(Some((parsed, length))) => {
                 head.inbound.consume(length);
-                Some(self.dispatch(parsed, head, &limits))
+                Some(Found::Request(parsed, limits))
             }
-            Err(malformed) => Some(self.refuse(malformed, Err(head))),
+            Err(malformed) => Some(Found::Malformed(malformed)),
         }
     }
 
     fn dispatch(
         &mut self,
+        line: Line,
+        received: Head,
         head: RequestHead,
-        received: &mut Head,
         limits: &Limits,
-    ) -> Box<Exchange<H::Work>> {
+    ) -> Exchange<H::Work> {
         let framing = match of_request(&head) {
             Ok(framing) => framing,
-            Err(malformed) => return self.refuse(malformed, Ok(head)),
+            Err(malformed) => return self.refuse(line, malformed, Ok(head)),
         };
         self.slot.clear();
         self.requests += 1;
@@ -293,24 +298,22 @@ impl<H: Handler> Serve<H> {
         };
         let expects = head.fields.contains(Known::Expect)
             && lists(&head.fields, Known::Expect, "100-continue");
-        let inbound = std::mem::take(&mut received.inbound);
-        let connection =
-            ServerConnection::new(self.line.take(), inbound, framing, head.version, expects);
-        let downstream: Rc<dyn Downstream> = connection.clone();
+        let connection = Held::new(line, received.inbound, framing, facts, expects);
         let work = self.handler.handle(Request {
             head,
-            downstream,
+            downstream: connection.downstream(),
             began: received.began,
         });
-        Exchange::new(connection, facts, work)
+        Exchange::new(connection, work)
     }
 
     /// `head`: parsed, or as it was received.
     fn refuse(
         &mut self,
+        line: Line,
         malformed: Malformed,
         head: Result<RequestHead, &Head>,
-    ) -> Box<Exchange<H::Work>> {
+    ) -> Exchange<H::Work> {
         let Malformed { reason, detail } = malformed;
         let (method, target) = match &head {
             Ok(head) => {
@@ -321,10 +324,7 @@ impl<H: Handler> Serve<H> {
         };
         let facts = Facts {
             is_head: method.as_deref() == Some("HEAD"),
-            version: Version::Http11,
-            keep: false,
-            more: true,
-            idle_timeout: Duration::ZERO,
+            ..Facts::REFUSED
         };
         let response = self.handler.refuse(Refusal {
             reason,
@@ -334,23 +334,26 @@ impl<H: Handler> Serve<H> {
             head: head.ok(),
         });
         self.slot.clear();
-        let connection = ServerConnection::refused(self.line.take());
-        Exchange::answered(connection, facts, response)
+        Exchange::answered(Held::refused(line, facts), response)
     }
 
     fn next_request(&mut self) {
-        let mut head = Head::default();
-        if let State::Exchange(exchange) = &self.state {
-            (self.line, head.inbound) = exchange.leave();
-            if head.waiting() == 0 {
-                let patience = exchange.idle_timeout();
-                self.slot.set_end(clock::now() + patience, patience);
-            }
+        let State::Exchange(exchange) = &self.state else {
+            return;
+        };
+        let (line, inbound) = exchange.leave();
+        let head = Head {
+            inbound,
+            ..Head::default()
+        };
+        if head.waiting() == 0 {
+            let patience = exchange.idle_timeout();
+            self.slot.set_end(clock::now() + patience, patience);
         }
-        self.state = if head.inbound.is_empty() {
-            State::Idle
-        } else {
-            State::Head(Box::new(head))
+        let begun = (!head.inbound.is_empty()).then(|| Box::new(head));
+        self.state = match line {
+            Some(line) => State::Waiting(line, begun),
+            None => State::Ended,
         };
     }
 }

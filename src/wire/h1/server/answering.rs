@@ -10,7 +10,6 @@ use crate::util::turn::next_round;
 use crate::wire::Response;
 use crate::wire::h1::head_write::{self, AnswerFraming, Persistence};
 use crate::wire::h1::server::connection::ServerConnection;
-use crate::wire::h1::server::exchange::Facts;
 use crate::wire::h1::server::rest::{Close, Rest};
 use crate::wire::h1::server::tunnel::TunnelPump;
 
@@ -49,10 +48,15 @@ pub(super) enum Sent {
 
 impl Answering {
     /// Frames the answer and puts its head on the way.
-    pub(super) fn new(response: Response, facts: Facts, connection: &ServerConnection) -> Self {
-        let Response { head, mut body, .. } = response;
+    pub(super) fn new(response: Response, connection: &ServerConnection) -> Self {
+        let Response {
+            head,
+            mut body,
+            close,
+        } = response;
         let mut inner = connection.borrow_mut();
         inner.begin_answer();
+        let facts = inner.facts;
         let bare = facts.is_head || matches!(head.status, 204 | 304);
         let framing = match (&body, head.status, body.length()) {
             (Body::Tunnel(_), _, _) => AnswerFraming::Tunnel,
@@ -75,7 +79,8 @@ impl Answering {
             .reader
             .remaining()
             .is_some_and(|rest| rest <= DRAIN_BYTES);
-        let close = !facts.keep
+        let close = close
+            || !facts.keep
             || framing == AnswerFraming::UntilClose
             || inner.expects
             || inner.reader.is_broken()

@@ -1,10 +1,12 @@
 //! A downstream connection as the one request in it sees it, shared with the connection's task.
 //!
 //! Each request has an object of its own: whoever keeps it longer finds its client gone and never
-//! sees the next one's bytes, and an idle connection has none.
+//! sees the next one's bytes, and an idle connection has none. Objects that nobody keeps serve
+//! again: a worker has about as many as it has requests under way.
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::io;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -18,6 +20,7 @@ use crate::wire::h1::head_write;
 use crate::wire::h1::inbound::{Fill, Inbound};
 use crate::wire::h1::outbound::Outbound;
 use crate::wire::h1::reader::{BodyReader, Step};
+use crate::wire::h1::server::exchange::{Facts, Phase};
 use crate::wire::h1::server::line::Line;
 
 /// Bytes of following requests that wait for their turn.
@@ -25,19 +28,29 @@ const EARLY_BYTES: usize = 64 * 1024;
 /// Between two looks at a socket that is not read.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What the connection's task and [`Downstream`] both need. Borrowed for one system call at a
-/// time, never while a handler or a body runs: those come back here.
-pub(super) struct ServerConnection {
-    inner: RefCell<Inner>,
+/// Objects that a thread keeps for its next requests.
+const KEPT: usize = 64;
+
+thread_local! {
+    static STACK: RefCell<Vec<Rc<ServerConnection>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// What belongs to one request from the end of its head to the end of its answer.
+pub(super) struct ServerConnection {
+    inner: RefCell<Inner>,
+    /// Of the task; a body in it comes back here for `inner`.
+    pub(super) phase: RefCell<Phase>,
+}
+
+/// What the connection's task and [`Downstream`] both need. Borrowed for one system call at a
+/// time, never while a handler or a body runs.
 pub(super) struct Inner {
-    /// `None` once it has gone on to the next request.
+    /// `None` once the request is over.
     line: Option<Line>,
     pub(super) inbound: Inbound,
     pub(super) out: Outbound,
     pub(super) reader: BodyReader,
-    version: Version,
+    pub(super) facts: Facts,
     /// The client waits for 100 before it sends its body.
     pub(super) expects: bool,
     /// The client has been sent 100, by the server or by us.
@@ -53,54 +66,102 @@ pub(super) struct Inner {
     look: Option<Pin<Box<Sleep>>>,
 }
 
-impl ServerConnection {
+/// The task's hold on the object of a request that is under way; with it the request ends.
+pub(super) struct Held(Rc<ServerConnection>);
+
+impl Held {
     /// For a request whose head has been taken out of `inbound`. `expects`: it has
     /// `Expect: 100-continue`.
     pub(super) fn new(
-        line: Option<Line>,
+        line: Line,
         inbound: Inbound,
         framing: Framing,
-        version: Version,
+        facts: Facts,
         expects: bool,
-    ) -> Rc<Self> {
-        let reader = BodyReader::new(framing);
-        let inner = Inner {
-            gone: line.is_none(),
-            line,
-            inbound,
-            out: Outbound::default(),
-            expects: expects && version == Version::Http11 && !reader.is_done(),
-            reader,
-            version,
-            continued: false,
-            interim: false,
-            answering: false,
-            pipes: false,
-            look: None,
-        };
-        Rc::new(ServerConnection {
-            inner: RefCell::new(inner),
-        })
+    ) -> Self {
+        let kept = STACK.with_borrow_mut(Vec::pop);
+        let held = Held(kept.unwrap_or_else(|| Rc::new(ServerConnection::unused())));
+        let mut inner = held.0.inner.borrow_mut();
+        inner.reader = BodyReader::new(framing);
+        inner.line = Some(line);
+        inner.inbound = inbound;
+        inner.facts = facts;
+        inner.expects = expects && facts.version == Version::Http11 && !inner.reader.is_done();
+        inner.continued = false;
+        inner.interim = false;
+        inner.answering = false;
+        inner.gone = false;
+        inner.pipes = false;
+        drop(inner);
+        held
     }
 
     /// For a head that was refused: nothing behind it can be understood.
-    pub(super) fn refused(line: Option<Line>) -> Rc<Self> {
-        let connection = Self::new(
-            line,
-            Inbound::default(),
-            Framing::Chunked,
-            Version::Http11,
-            false,
-        );
-        connection.borrow_mut().reader.closed();
-        connection
+    pub(super) fn refused(line: Line, facts: Facts) -> Self {
+        let held = Self::new(line, Inbound::default(), Framing::Chunked, facts, false);
+        held.0.inner.borrow_mut().reader.closed();
+        held
     }
 
-    /// Takes out what the next request needs.
+    /// The request's own side of it.
+    pub(super) fn downstream(&self) -> Rc<dyn Downstream> {
+        self.0.clone()
+    }
+}
+
+impl Deref for Held {
+    type Target = ServerConnection;
+
+    fn deref(&self) -> &ServerConnection {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A body may hold this object that holds it.
+        drop(self.0.phase.replace(Phase::Handling));
+        self.0.leave();
+        if Rc::strong_count(&self.0) == 1 {
+            // A thread that is ending has no stack any more.
+            let _ = STACK.try_with(|stack| {
+                let mut stack = stack.borrow_mut();
+                if stack.len() < KEPT {
+                    stack.push(self.0.clone());
+                }
+            });
+        }
+    }
+}
+
+impl ServerConnection {
+    fn unused() -> Self {
+        let inner = Inner {
+            line: None,
+            inbound: Inbound::default(),
+            out: Outbound::default(),
+            reader: BodyReader::new(Framing::Length(0)),
+            facts: Facts::REFUSED,
+            expects: false,
+            continued: false,
+            interim: false,
+            answering: false,
+            gone: true,
+            pipes: false,
+            look: None,
+        };
+        ServerConnection {
+            inner: RefCell::new(inner),
+            phase: RefCell::new(Phase::Handling),
+        }
+    }
+
+    /// Takes out what the next request needs: whoever keeps this object finds its client gone.
     pub(super) fn leave(&self) -> (Option<Line>, Inbound) {
         let mut inner = self.borrow_mut();
         inner.gone = true;
-        inner.out.discard();
+        inner.out.restart();
+        inner.look = None;
         (inner.line.take(), std::mem::take(&mut inner.inbound))
     }
 
@@ -224,7 +285,7 @@ impl Inner {
     fn poll_interim(&mut self, cx: &mut Context<'_>, head: &ResponseHead) -> Poll<()> {
         if !self.interim {
             let doubled = head.status == 100 && self.continued;
-            if self.version != Version::Http11 || self.answering || self.gone || doubled {
+            if self.facts.version != Version::Http11 || self.answering || self.gone || doubled {
                 return Poll::Ready(());
             }
             if head.status == 100 {

@@ -1,10 +1,6 @@
 //! One request and its answer.
-//!
-//! One allocation from the request's head to the end of its answer: what an idle connection does
-//! not need is not there while it is idle, and what follows takes the place of what it follows.
 
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,20 +9,21 @@ use crate::util::timer::SweepSlot;
 use crate::wire::h1::inbound::Inbound;
 use crate::wire::h1::server::Ended;
 use crate::wire::h1::server::answering::{Answering, Sent};
-use crate::wire::h1::server::connection::ServerConnection;
+use crate::wire::h1::server::connection::{Held, ServerConnection};
 use crate::wire::h1::server::line::Line;
 use crate::wire::h1::server::rest::{After, Rest};
 use crate::wire::h1::server::tunnel::TunnelPump;
 use crate::wire::{Handler, Response};
 
 pub(super) struct Exchange<W> {
-    connection: Rc<ServerConnection>,
-    facts: Facts,
-    phase: Phase<W>,
+    /// The handler's, until it has answered. Goes before what it works on.
+    work: Option<W>,
+    connection: Held,
 }
 
-enum Phase<W> {
-    Handling(W),
+/// How far an exchange has come.
+pub(super) enum Phase {
+    Handling,
     Answering(Answering),
     /// The answer is out, the request is not in yet; or the connection lingers.
     Rest(Rest),
@@ -46,28 +43,33 @@ pub(super) struct Facts {
     pub(super) idle_timeout: Duration,
 }
 
+impl Facts {
+    /// Of a head that was refused: nothing follows it.
+    pub(super) const REFUSED: Facts = Facts {
+        is_head: false,
+        version: Version::Http11,
+        keep: false,
+        more: true,
+        idle_timeout: Duration::ZERO,
+    };
+}
+
 impl<W: Future<Output = Response> + Unpin> Exchange<W> {
     /// A request that `work` answers.
-    pub(super) fn new(connection: Rc<ServerConnection>, facts: Facts, work: W) -> Box<Self> {
-        Box::new(Exchange {
+    pub(super) fn new(connection: Held, work: W) -> Self {
+        Exchange {
+            work: Some(work),
             connection,
-            facts,
-            phase: Phase::Handling(work),
-        })
+        }
     }
 
     /// A request that has its answer already.
-    pub(super) fn answered(
-        connection: Rc<ServerConnection>,
-        facts: Facts,
-        response: Response,
-    ) -> Box<Self> {
-        let answering = Answering::new(response, facts, &connection);
-        Box::new(Exchange {
+    pub(super) fn answered(connection: Held, response: Response) -> Self {
+        connection.answer(response);
+        Exchange {
+            work: None,
             connection,
-            facts,
-            phase: Phase::Answering(answering),
-        })
+        }
     }
 
     /// Ready when request and answer are over: with nothing where the next request may follow.
@@ -78,36 +80,17 @@ impl<W: Future<Output = Response> + Unpin> Exchange<W> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Ended>> {
         let connection = &*self.connection;
-        loop {
-            self.phase = match &mut self.phase {
-                Phase::Handling(work) => match Pin::new(work).poll(cx) {
-                    Poll::Ready(_) if connection.is_gone() => {
-                        return Poll::Ready(Some(Ended::Aborted));
-                    }
-                    Poll::Ready(response) => {
-                        self.facts.keep &= !response.close && !handler.closing();
-                        Phase::Answering(Answering::new(response, self.facts, connection))
-                    }
-                    Poll::Pending if connection.is_gone() => {
-                        return Poll::Ready(Some(Ended::Aborted));
-                    }
-                    Poll::Pending => return Poll::Pending,
-                },
-                Phase::Answering(answering) => match ready!(answering.poll(connection, slot, cx)) {
-                    Sent::Broken => return Poll::Ready(Some(Ended::Aborted)),
-                    Sent::Tunnel(tunnel) => Phase::Tunnel(tunnel),
-                    Sent::Whole(rest) => Phase::Rest(rest),
-                },
-                Phase::Rest(rest) => {
-                    return rest.poll(connection, slot, cx).map(|after| match after {
-                        After::Next => None,
-                        After::Closed => Some(Ended::Cleanly),
-                        After::Broken => Some(Ended::Aborted),
-                    });
-                }
-                Phase::Tunnel(pump) => return pump.poll(connection, cx).map(Some),
-            };
+        if let Some(work) = &mut self.work {
+            let polled = Pin::new(work).poll(cx);
+            if connection.is_gone() {
+                return Poll::Ready(Some(Ended::Aborted));
+            }
+            let mut response = ready!(polled);
+            response.close |= handler.closing();
+            self.work = None;
+            connection.answer(response);
         }
+        connection.poll_answer(slot, cx)
     }
 
     /// For the next request: the socket, and what came of that request already.
@@ -116,6 +99,34 @@ impl<W: Future<Output = Response> + Unpin> Exchange<W> {
     }
 
     pub(super) fn idle_timeout(&self) -> Duration {
-        self.facts.idle_timeout
+        self.connection.borrow().facts.idle_timeout
+    }
+}
+
+impl ServerConnection {
+    fn answer(&self, response: Response) {
+        *self.phase.borrow_mut() = Phase::Answering(Answering::new(response, self));
+    }
+
+    fn poll_answer(&self, slot: &SweepSlot, cx: &mut Context<'_>) -> Poll<Option<Ended>> {
+        let mut phase = self.phase.borrow_mut();
+        loop {
+            *phase = match &mut *phase {
+                Phase::Answering(answering) => match ready!(answering.poll(self, slot, cx)) {
+                    Sent::Tunnel(tunnel) => Phase::Tunnel(tunnel),
+                    Sent::Whole(rest) => Phase::Rest(rest),
+                    Sent::Broken => return Poll::Ready(Some(Ended::Aborted)),
+                },
+                Phase::Rest(rest) => {
+                    return rest.poll(self, slot, cx).map(|after| match after {
+                        After::Next => None,
+                        After::Closed => Some(Ended::Cleanly),
+                        After::Broken => Some(Ended::Aborted),
+                    });
+                }
+                Phase::Tunnel(pump) => return pump.poll(self, cx).map(Some),
+                Phase::Handling => return Poll::Ready(Some(Ended::Aborted)),
+            };
+        }
     }
 }
