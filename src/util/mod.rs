@@ -1,4 +1,5 @@
-//! Small pure pieces that everything may use: units, timers, random numbers, averages, windows.
+//! Small pure pieces that everything may use: units, timers, random numbers, averages, windows,
+//! bytes scanned many at a time.
 //!
 //! Nothing here knows a module of ours. What needs time takes it as an argument or reads tokio's
 //! clock, so that tests can pause it.
@@ -7,6 +8,7 @@ pub mod clock;
 pub mod ewma;
 pub mod exhaustion;
 pub mod random;
+pub(crate) mod scan;
 pub mod timer;
 pub mod turn;
 pub mod units;
