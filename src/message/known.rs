@@ -3,6 +3,10 @@
 //! Looking a field up by id is a bit test and a walk over 12-byte records; no name is compared
 //! again after parsing.
 
+use std::num::NonZero;
+
+use crate::util::scan::Lanes;
+
 macro_rules! known {
     ($($variant:ident = $wire:literal, $lower:literal;)*) => {
         /// A field name that the proxy looks at.
@@ -13,8 +17,9 @@ macro_rules! known {
         }
 
         const ALL: &[Known] = &[$(Known::$variant,)*];
-        const WIRE: &[&str] = &[$($wire,)*];
-        const LOWER: &[&str] = &[$($lower,)*];
+        const WIRE: [&str; ALL.len()] = [$(concat!($wire, ": "),)*];
+        const LOWER: [&str; ALL.len()] = [$($lower,)*];
+        const LOWER_WITH_COLON: [&str; ALL.len()] = [$(concat!($lower, ":"),)*];
     };
 }
 
@@ -87,60 +92,108 @@ known! {
     SecWebsocketAccept = "Sec-WebSocket-Accept", "sec-websocket-accept";
 }
 
-/// Slots of the table that finds an id by name; a power of two, about a quarter full.
-const SLOTS: usize = 256;
-const EMPTY: u8 = u8::MAX;
-static TABLE: [u8; SLOTS] = build_table();
-const _: () = assert!(ALL.len() < 128, "`KnownSet` has 128 bits");
+/// One past the last id: a name without one.
+pub(super) const OTHER: u8 = ALL.len() as u8;
+/// Another that is no id: a line that was removed.
+pub(super) const REMOVED: u8 = OTHER + 1;
+const _: () = assert!(REMOVED < 128, "`KnownSet` has 128 bits");
 
-const fn build_table() -> [u8; SLOTS] {
-    let mut table = [EMPTY; SLOTS];
+/// A name and the colon behind it fit in this.
+pub(crate) const WINDOW: usize = 32;
+
+/// Every name in lower case with its colon, which makes a comparison include the length.
+static NAMES: [[u8; WINDOW]; ALL.len()] = windows(LOWER_WITH_COLON);
+
+const fn windows(texts: [&str; ALL.len()]) -> [[u8; WINDOW]; ALL.len()] {
+    let mut windows = [[0; WINDOW]; ALL.len()];
     let mut i = 0;
-    while i < WIRE.len() {
-        let mut slot = slot_of(WIRE[i].as_bytes());
-        while table[slot] != EMPTY {
-            slot = (slot + 1) % SLOTS;
-        }
-        table[slot] = i as u8;
+    while i < ALL.len() {
+        let (window, _) = windows[i].split_at_mut(texts[i].len());
+        window.copy_from_slice(texts[i].as_bytes());
         i += 1;
     }
-    table
+    windows
 }
 
-/// Mixes length, first, middle and last letter; `| 0x20` makes letters lower case and harms
-/// nothing else.
-const fn slot_of(name: &[u8]) -> usize {
-    let length = name.len();
-    if length == 0 {
-        return 0;
+/// Slots of the table that finds an id by name; so many that a factor without collisions is
+/// found soon.
+const SLOTS: usize = 512;
+const FACTOR: u32 = {
+    let mut factor = 0x9e37_79b1;
+    while table(factor).is_none() {
+        factor += 2;
     }
-    let first = (name[0] | 0x20) as usize;
-    let middle = (name[length / 2] | 0x20) as usize;
-    let last = (name[length - 1] | 0x20) as usize;
-    (length * 7 + first * 31 + middle * 61 + last * 149) % SLOTS
+    factor
+};
+/// An empty slot has the first name: the comparison decides.
+static TABLE: [Known; SLOTS] = match table(FACTOR) {
+    Some(table) => table,
+    None => [ALL[0]; SLOTS],
+};
+
+/// The table, if no two names share a slot.
+const fn table(factor: u32) -> Option<[Known; SLOTS]> {
+    let mut table = [ALL[0]; SLOTS];
+    let mut taken = [false; SLOTS];
+    let mut i = 0;
+    while i < ALL.len() {
+        let slot = slot_of(&NAMES[i], LOWER[i].len(), factor);
+        if taken[slot] {
+            return None;
+        }
+        taken[slot] = true;
+        table[slot] = ALL[i];
+        i += 1;
+    }
+    Some(table)
+}
+
+/// Mixes the length, the first two letters and two near the end; the bit 0x20 makes letters lower
+/// case, and what else it does the comparison sees.
+const fn slot_of(window: &[u8; WINDOW], length: usize, factor: u32) -> usize {
+    // An even place, so that both are always inside of the window.
+    let place = (length.wrapping_sub(2) % WINDOW) & !1;
+    let letters = [window[0], window[1], window[place], window[place + 1]];
+    let mixed = (u32::from_le_bytes(letters) | 0x2020_2020).wrapping_add(8 * length as u32);
+    (mixed.wrapping_mul(factor) >> (u32::BITS - SLOTS.trailing_zeros())) as usize
 }
 
 impl Known {
     /// The id of a name in any case.
     pub fn find(name: &[u8]) -> Option<Known> {
-        let mut slot = slot_of(name);
-        loop {
-            let index = TABLE[slot];
-            if index == EMPTY {
-                return None;
-            }
-            let known = WIRE[index as usize].as_bytes();
-            // Nearly always the usual spelling: that comparison goes by words.
-            if known == name || known.eq_ignore_ascii_case(name) {
-                return Some(ALL[index as usize]);
-            }
-            slot = (slot + 1) % SLOTS;
+        let mut window = [0; WINDOW];
+        window.get_mut(..name.len())?.copy_from_slice(name);
+        *window.get_mut(name.len())? = b':';
+        Known::find_before_colon(&window, NonZero::new(1 << name.len())?)
+    }
+
+    /// The id of the name, in any case, that `window` has before its first colon; `colons` says
+    /// where it has some.
+    #[inline]
+    pub(crate) fn find_before_colon(window: &[u8; WINDOW], colons: NonZero<u32>) -> Option<Known> {
+        let length = colons.trailing_zeros() as usize;
+        let known = TABLE[slot_of(window, length, FACTOR)];
+        let (lower, window) = (&NAMES[known as usize], halves(window));
+        let mut same = Lanes::new(window.0).same_in_any_case(halves(lower).0);
+        if length >= 16 {
+            same |= Lanes::new(window.1).same_in_any_case(halves(lower).1) << 16;
         }
+        // The colon counts as well: a longer or shorter name has none at this place.
+        let with_colon = colons.get() ^ (colons.get() - 1);
+        (!same & with_colon == 0).then_some(known)
     }
 
     /// The spelling on an HTTP/1 wire when we write the field ourselves: "Content-Length".
     pub const fn wire(self) -> &'static str {
-        WIRE[self as usize]
+        let line = WIRE[self as usize];
+        line.split_at(line.len() - 2).0
+    }
+
+    /// The same as a line begins, "Content-Length: ", and its length. Copying the whole window is
+    /// a few instructions, copying a length that is not known before is a call.
+    pub(super) fn line_start(self) -> (&'static [u8; WINDOW], usize) {
+        static STARTS: [[u8; WINDOW]; ALL.len()] = windows(WIRE);
+        (&STARTS[self as usize], WIRE[self as usize].len())
     }
 
     /// In lower case: "content-length".
@@ -148,58 +201,91 @@ impl Known {
         LOWER[self as usize]
     }
 
-    pub(super) const fn from_index(index: u8) -> Known {
-        ALL[index as usize]
+    /// `None` for [`OTHER`].
+    pub(super) const fn from_index(index: u8) -> Option<Known> {
+        if index < OTHER {
+            Some(ALL[index as usize])
+        } else {
+            None
+        }
     }
+}
 
-    const fn bit(self) -> u128 {
-        1 << (self as u8)
-    }
+/// Both halves of a window.
+#[inline(always)]
+pub(crate) fn halves(window: &[u8; WINDOW]) -> (&[u8; 16], &[u8; 16]) {
+    let (halves, _) = window.as_chunks();
+    (&halves[0], &halves[1])
 }
 
 /// A set of known names: what a head has, or what a writer leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct KnownSet(u128);
+pub struct KnownSet([u64; 2]);
 
 impl KnownSet {
-    pub const EMPTY: KnownSet = KnownSet(0);
+    pub const EMPTY: KnownSet = KnownSet([0; 2]);
 
     pub const fn of(names: &[Known]) -> Self {
-        let mut bits = 0;
+        let mut set = KnownSet::EMPTY;
         let mut i = 0;
         while i < names.len() {
-            bits |= names[i].bit();
+            set = set.with(names[i]);
             i += 1;
         }
-        KnownSet(bits)
+        set
     }
 
     #[must_use]
     pub const fn with(self, name: Known) -> Self {
-        KnownSet(self.0 | name.bit())
+        self.with_index(name as u8)
     }
 
     #[must_use]
     pub const fn without(self, name: Known) -> Self {
-        KnownSet(self.0 & !name.bit())
-    }
-
-    #[must_use]
-    pub const fn minus(self, other: KnownSet) -> Self {
-        KnownSet(self.0 & !other.0)
+        self.minus(KnownSet::EMPTY.with(name))
     }
 
     #[must_use]
     pub const fn union(self, other: KnownSet) -> Self {
-        KnownSet(self.0 | other.0)
+        KnownSet([self.0[0] | other.0[0], self.0[1] | other.0[1]])
+    }
+
+    #[must_use]
+    pub const fn minus(self, other: KnownSet) -> Self {
+        KnownSet([self.0[0] & !other.0[0], self.0[1] & !other.0[1]])
     }
 
     pub const fn contains(self, name: Known) -> bool {
-        self.0 & name.bit() != 0
+        self.contains_index(name as u8)
     }
 
     pub const fn intersects(self, other: KnownSet) -> bool {
-        self.0 & other.0 != 0
+        (self.0[0] & other.0[0]) | (self.0[1] & other.0[1]) != 0
+    }
+
+    /// Of an id, or of what is none.
+    #[must_use]
+    pub(super) const fn with_index(mut self, index: u8) -> Self {
+        self.0[index as usize / 64 % 2] |= 1 << (index % 64);
+        self
+    }
+
+    /// Of one id, empty for [`OTHER`]: a table costs less than two shifts and a question.
+    pub(super) fn of_index(index: u8) -> Self {
+        static SETS: [KnownSet; OTHER as usize + 1] = {
+            let mut sets = [KnownSet::EMPTY; OTHER as usize + 1];
+            let mut index = 0;
+            while index < OTHER {
+                sets[index as usize] = KnownSet::EMPTY.with_index(index);
+                index += 1;
+            }
+            sets
+        };
+        SETS[index as usize]
+    }
+
+    pub(super) const fn contains_index(self, index: u8) -> bool {
+        self.0[index as usize / 64 % 2] >> (index % 64) & 1 != 0
     }
 }
 
@@ -220,6 +306,31 @@ mod tests {
         }
     }
 
+    fn compared_one_by_one(name: &[u8]) -> Option<Known> {
+        let same = |known: &&Known| known.wire().as_bytes().eq_ignore_ascii_case(name);
+        ALL.iter().find(same).copied()
+    }
+
+    #[test]
+    fn a_name_with_one_other_byte_is_not_found() {
+        for &name in ALL {
+            let wire = name.wire().as_bytes();
+            for byte in 0..=255 {
+                for place in 0..wire.len() {
+                    let mut text = wire.to_vec();
+                    text[place] = byte;
+                    assert_eq!(Known::find(&text), compared_one_by_one(&text), "{text:?}");
+                }
+                let longer = [wire, &[byte]].concat();
+                assert_eq!(Known::find(&longer), None, "{longer:?}");
+            }
+            for length in 0..wire.len() {
+                let text = &wire[..length];
+                assert_eq!(Known::find(text), compared_one_by_one(text), "{text:?}");
+            }
+        }
+    }
+
     #[test]
     fn other_names_are_not_found() {
         for name in [
@@ -227,6 +338,10 @@ mod tests {
             "x",
             "hosts",
             "hos",
+            "host:",
+            "a-name-of-exactly-31-characters",
+            "a-name-of-exactly-32-characters-",
+            "a-name-that-is-longer-than-any-of-ours-is",
             "content_length",
             "x-something-else",
         ] {

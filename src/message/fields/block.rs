@@ -1,7 +1,8 @@
 //! Field lines that are the same for many heads: formatted once, appended by copying.
 
 use crate::message::KnownSet;
-use crate::message::fields::{Fields, Line};
+use crate::message::fields::Fields;
+use crate::message::fields::buffer::Line;
 
 /// Field lines made once (per connection, per configuration) and appended to every head that is
 /// to have them: one copy of the bytes, one of the records.
@@ -16,14 +17,15 @@ pub struct Block {
 impl Block {
     /// The fields as they are now; what was removed from them is left behind.
     pub fn from_fields(fields: &Fields) -> Self {
+        let buffer = fields.buffer();
         let mut bytes = Vec::new();
-        let lines = fields
+        let lines = buffer
             .live()
             .map(|line| {
-                let start = bytes.len();
-                bytes.extend_from_slice(&fields.bytes[line.start as usize..line.end as usize]);
+                let start = bytes.len() as u32;
+                bytes.extend_from_slice(buffer.slice((line.start, line.end)));
                 Line {
-                    start: start as u32,
+                    start,
                     end: bytes.len() as u32,
                     ..*line
                 }
@@ -32,7 +34,7 @@ impl Block {
         Block {
             bytes: bytes.into(),
             lines,
-            names: fields.present,
+            names: buffer.present,
         }
     }
 
@@ -45,14 +47,15 @@ impl Block {
 impl Fields {
     /// Adds every line of the block; what has the same names stays.
     pub fn append_block(&mut self, block: &Block) {
-        let shift = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(&block.bytes);
-        self.lines.extend(block.lines.iter().map(|line| Line {
+        let buffer = self.buffer_mut();
+        let shift = buffer.bytes.len() as u32;
+        buffer.bytes.extend_from_slice(&block.bytes);
+        buffer.lines.extend(block.lines.iter().map(|line| Line {
             start: line.start + shift,
             end: line.end + shift,
             ..*line
         }));
-        self.present = self.present.union(block.names);
+        buffer.present = buffer.present.union(block.names);
     }
 }
 

@@ -1,8 +1,12 @@
 //! Field lines: names, values and what is refused in them; RFC 9112 section 5.
 
+use std::num::NonZero;
+
 use crate::config::model::UnderscoreHeaders;
 use crate::message::Known;
-use crate::message::fields::{HIGH, Line, ONES, find_control};
+use crate::message::fields::Buffer;
+use crate::message::known::{WINDOW, halves};
+use crate::util::scan::{Lanes, from_control};
 use crate::wire::RefusalReason;
 
 /// What one head may be.
@@ -20,92 +24,127 @@ pub(super) struct Malformed {
     pub(super) detail: &'static str,
 }
 
-/// Field lines from `position` to the empty line; gives the position behind it.
+/// Notes the field lines from `position` to the empty line; gives the position behind it.
 pub(super) fn field_lines(
     bytes: &[u8],
-    mut position: usize,
-    lines: &mut Vec<Line>,
+    position: usize,
+    buffer: &mut Buffer,
     limits: &HeadLimits,
 ) -> Result<Option<usize>, Malformed> {
-    lines.clear();
-    let mut seen = 0;
+    let mut rest = &bytes[position..];
     loop {
-        let rest = &bytes[position..];
-        match rest {
-            [b'\r', b'\n', ..] => return Ok(Some(position + 2)),
-            [] | [b'\r'] => return Ok(None),
-            _ => {}
+        let start = bytes.len() - rest.len();
+        if rest.starts_with(b"\r\n") {
+            return Ok(Some(start + 2));
         }
-        let Some(name) = field_name(rest)? else {
-            return Ok(None);
+        let behind = match usual_name(bytes, rest) {
+            Some((length, known)) => {
+                let Some(behind) = behind_value(bytes, &rest[length + 1..])? else {
+                    return Ok(None);
+                };
+                check_count(buffer, limits)?;
+                buffer.note(start, bytes.len() - behind.len(), length as u16, known);
+                behind
+            }
+            None => match any_line(rest, start, buffer, limits)? {
+                Some(behind) => behind,
+                None => return Ok(None),
+            },
         };
-        let Some(end) = value_end(bytes, position + name.length + 1)? else {
-            return Ok(None);
-        };
-        seen += 1;
-        if seen > limits.fields || name.length > u16::MAX as usize {
-            return Err(Malformed {
-                reason: RefusalReason::HeaderTooLarge,
-                detail: "too many header fields",
-            });
-        }
-        if !name.underscore || allowed_underscore(limits.underscores)? {
-            lines.push(Line::new(position, end, name.length as u16, name.known));
-        }
-        position = end;
+        rest = behind;
     }
 }
 
-struct Name {
-    length: usize,
-    known: Option<Known>,
-    underscore: bool,
+/// Length and id of the name at the start of `line`, which is the end of `bytes`, if it is short
+/// and of letters, digits and `-` only, as nearly all are.
+#[inline]
+fn usual_name(bytes: &[u8], line: &[u8]) -> Option<(usize, Option<Known>)> {
+    let padded;
+    let window = match line.first_chunk() {
+        Some(window) => window,
+        None => {
+            padded = with_zeros(bytes.last_chunk()?);
+            padded[WINDOW - line.len()..].first_chunk()?
+        }
+    };
+    let (low, high) = halves(window);
+    let (low, high) = (Lanes::new(low), Lanes::new(high));
+    let colons = match NonZero::new(low.equal(b':')) {
+        Some(colons) => colons,
+        None => NonZero::new(high.equal(b':') << 16)?,
+    };
+    let length = colons.trailing_zeros() as usize;
+    if let Some(known) = Known::find_before_colon(window, colons) {
+        return Some((length, Some(known)));
+    }
+    let mut plain = low.plain();
+    if length >= 16 {
+        plain |= high.plain() << 16;
+    }
+    let name = (colons.get() ^ (colons.get() - 1)) >> 1;
+    (name != 0 && !plain & name == 0).then_some((length, None))
+}
+
+fn with_zeros(last: &[u8; WINDOW]) -> [u8; 2 * WINDOW] {
+    let mut window = [0; 2 * WINDOW];
+    window[..WINDOW].copy_from_slice(last);
+    window
+}
+
+/// Notes a line of any kind; gives what comes behind it.
+#[cold]
+#[inline(never)]
+fn any_line<'a>(
+    line: &'a [u8],
+    start: usize,
+    buffer: &mut Buffer,
+    limits: &HeadLimits,
+) -> Result<Option<&'a [u8]>, Malformed> {
+    let Some(name) = any_name(line)? else {
+        return Ok(None);
+    };
+    let Some(behind) = behind_value(line, &line[name.len() + 1..])? else {
+        return Ok(None);
+    };
+    check_count(buffer, limits)?;
+    let Ok(length) = u16::try_from(name.len()) else {
+        return too_many();
+    };
+    let end = start + line.len() - behind.len();
+    if allowed(name, limits.underscores)? {
+        buffer.note(start, end, length, Known::find(name));
+    } else {
+        buffer.note_removed(start, end, length);
+    }
+    Ok(Some(behind))
+}
+
+fn check_count(buffer: &Buffer, limits: &HeadLimits) -> Result<(), Malformed> {
+    if buffer.noted() < limits.fields {
+        Ok(())
+    } else {
+        too_many()
+    }
+}
+
+fn too_many<T>() -> Result<T, Malformed> {
+    Err(Malformed {
+        reason: RefusalReason::HeaderTooLarge,
+        detail: "too many header fields",
+    })
 }
 
 /// The name at the start of `line`, up to its colon; `None` while that has not come.
-fn field_name(line: &[u8]) -> Result<Option<Name>, Malformed> {
-    // A known name is a token without underscore: its bytes need no look one by one.
-    if let Some(length) = find_colon(line)
-        && let Some(known) = Known::find(&line[..length])
-    {
-        return Ok(Some(Name {
-            length,
-            known: Some(known),
-            underscore: false,
-        }));
+fn any_name(line: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+    if line == b"\r" {
+        return Ok(None);
     }
-    let mut class = 0;
-    let length = line.iter().position(|&byte| {
-        let this = TOKEN[byte as usize];
-        class |= this;
-        this == 0
-    });
-    match length {
+    let end = line.iter().position(|&byte| TOKEN[byte as usize] == 0);
+    match end {
         None => Ok(None),
-        Some(length) if line[length] != b':' || length == 0 => {
-            bad(name_fault(length, line[length]))
-        }
-        Some(length) => Ok(Some(Name {
-            length,
-            known: None,
-            underscore: class & UNDERSCORE != 0,
-        })),
+        Some(end) if line[end] == b':' && end > 0 => Ok(Some(&line[..end])),
+        Some(end) => bad(name_fault(end, line[end])),
     }
-}
-
-/// The first colon, eight bytes at a time, as far as known names go.
-fn find_colon(line: &[u8]) -> Option<usize> {
-    const LONGEST: usize = 32;
-    let (chunks, rest) = line[..line.len().min(LONGEST)].as_chunks::<8>();
-    for (index, chunk) in chunks.iter().enumerate() {
-        let word = u64::from_le_bytes(*chunk) ^ (ONES * b':' as u64);
-        let hits = word.wrapping_sub(ONES) & !word & HIGH;
-        if hits != 0 {
-            return Some(8 * index + hits.trailing_zeros() as usize / 8);
-        }
-    }
-    let last = rest.iter().position(|&byte| byte == b':')?;
-    Some(8 * chunks.len() + last)
 }
 
 fn name_fault(length: usize, byte: u8) -> &'static str {
@@ -118,25 +157,30 @@ fn name_fault(length: usize, byte: u8) -> &'static str {
     }
 }
 
-fn allowed_underscore(setting: UnderscoreHeaders) -> Result<bool, Malformed> {
-    match setting {
+/// Whether a name that may have an underscore goes on.
+fn allowed(name: &[u8], underscores: UnderscoreHeaders) -> Result<bool, Malformed> {
+    match underscores {
         UnderscoreHeaders::Allow => Ok(true),
+        _ if !name.contains(&b'_') => Ok(true),
         UnderscoreHeaders::Remove => Ok(false),
         UnderscoreHeaders::Reject => bad("a header field's name has an underscore"),
     }
 }
 
-/// The position behind the CRLF of the value that begins at `position`.
-fn value_end(bytes: &[u8], mut position: usize) -> Result<Option<usize>, Malformed> {
+/// What comes behind the CRLF of the value that `value` begins with, which is the end of `bytes`.
+#[inline(always)]
+fn behind_value<'a>(bytes: &[u8], mut value: &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
     loop {
-        position = find_control(bytes, position);
-        match bytes.get(position..) {
-            Some([b'\r', b'\n', ..]) => return Ok(Some(position + 2)),
-            Some([b'\t', ..]) => position += 1,
-            Some([b'\r'] | []) | None => return Ok(None),
-            Some([b'\r', ..]) => return bad("a CR without LF in a header field"),
-            Some([b'\n', ..]) => return bad("a header line ends with a bare LF"),
-            Some(_) => return bad("a control byte in a header field's value"),
+        value = from_control(bytes, value);
+        if let Some(behind) = value.strip_prefix(b"\r\n") {
+            return Ok(Some(behind));
+        }
+        match value {
+            [b'\t', rest @ ..] => value = rest,
+            [b'\r'] | [] => return Ok(None),
+            [b'\r', ..] => return bad("a CR without LF in a header field"),
+            [b'\n', ..] => return bad("a header line ends with a bare LF"),
+            _ => return bad("a control byte in a header field's value"),
         }
     }
 }
@@ -152,18 +196,15 @@ pub(super) fn bad<T>(detail: &'static str) -> Result<T, Malformed> {
     })
 }
 
-const UNDERSCORE: u8 = 2;
-
-/// RFC 9110 section 5.6.2: 0 is no token byte, bit 1 marks the underscore.
+/// RFC 9110 section 5.6.2: 0 is no token byte.
 pub(super) static TOKEN: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
     while byte < 256 {
         let character = byte as u8;
         table[byte] = match character {
-            b'_' => 1 | UNDERSCORE,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'`'
-            | b'|' | b'~' => 1,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
+            | b'`' | b'|' | b'~' => 1,
             _ if character.is_ascii_alphanumeric() => 1,
             _ => 0,
         };

@@ -4,8 +4,8 @@
 //! LF, obs-fold, white space before the colon) this refuses: a repaired message is one that
 //! somebody else reads differently.
 
-use crate::message::fields::find_control;
 use crate::message::{Fields, Method, RequestHead, ResponseHead, Version};
+use crate::util::scan::{Lanes, from_control, from_space_or_control};
 use crate::wire::RefusalReason;
 pub(super) use crate::wire::h1::field_lines::{HeadLimits, Malformed};
 use crate::wire::h1::field_lines::{TOKEN, bad, field_lines, is_control, is_token};
@@ -34,10 +34,10 @@ fn request_whole(bytes: &[u8], limits: &HeadLimits) -> Parsed<RequestHead> {
         return Ok(None);
     };
     let mut fields = Fields::new();
-    let Some(length) = field_lines(bytes, start.length, fields.lines_mut(), limits)? else {
+    let Some(length) = field_lines(bytes, start.length, fields.buffer_mut(), limits)? else {
         return Ok(None);
     };
-    fields.receive(&bytes[..length]);
+    fields.receive(&bytes[..length - 2]);
     let method = Method::from_token(&bytes[..start.method]);
     let target = (start.method as u32 + 1, start.target_end as u32);
     let head = RequestHead::received(method, start.version, fields, target);
@@ -69,24 +69,24 @@ struct StartLine {
 }
 
 fn start_line(bytes: &[u8]) -> Result<Option<StartLine>, Malformed> {
-    let Some(method) = bytes.iter().position(|&byte| TOKEN[byte as usize] == 0) else {
+    let Some(method) = method_end(bytes) else {
         return Ok(None);
     };
     if method == 0 || bytes[method] != b' ' {
         return bad("the request line does not begin with a method and one space");
     }
-    let rest = &bytes[method + 1..];
-    let Some(target) = rest.iter().position(|&byte| byte <= b' ' || byte == 0x7f) else {
+    let rest = from_space_or_control(bytes, &bytes[method + 1..]);
+    let Some((&end, rest)) = rest.split_first() else {
         return Ok(None);
     };
-    if rest[target] != b' ' {
+    if end != b' ' {
         return bad("the request line is not method, target and version with one space between");
     }
-    if target == 0 {
+    let target_end = bytes.len() - rest.len() - 1;
+    if target_end == method + 1 {
         return bad("the request line has no target");
     }
-    let target_end = method + 1 + target;
-    match version(&bytes[target_end + 1..])? {
+    match version(rest)? {
         None => Ok(None),
         Some(version) => Ok(Some(StartLine {
             method,
@@ -97,40 +97,24 @@ fn start_line(bytes: &[u8]) -> Result<Option<StartLine>, Malformed> {
     }
 }
 
+/// The first byte that is none of a token; `None` while that has not come.
+fn method_end(bytes: &[u8]) -> Option<usize> {
+    if let Some(chunk) = bytes.first_chunk() {
+        let plain = Lanes::new(chunk).plain().trailing_ones() as usize;
+        if plain < chunk.len() && bytes[plain] == b' ' {
+            return Some(plain);
+        }
+    }
+    bytes.iter().position(|&byte| TOKEN[byte as usize] == 0)
+}
+
 /// `HTTP/1.x CRLF` and nothing else; RFC 9112 section 2.3.
 fn version(bytes: &[u8]) -> Result<Option<Version>, Malformed> {
-    match bytes {
-        [
-            b'H',
-            b'T',
-            b'T',
-            b'P',
-            b'/',
-            b'1',
-            b'.',
-            b'1',
-            b'\r',
-            b'\n',
-            ..,
-        ] => {
-            return Ok(Some(Version::Http11));
-        }
-        [
-            b'H',
-            b'T',
-            b'T',
-            b'P',
-            b'/',
-            b'1',
-            b'.',
-            b'0',
-            b'\r',
-            b'\n',
-            ..,
-        ] => {
-            return Ok(Some(Version::Http10));
-        }
-        _ => {}
+    if bytes.starts_with(b"HTTP/1.1\r\n") {
+        return Ok(Some(Version::Http11));
+    }
+    if bytes.starts_with(b"HTTP/1.0\r\n") {
+        return Ok(Some(Version::Http10));
     }
     let whole = bytes.len() >= 10;
     let shape = b"HTTP/0.0\r\n";
@@ -159,42 +143,15 @@ pub(super) fn response(bytes: &[u8], limits: &HeadLimits) -> Parsed<ResponseHead
 }
 
 fn response_whole(bytes: &[u8], limits: &HeadLimits) -> Parsed<ResponseHead> {
-    let Some(line) = memchr::memchr(b'\n', bytes) else {
-        return if b"HTTP/1.".iter().zip(bytes).all(|(a, b)| a == b) {
-            Ok(None)
-        } else {
-            bad("the answer does not begin with HTTP/1")
-        };
+    let Some(text) = status_line(bytes)? else {
+        return Ok(None);
     };
-    let Some(text) = bytes[..line].strip_suffix(b"\r") else {
-        return bad("the status line does not end with CRLF");
-    };
-    let (version, rest) = match text {
-        [
-            b'H',
-            b'T',
-            b'T',
-            b'P',
-            b'/',
-            b'1',
-            b'.',
-            b'1',
-            b' ',
-            rest @ ..,
-        ] => (Version::Http11, rest),
-        [
-            b'H',
-            b'T',
-            b'T',
-            b'P',
-            b'/',
-            b'1',
-            b'.',
-            b'0',
-            b' ',
-            rest @ ..,
-        ] => (Version::Http10, rest),
-        _ => return bad("the answer does not begin with HTTP/1.0 or HTTP/1.1"),
+    let (version, rest) = if let Some(rest) = text.strip_prefix(b"HTTP/1.1 ") {
+        (Version::Http11, rest)
+    } else if let Some(rest) = text.strip_prefix(b"HTTP/1.0 ") {
+        (Version::Http10, rest)
+    } else {
+        return bad("the answer does not begin with HTTP/1.0 or HTTP/1.1");
     };
     let status = match rest {
         [a @ b'1'..=b'9', b, c] | [a @ b'1'..=b'9', b, c, b' ', ..]
@@ -205,26 +162,44 @@ fn response_whole(bytes: &[u8], limits: &HeadLimits) -> Parsed<ResponseHead> {
         }
         _ => return bad("the status code is not three digits"),
     };
-    let reason = 13.min(text.len());
-    if find_control(text, reason) != text.len() && text[reason..].iter().any(|&b| is_control(b)) {
-        return bad("the reason phrase has a control byte");
-    }
     let mut fields = Fields::new();
-    let Some(length) = field_lines(bytes, line + 1, fields.lines_mut(), limits)? else {
+    let Some(length) = field_lines(bytes, text.len() + 2, fields.buffer_mut(), limits)? else {
         return Ok(None);
     };
-    fields.receive(&bytes[..length]);
-    let reason = (reason as u32, text.len() as u32);
+    fields.receive(&bytes[..length - 2]);
+    let reason = (13.min(text.len()) as u32, text.len() as u32);
     Ok(Some((
         ResponseHead::received(status, version, fields, reason),
         length,
     )))
 }
 
+/// The status line without its CRLF; `None` while it is not whole.
+fn status_line(bytes: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+    let rest = from_control(bytes, bytes);
+    if rest.starts_with(b"\r\n") {
+        return Ok(Some(&bytes[..bytes.len() - rest.len()]));
+    }
+    let Some(line) = memchr::memchr(b'\n', bytes) else {
+        return if b"HTTP/1.".iter().zip(bytes).all(|(a, b)| a == b) {
+            Ok(None)
+        } else {
+            bad("the answer does not begin with HTTP/1")
+        };
+    };
+    let Some(text) = bytes[..line].strip_suffix(b"\r") else {
+        return bad("the status line does not end with CRLF");
+    };
+    if text.iter().any(|&byte| is_control(byte)) {
+        return bad("the status line has a control byte");
+    }
+    Ok(Some(text))
+}
+
 /// A trailer section with its final empty line, RFC 9112 section 7.1.2.
 pub(super) fn trailers(bytes: &[u8], limits: &HeadLimits) -> Parsed<Fields> {
     let mut fields = Fields::new();
-    let Some(length) = field_lines(bytes, 0, fields.lines_mut(), limits)? else {
+    let Some(length) = field_lines(bytes, 0, fields.buffer_mut(), limits)? else {
         return if bytes.len() >= limits.bytes {
             bad("the trailer section is too large")
         } else {
@@ -234,7 +209,7 @@ pub(super) fn trailers(bytes: &[u8], limits: &HeadLimits) -> Parsed<Fields> {
     if length > limits.bytes {
         return bad("the trailer section is too large");
     }
-    fields.receive(&bytes[..length]);
+    fields.receive(&bytes[..length - 2]);
     Ok(Some((fields, length)))
 }
 

@@ -2,6 +2,7 @@
 
 mod client;
 mod end_to_end;
+mod field_lines;
 mod fuzz;
 mod parse;
 mod server;
