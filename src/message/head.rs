@@ -141,6 +141,17 @@ impl RequestHead {
         self.fields.slice(self.outgoing.unwrap_or(self.target))
     }
 
+    /// Bytes of the received start line, if it is what goes upstream in HTTP/1.1 as it is.
+    pub(crate) fn kept_start_line(&self) -> Option<u32> {
+        let (from, to) = self.target;
+        // A head of our own has no start line, and its target lies at the start.
+        let method = self.fields.slice((0, from.checked_sub(1)?));
+        let kept = self.outgoing.is_none()
+            && self.version == Version::Http11
+            && method == self.method.as_str().as_bytes();
+        kept.then_some(to + " HTTP/1.1\r\n".len() as u32)
+    }
+
     /// Sets what goes upstream, in origin-form (or `*`); the caller has normalised it.
     pub fn set_target(&mut self, target: &[u8]) {
         debug_assert!(
@@ -194,6 +205,19 @@ impl ResponseHead {
         }
     }
 
+    /// Bytes of the received status line, if it is what goes to the client as it is.
+    pub(crate) fn kept_start_line(&self) -> Option<u32> {
+        const BEFORE_REASON: u32 = "HTTP/1.1 200 ".len() as u32;
+        let Some((BEFORE_REASON, end)) = self.reason else {
+            return None;
+        };
+        let digits = self.fields.slice((BEFORE_REASON - 4, BEFORE_REASON - 1));
+        let status = digits
+            .iter()
+            .fold(0, |status, digit| 10 * status + u16::from(digit - b'0'));
+        (self.version == Version::Http11 && status == self.status).then_some(end + 2)
+    }
+
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
     }
@@ -227,6 +251,40 @@ mod tests {
         head.fields.append_text("x", b"1");
         assert_eq!(head.target(), b"/a%2e/b");
         assert_eq!(head.outgoing_target(), b"/a./b");
+    }
+
+    #[test]
+    fn a_start_line_is_kept_only_as_it_would_be_written() {
+        let mut fields = Fields::new();
+        fields.receive(b"GET /a HTTP/1.1\r\n");
+        let request = RequestHead::received(Method::Get, Version::Http11, fields, (4, 6));
+        assert_eq!(request.kept_start_line(), Some(17));
+        let mut moved = request.clone();
+        moved.set_target(b"/b");
+        let mut old = request.clone();
+        old.version = Version::Http10;
+        let mut other = request.clone();
+        other.method = Method::Put;
+        let own = RequestHead::new(Method::Get, Version::Http11, b"/a");
+        for head in [moved, old, other, own] {
+            assert_eq!(head.kept_start_line(), None, "{head:?}");
+        }
+
+        let received = |line: &[u8], version| {
+            let mut fields = Fields::new();
+            fields.receive(line);
+            let length = line.len() as u32 - 2;
+            ResponseHead::received(200, version, fields, (length.min(13), length))
+        };
+        let answer = received(b"HTTP/1.1 200 Fine\r\n", Version::Http11);
+        assert_eq!(answer.kept_start_line(), Some(19));
+        let bare = received(b"HTTP/1.1 200\r\n", Version::Http11);
+        let old = received(b"HTTP/1.0 200 OK\r\n", Version::Http10);
+        let mut other = answer.clone();
+        other.status = 201;
+        for head in [bare, old, other, ResponseHead::new(200)] {
+            assert_eq!(head.kept_start_line(), None, "{head:?}");
+        }
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn transfer_coding(codings: &[u8]) -> Result<Framing, Malformed> {
         return Ok(Framing::Chunked);
     }
     let refuse = |reason, detail| Err(Malformed { reason, detail });
-    let mut list: Vec<&[u8]> = codings.split(|&byte| byte == b',').map(trim).collect();
+    let mut list: Vec<&[u8]> = members(codings).collect();
     if !list.iter().all(|coding| is_token(coding)) {
         return refuse(RefusalReason::BadRequest, "Transfer-Encoding is malformed");
     }
@@ -135,6 +135,18 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }
+    // So many digits cannot overflow.
+    if text.len() <= 18 {
+        let mut value = 0;
+        for byte in text {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                return None;
+            }
+            value = 10 * value + u64::from(digit);
+        }
+        return Some(value);
+    }
     text.iter().try_fold(0u64, |value, &byte| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         value.checked_mul(10)?.checked_add(digit)
@@ -143,29 +155,39 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
 
 /// RFC 9112 section 9.3.
 pub(super) fn is_persistent(version: Version, fields: &Fields) -> bool {
+    let by_version = version == Version::Http11;
     if !fields.contains(Known::Connection) {
-        return version == Version::Http11;
+        return by_version;
+    }
+    // Nearly always the one word, spelled like this.
+    let mut values = fields.values(Known::Connection);
+    if values.next() == Some(b"keep-alive") && values.next().is_none() {
+        return true;
     }
     if lists(fields, Known::Connection, "close") {
         return false;
     }
-    version == Version::Http11 || lists(fields, Known::Connection, "keep-alive")
+    by_version || lists(fields, Known::Connection, "keep-alive")
+}
+
+fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(trim)
 }
 
 /// True if a comma-separated field has this member.
 pub(super) fn lists(fields: &Fields, name: Known, member: &str) -> bool {
     fields
         .values(name)
-        .flat_map(|value| value.split(|&byte| byte == b','))
-        .any(|item| trim(item).eq_ignore_ascii_case(member.as_bytes()))
+        .flat_map(members)
+        .any(|item| item.eq_ignore_ascii_case(member.as_bytes()))
 }
 
 /// `Keep-Alive: timeout=5, max=100` in seconds.
 pub(super) fn keep_alive_timeout(fields: &Fields) -> Option<u64> {
     fields
         .values(Known::KeepAlive)
-        .flat_map(|value| value.split(|&byte| byte == b','))
-        .filter_map(|item| trim(item).split_at_checked(8))
+        .flat_map(members)
+        .filter_map(|item| item.split_at_checked(8))
         .find(|(name, _)| name.eq_ignore_ascii_case(b"timeout="))
         .and_then(|(_, seconds)| number(trim(seconds)))
 }

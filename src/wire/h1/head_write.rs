@@ -1,6 +1,6 @@
 //! Heads going out: a start line, runs of received lines, and the fields that the wire decides.
 
-use crate::message::{Fields, Known, KnownSet, Length, RequestHead, ResponseHead};
+use crate::message::{Fields, Known, KnownSet, Length, Method, RequestHead, ResponseHead};
 use crate::wire::h1::date;
 use crate::wire::h1::framing::number;
 
@@ -19,23 +19,30 @@ pub(super) fn request(
     length: Length,
     upgrade: Option<&str>,
 ) {
-    out.extend_from_slice(head.method.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(head.outgoing_target());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let kept = head.kept_start_line();
+    if kept.is_none() {
+        out.extend_from_slice(head.method.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(head.outgoing_target());
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+    }
+    let lines = Lines {
+        fields: &head.fields,
+        kept: kept.unwrap_or(0),
+    };
     // A body that is not there is said to be empty where the client said so (RFC 9110 section
     // 8.6), and where the method makes a server wait for one.
     let declare = length != Length::Exact(0)
         || head.fields.contains(Known::ContentLength)
-        || matches!(head.method.as_str(), "POST" | "PUT" | "PATCH");
+        || matches!(head.method, Method::Post | Method::Put | Method::Patch);
     let skip = OF_CONNECTION.with(Known::Upgrade);
     match (length, declare) {
         (Length::Unknown, _) => {
-            head.fields.write(out, skip.with(Known::ContentLength));
+            lines.write(out, skip.with(Known::ContentLength));
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
-        (Length::Exact(length), true) => with_length(out, &head.fields, skip, length),
-        (Length::Exact(_), false) => head.fields.write(out, skip),
+        (Length::Exact(length), true) => lines.write_with_length(out, skip, length),
+        (Length::Exact(_), false) => lines.write(out, skip),
     }
     if let Some(token) = upgrade {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
@@ -76,21 +83,20 @@ pub(super) fn answer(
     framing: AnswerFraming,
     persistence: Persistence,
 ) {
-    status_line(out, head);
-    let fields = &head.fields;
+    let lines = status_line(out, head);
     let skip = OF_CONNECTION;
     match framing {
-        AnswerFraming::Length(length) => with_length(out, fields, skip, length),
+        AnswerFraming::Length(length) => lines.write_with_length(out, skip, length),
         AnswerFraming::Chunked => {
-            fields.write(out, skip.with(Known::ContentLength));
+            lines.write(out, skip.with(Known::ContentLength));
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
-        AnswerFraming::HeadOnly => fields.write(out, skip),
+        AnswerFraming::HeadOnly => lines.write(out, skip),
         AnswerFraming::UntilClose | AnswerFraming::NoBody | AnswerFraming::Tunnel => {
-            fields.write(out, skip.with(Known::ContentLength));
+            lines.write(out, skip.with(Known::ContentLength));
         }
     }
-    if !fields.contains(Known::Date) {
+    if !head.fields.contains(Known::Date) {
         date::push(out);
     }
     let connection: &[u8] = match (framing, persistence) {
@@ -105,37 +111,53 @@ pub(super) fn answer(
 
 /// An interim answer; it has no body, whatever its fields say (RFC 9110 section 15.2).
 pub(super) fn interim(out: &mut Vec<u8>, head: &ResponseHead) {
-    status_line(out, head);
-    head.fields.write(
-        out,
-        OF_CONNECTION
-            .with(Known::ContentLength)
-            .with(Known::Upgrade),
-    );
+    let skip = OF_CONNECTION
+        .with(Known::ContentLength)
+        .with(Known::Upgrade);
+    status_line(out, head).write(out, skip);
     out.extend_from_slice(b"\r\n");
 }
 
-fn status_line(out: &mut Vec<u8>, head: &ResponseHead) {
-    let mut digits = itoa::Buffer::new();
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(digits.format(head.status).as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(head.reason());
-    out.extend_from_slice(b"\r\n");
-}
-
-/// The received length stays in its run where it is the right one. Zeros in front do not: some
-/// read them as octal.
-fn with_length(out: &mut Vec<u8>, fields: &Fields, skip: KnownSet, length: u64) {
-    let received = fields.get(Known::ContentLength);
-    let plain = received.filter(|text| !matches!(text, [b'0', _, ..]));
-    if plain.and_then(number) == Some(length) {
-        fields.write(out, skip);
-        return;
+/// Writes the status line, unless the received one does: it goes with the lines behind it.
+fn status_line<'a>(out: &mut Vec<u8>, head: &'a ResponseHead) -> Lines<'a> {
+    let kept = head.kept_start_line();
+    if kept.is_none() {
+        let mut digits = itoa::Buffer::new();
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(digits.format(head.status).as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(head.reason());
+        out.extend_from_slice(b"\r\n");
     }
-    fields.write(out, skip.with(Known::ContentLength));
-    let mut digits = itoa::Buffer::new();
-    out.extend_from_slice(b"Content-Length: ");
-    out.extend_from_slice(digits.format(length).as_bytes());
-    out.extend_from_slice(b"\r\n");
+    Lines {
+        fields: &head.fields,
+        kept: kept.unwrap_or(0),
+    }
+}
+
+/// Lines to write, and the bytes of the start line in front of them that is still to be written.
+struct Lines<'a> {
+    fields: &'a Fields,
+    kept: u32,
+}
+
+impl Lines<'_> {
+    fn write(&self, out: &mut Vec<u8>, skip: KnownSet) {
+        self.fields.write_from_start(self.kept, out, skip);
+    }
+
+    /// The received length stays in its run where it is the right one. Zeros in front do not:
+    /// some read them as octal.
+    fn write_with_length(&self, out: &mut Vec<u8>, skip: KnownSet, length: u64) {
+        let received = self.fields.get(Known::ContentLength);
+        let plain = received.filter(|text| !matches!(text, [b'0', _, ..]));
+        if plain.and_then(number) == Some(length) {
+            return self.write(out, skip);
+        }
+        self.write(out, skip.with(Known::ContentLength));
+        let mut digits = itoa::Buffer::new();
+        out.extend_from_slice(b"Content-Length: ");
+        out.extend_from_slice(digits.format(length).as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
 }
