@@ -158,22 +158,22 @@ impl Passage {
         };
         let journey = Journey::new(&pin, route);
         journey.upstream.request_started(clock::now());
-        let (lease, connection, claim, bound) = match transaction.select_first(journey.upstream, cx)
-        {
-            Ok(Selected { lease, via }) => match via {
-                Via::Kept(connection, claim) => (lease, connection, claim, false),
-                Via::Bound(connection, claim) => (lease, connection, claim, true),
-                Via::Dial(_) => {
-                    let turn = Turn::Selected(Selected { lease, via });
+        let (lease, connection, claim, bound) =
+            match transaction.select_first(journey.upstream, Some(cx)) {
+                Ok(Selected { lease, via }) => match via {
+                    Via::Kept(connection, claim) => (lease, connection, claim, false),
+                    Via::Bound(connection, claim) => (lease, connection, claim, true),
+                    Via::Dial(_) => {
+                        let turn = Turn::Selected(Selected { lease, via });
+                        return Err(Step::Detour(self, route, turn));
+                    }
+                },
+                Err(Refused::Full) => return Err(Step::Detour(self, route, Turn::Full)),
+                Err(refused) => {
+                    let turn = Turn::Failed(selection::failure(refused));
                     return Err(Step::Detour(self, route, turn));
                 }
-            },
-            Err(Refused::Full) => return Err(Step::Detour(self, route, Turn::Full)),
-            Err(refused) => {
-                let turn = Turn::Failed(selection::failure(refused));
-                return Err(Step::Detour(self, route, turn));
-            }
-        };
+            };
         let started = transaction.attempt_starts(journey.asked, lease.server());
         let mut attempt = transaction.ask(&journey, connection, claim, lease, started);
         attempt.bound = bound;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Waker};
+use std::task::Context as TaskContext;
 
 use crate::balance;
 use crate::config::model::{Balance, HashKey};
@@ -37,25 +37,24 @@ impl Transaction {
     pub(super) fn select_first(
         &self,
         upstream: &Arc<Upstream>,
-        cx: &mut TaskContext<'_>,
+        mut waiter: Option<&mut TaskContext<'_>>,
     ) -> Result<Selected, Refused> {
-        if let Some(bound) = self.take_bound(upstream, cx) {
+        if let Some(bound) = self.take_bound(upstream, waiter.as_deref_mut()) {
             return Ok(bound);
         }
-        self.pick(upstream, &[], cx)
+        self.pick(upstream, &[], waiter)
     }
 
     /// For a further attempt: a server not tried yet that admits now. Retries never queue.
     pub(super) fn select_other(&self, journey: &Journey<'_>) -> Option<Selected> {
-        self.pick(journey.upstream, &journey.tried, &mut nobody())
-            .ok()
+        self.pick(journey.upstream, &journey.tried, None).ok()
     }
 
     fn pick(
         &self,
         upstream: &Arc<Upstream>,
         tried: &[ServerId],
-        cx: &mut TaskContext<'_>,
+        waiter: Option<&mut TaskContext<'_>>,
     ) -> Result<Selected, Refused> {
         let context = &self.account.context;
         let mut random = context.random.borrow_mut();
@@ -66,19 +65,23 @@ impl Transaction {
             random: &mut random,
         };
         let lease = upstream.pick(&mut pick)?;
-        self.acquire(lease, cx)
+        self.acquire(lease, waiter)
     }
 
     /// A lease claims a request slot; the connection slot is claimed here. Another worker may
     /// have taken the last one since the pick.
-    fn acquire(&self, lease: Lease, cx: &mut TaskContext<'_>) -> Result<Selected, Refused> {
+    fn acquire(
+        &self,
+        lease: Lease,
+        waiter: Option<&mut TaskContext<'_>>,
+    ) -> Result<Selected, Refused> {
         let pools = &self.account.context.pools;
         let method = &self.account.head.method;
         let again = retry::resend_after_stale(method, true, self.replayable());
         let acquired = if again {
-            pools.acquire(lease.server().connections(), cx)
+            pools.acquire(lease.server().connections(), waiter)
         } else {
-            pools.acquire_for_once(lease.server().connections(), cx)
+            pools.acquire_for_once(lease.server().connections(), waiter)
         };
         let via = match acquired {
             Acquired::Kept(connection, claim) => Via::Kept(connection, claim),
@@ -110,7 +113,7 @@ impl Transaction {
                 }))
                 .await?
                 .map_err(failure)?;
-            match self.acquire(lease, &mut nobody()) {
+            match self.acquire(lease, None) {
                 // Another worker opened the last connection between our look and our claim.
                 Err(Refused::Full) => {}
                 acquired => return acquired.map_err(failure),
@@ -120,7 +123,11 @@ impl Transaction {
 
     /// The upstream connection that NTLM or Negotiate bound to this client, if it is still good
     /// and leads to the upstream that the request goes to.
-    fn take_bound(&self, upstream: &Arc<Upstream>, cx: &mut TaskContext<'_>) -> Option<Selected> {
+    fn take_bound(
+        &self,
+        upstream: &Arc<Upstream>,
+        waiter: Option<&mut TaskContext<'_>>,
+    ) -> Option<Selected> {
         let mut slot = self.patience.connection.bound.borrow_mut();
         if slot.as_ref()?.server.upstream() != upstream.name() {
             return None;
@@ -131,7 +138,7 @@ impl Transaction {
             claim,
             ..
         } = slot.take()?;
-        if !connection.is_usable(cx) {
+        if !connection.is_usable(waiter) {
             return None;
         }
         let lease = upstream.claim(&server)?;
@@ -179,11 +186,6 @@ fn split_query(target: &[u8]) -> (&[u8], Option<&[u8]>) {
         Some(at) => (&target[..at], Some(&target[at + 1..])),
         None => (target, None),
     }
-}
-
-/// For a checkout whose exchange asks to be woken by itself.
-fn nobody() -> TaskContext<'static> {
-    TaskContext::from_waker(Waker::noop())
 }
 
 pub(super) fn failure(refused: Refused) -> Failure {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Waker};
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -63,14 +63,14 @@ const MOST_DOUBT: u32 = 256;
 
 impl<C: Pooled> Kept<C> {
     /// The newest usable one.
-    pub fn take(&self, cx: &mut Context<'_>) -> Option<Idle<C>> {
+    pub fn take(&self, mut waiter: Option<&mut Context<'_>>) -> Option<Idle<C>> {
         let epoch = self.server.epoch();
         let mut ended = Vec::new();
         let mut state = self.state.borrow_mut();
         let mut found = None;
         while let Some(mut idle) = state.idle.pop_back() {
             if idle.claim.epoch == epoch {
-                if idle.connection.is_usable(cx) {
+                if idle.connection.is_usable(waiter.as_deref_mut()) {
                     state.doubt = state.doubt.saturating_sub(1);
                     found = Some(idle);
                     break;
@@ -139,7 +139,6 @@ impl<C: Pooled> Kept<C> {
     /// Ends those whose time is over, that are no longer wanted, or that the server ended.
     pub fn expire(&self, now: Instant, ended: &mut Vec<Idle<C>>) {
         let (epoch, timeout) = (self.server.epoch(), self.server.idle_timeout());
-        let mut cx = Context::from_waker(Waker::noop());
         let mut state = self.state.borrow_mut();
         let mut index = 0;
         while let Some(idle) = state.idle.get_mut(index) {
@@ -150,7 +149,7 @@ impl<C: Pooled> Kept<C> {
             let over =
                 most.is_some_and(|most| idle_for >= most) || self.has_outlived(&idle.claim, now);
             let wanted = !over && idle.claim.epoch == epoch;
-            if wanted && idle.connection.is_usable(&mut cx) {
+            if wanted && idle.connection.is_usable(None) {
                 index += 1;
                 continue;
             }

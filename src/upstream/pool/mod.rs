@@ -37,16 +37,16 @@ const SWEEP: Duration = Duration::from_millis(500);
 /// What the pool needs to know of a connection.
 pub trait Pooled {
     /// Neither bytes, nor FIN, nor an error are waiting: a request may be sent. No system call.
-    /// If so, `cx` is woken when something comes.
-    fn is_usable(&mut self, cx: &mut Context<'_>) -> bool;
+    /// If so, `waiter` is woken when something comes.
+    fn is_usable(&mut self, waiter: Option<&mut Context<'_>>) -> bool;
 
     /// The server's `Keep-Alive: timeout=`.
     fn keep_alive_hint(&self) -> Option<Duration>;
 }
 
 impl Pooled for Connection {
-    fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
-        Connection::is_usable(self, cx)
+    fn is_usable(&mut self, waiter: Option<&mut Context<'_>>) -> bool {
+        Connection::is_usable(self, waiter)
     }
 
     fn keep_alive_hint(&self) -> Option<Duration> {
@@ -119,18 +119,18 @@ impl<C: Pooled + 'static> Pools<C> {
                 .is_some_and(|kept| !kept.is_empty())
     }
 
-    /// The newest usable kept connection, or leave to open one. `cx` is the task's own, so that
-    /// it waits for the answer already.
+    /// The newest usable kept connection, or leave to open one. `waiter` is the task that starts
+    /// an exchange on it in this wake-up: it waits for the answer already.
     pub fn acquire(
         self: &Rc<Self>,
         server: &Arc<ServerConnections>,
-        cx: &mut Context<'_>,
+        waiter: Option<&mut Context<'_>>,
     ) -> Acquired<C> {
         let found = self
             .kept
             .borrow()
             .get(&server.id())
-            .map(|kept| kept.take(cx));
+            .map(|kept| kept.take(waiter));
         match found.flatten() {
             Some(idle) => Acquired::Kept(idle.connection, idle.claim),
             None => self.acquire_new(server),
@@ -142,7 +142,7 @@ impl<C: Pooled + 'static> Pools<C> {
     pub fn acquire_for_once(
         self: &Rc<Self>,
         server: &Arc<ServerConnections>,
-        cx: &mut Context<'_>,
+        waiter: Option<&mut Context<'_>>,
     ) -> Acquired<C> {
         let doubted = match self.kept.borrow().get(&server.id()) {
             Some(kept) => kept.is_doubted(),
@@ -150,7 +150,7 @@ impl<C: Pooled + 'static> Pools<C> {
         };
         match doubted.then(|| self.claim(server)).flatten() {
             Some(claim) => Acquired::Dial(claim),
-            None => self.acquire(server, cx),
+            None => self.acquire(server, waiter),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Waker};
+use std::task::Context;
 
 use tokio::task::LocalSet;
 
@@ -23,7 +23,7 @@ struct Fake {
 }
 
 impl Pooled for Fake {
-    fn is_usable(&mut self, _cx: &mut Context<'_>) -> bool {
+    fn is_usable(&mut self, _waiter: Option<&mut Context<'_>>) -> bool {
         self.wire.usable.get()
     }
 
@@ -72,13 +72,8 @@ fn capped(max_connections: usize) -> Arc<ServerConnections> {
     })
 }
 
-/// Of nobody's task.
-fn idly() -> Context<'static> {
-    Context::from_waker(Waker::noop())
-}
-
 fn dial(pools: &Rc<Pools<Fake>>, server: &Arc<ServerConnections>) -> Claim<Fake> {
-    match pools.acquire(server, &mut idly()) {
+    match pools.acquire(server, None) {
         Acquired::Dial(claim) => claim,
         Acquired::Kept(..) => panic!("nothing was kept"),
         Acquired::Full => panic!("there is room"),
@@ -86,7 +81,7 @@ fn dial(pools: &Rc<Pools<Fake>>, server: &Arc<ServerConnections>) -> Claim<Fake>
 }
 
 fn kept(pools: &Rc<Pools<Fake>>, server: &Arc<ServerConnections>) -> (Fake, Claim<Fake>) {
-    match pools.acquire(server, &mut idly()) {
+    match pools.acquire(server, None) {
         Acquired::Kept(connection, claim) => (connection, claim),
         _ => panic!("a connection is kept"),
     }
@@ -98,7 +93,7 @@ async fn what_cannot_be_sent_again_avoids_connections_that_the_server_ends() {
     let pools: Rc<Pools<Fake>> = Pools::new(&hub);
     let (connection, wire) = fake();
     dial(&pools, &server).check_in(connection);
-    let once = || pools.acquire_for_once(&server, &mut idly());
+    let once = || pools.acquire_for_once(&server, None);
     match once() {
         Acquired::Kept(connection, claim) => claim.check_in(connection),
         _ => panic!("nothing is known against it"),
@@ -124,7 +119,7 @@ async fn what_cannot_be_sent_again_avoids_connections_that_the_server_ends() {
 }
 
 fn dial_or_kept(pools: &Rc<Pools<Fake>>, server: &Arc<ServerConnections>) -> Claim<Fake> {
-    match pools.acquire(server, &mut idly()) {
+    match pools.acquire(server, None) {
         Acquired::Dial(claim) | Acquired::Kept(_, claim) => claim,
         Acquired::Full => panic!("there is room"),
     }
@@ -162,10 +157,7 @@ async fn a_dropped_claim_gives_up_its_place() {
     let pools = Pools::<Fake>::new(&Hub::new());
     let server = capped(1);
     let claim = dial(&pools, &server);
-    assert!(matches!(
-        pools.acquire(&server, &mut idly()),
-        Acquired::Full
-    ));
+    assert!(matches!(pools.acquire(&server, None), Acquired::Full));
     drop(claim);
     drop(dial(&pools, &server));
     assert_eq!(server.open(), 0);
@@ -347,7 +339,7 @@ async fn at_the_cap_another_worker_closes_an_idle_one() {
                 .collect();
             assert!(!ours.can_carry(&server));
             assert!(theirs.can_carry(&server));
-            assert!(matches!(ours.acquire(&server, &mut idly()), Acquired::Full));
+            assert!(matches!(ours.acquire(&server, None), Acquired::Full));
             pass(0.001).await;
             assert_eq!(
                 told.load(Ordering::Relaxed),
@@ -414,7 +406,7 @@ async fn a_connection_given_back_while_one_is_wanted_is_told_to_the_queue() {
         }
     }));
     let claim = dial(&theirs, &server);
-    assert!(matches!(ours.acquire(&server, &mut idly()), Acquired::Full));
+    assert!(matches!(ours.acquire(&server, None), Acquired::Full));
     claim.check_in(fake().0);
     assert_eq!(told.load(Ordering::Relaxed), 1);
     let (connection, claim) = kept(&theirs, &server);
@@ -432,7 +424,7 @@ fn racing_workers_never_pass_the_cap() {
             scope.spawn(|| {
                 let pools = Pools::new(&hub);
                 for round in 0..2000 {
-                    match pools.acquire(&server, &mut idly()) {
+                    match pools.acquire(&server, None) {
                         Acquired::Kept(connection, claim) => claim.check_in(connection),
                         Acquired::Dial(claim) => {
                             highest.fetch_max(server.open(), Ordering::Relaxed);

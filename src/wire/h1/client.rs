@@ -72,14 +72,18 @@ impl Connection {
     /// would be read as the next answer). Looks at the readiness flag; a system call is made
     /// only when that is up.
     ///
-    /// `cx` is woken when something comes: an exchange that is started in the same wake-up waits
+    /// `waiter` is woken when something comes: an exchange that is started in the same wake-up waits
     /// for its answer already, and looks at the socket only after that.
-    pub fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
+    pub fn is_usable(&mut self, waiter: Option<&mut Context<'_>>) -> bool {
         let inner = &mut *self.0;
+        // Said by the caller: whether a waker is the one that wakes nobody cannot be asked of it.
+        let awaited = waiter.is_some();
+        let mut nobody = Context::from_waker(Waker::noop());
+        let cx = waiter.unwrap_or(&mut nobody);
         let nothing = inner.socket.poll_read_ready(cx).is_pending()
             // The flag may be left over from a read that filled its buffer to the brim.
             || inner.socket.poll_read(cx, &mut [0]).is_pending();
-        inner.awaited = nothing && !cx.waker().will_wake(Waker::noop());
+        inner.awaited = awaited && nothing;
         nothing
     }
 
