@@ -252,9 +252,10 @@ fn is_request_id(text: &[u8]) -> bool {
 /// Each eight digits as one word: a nibble to a byte, then all bytes to digits at once.
 fn hexadecimal(number: u128) -> [u8; 32] {
     const ONES: u64 = 0x0101_0101_0101_0101;
+    let eights = [96, 64, 32, 0].map(|shift| (number >> shift) as u32);
     let mut text = [0; 32];
-    for (place, digits) in text.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        let mut word = u64::from((number >> (96 - 32 * place)) as u32);
+    for (digits, eight) in text.as_chunks_mut::<8>().0.iter_mut().zip(eights) {
+        let mut word = u64::from(eight);
         word = (word << 16 | word) & 0x0000_ffff_0000_ffff;
         word = (word << 8 | word) & 0x00ff_00ff_00ff_00ff;
         word = (word << 4 | word) & 0x0f0f_0f0f_0f0f_0f0f;

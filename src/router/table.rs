@@ -1,19 +1,21 @@
 //! The look-up tables: hosts, and the paths below each.
 //!
 //! Every look-up is a hash of a piece of the host or path. Long or deep requests cannot make it
-//! slow: a piece whose length no configured key has is never hashed.
+//! slow: a piece whose length no configured key has is never hashed. Nor is the prefix of all
+//! paths, which most hosts end with and many consist of.
 
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
+use smallvec::SmallVec;
 
 use crate::config::model::{HostPattern, PathMatch, Route};
 
 // Keys come from the configuration, so nobody outside can make them collide.
 type Map<V> = HashMap<Box<[u8]>, V, FixedState>;
 
-/// Positions of routes in the order in which they are tried.
-type Ranked = Vec<u32>;
+/// Positions of routes in the order in which they are tried; seldom more than one.
+type Ranked = SmallVec<[u32; 4]>;
 
 /// The routes of one listener, or of all.
 #[derive(Debug, Default)]
@@ -42,7 +44,7 @@ impl Hosts {
     pub(super) fn sort_by_key<K: Ord>(&mut self, key: impl Fn(u32) -> K) {
         let paths = self.exact.values_mut().chain(self.wildcard.values_mut());
         for paths in paths.chain([&mut self.any]) {
-            for node in paths.nodes.values_mut() {
+            for node in paths.nodes.values_mut().chain([&mut paths.root]) {
                 node.exact.sort_by_key(|&position| key(position));
                 node.below.sort_by_key(|&position| key(position));
             }
@@ -91,9 +93,11 @@ impl Hosts {
 /// The routes of one host pattern.
 #[derive(Debug, Default)]
 struct Paths {
-    /// By exact path, prefix, or the literal prefix of a regex.
+    /// By exact path, prefix, or the literal prefix of a regex; all but the empty one.
     nodes: Map<Node>,
     lengths: Lengths,
+    /// The prefix of all paths.
+    root: Node,
 }
 
 #[derive(Debug, Default)]
@@ -111,8 +115,12 @@ impl Paths {
             PathMatch::Prefix(prefix) => prefix,
             PathMatch::Regex(regex) => &regex.literal_prefix,
         };
-        self.lengths.insert(key.len());
-        let node = self.nodes.entry(key.as_bytes().into()).or_default();
+        let node = if key.is_empty() {
+            &mut self.root
+        } else {
+            self.lengths.insert(key.len());
+            self.nodes.entry(key.as_bytes().into()).or_default()
+        };
         match path {
             PathMatch::Exact(_) => node.exact.push(position),
             PathMatch::Prefix(_) | PathMatch::Regex(_) => node.below.push(position),
@@ -120,21 +128,23 @@ impl Paths {
     }
 
     fn find(&self, path: &[u8], accepts: &impl Fn(u32) -> bool) -> Option<u32> {
-        if self.nodes.is_empty() {
-            return None;
-        }
         let first = |list: &Ranked| list.iter().copied().find(|&position| accepts(position));
+        if self.nodes.is_empty() {
+            return first(&self.root.below);
+        }
         if let Some(node) = self.node(path) {
             let found = first(&node.exact).or_else(|| first(&node.below));
             if found.is_some() {
                 return found;
             }
         }
-        memchr::memrchr_iter(b'/', path)
-            // `*` has no slash, and is below the root like everything.
-            .chain((!path.starts_with(b"/")).then_some(0))
-            .filter_map(|cut| self.node(&path[..cut]))
+        self.lengths
+            .below(path.len())
+            .filter(|&cut| path[cut] == b'/')
+            .filter_map(|cut| self.nodes.get(&path[..cut]))
             .find_map(|node| first(&node.below))
+            // `*` has no slash, and is below the root like everything.
+            .or_else(|| first(&self.root.below))
     }
 
     fn node(&self, key: &[u8]) -> Option<&Node> {
@@ -162,5 +172,49 @@ impl Lengths {
     fn contains(&self, length: usize) -> bool {
         let bit = length.min(255);
         self.bits[bit / 64] & 1 << (bit % 64) != 0 && length <= self.longest
+    }
+
+    /// Those below `length`, longest first; from 255 on all that may be.
+    fn below(&self, length: usize) -> impl Iterator<Item = usize> {
+        let long = 255..length.min(self.longest + 1);
+        let short = length.min(255);
+        let of_word = move |word: usize| {
+            // The bits of this word that stand for lengths below `short`.
+            let mut bits = match short.saturating_sub(64 * word) {
+                0 => 0,
+                some @ 1..64 => self.bits[word] & ((1 << some) - 1),
+                _ => self.bits[word],
+            };
+            std::iter::from_fn(move || {
+                let highest = bits.checked_ilog2()?;
+                bits ^= 1 << highest;
+                Some(64 * word + highest as usize)
+            })
+        };
+        long.rev().chain((0..4).rev().flat_map(of_word))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn lengths_below_are_those_put_in(
+            lengths in prop::collection::btree_set(0_usize..300, 0..20), below in 0_usize..320,
+        ) {
+            let mut set = Lengths::default();
+            lengths.iter().for_each(|&length| set.insert(length));
+            let found: Vec<usize> = set.below(below).collect();
+            prop_assert!(found.is_sorted_by(|a, b| a > b));
+            let short = |list: Vec<usize>| list.into_iter().filter(|&length| length < 255);
+            let expected = lengths.iter().copied().filter(|&length| length < below).collect();
+            prop_assert!(short(found.clone()).eq(short(expected).rev()));
+            let missing = lengths.iter().any(|&length| length < below && !found.contains(&length));
+            prop_assert!(!missing);
+        }
     }
 }
