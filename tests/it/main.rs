@@ -27,6 +27,7 @@ mod listeners;
 mod metrics;
 mod modules;
 mod panic;
+mod patience;
 mod queue;
 mod races;
 mod reasons;
