@@ -123,6 +123,61 @@ fn early_answer_reaches_a_client_that_still_uploads() {
 }
 
 #[test]
+fn early_answer_of_a_server_that_resets_then_reaches_the_client() {
+    let origin = answering_early(|connection| {
+        connection.some();
+        connection.reset();
+    });
+    let proxy = start(&origin, "", "");
+    for framing in ["Content-Length: 100000000", "Transfer-Encoding: chunked"] {
+        let mut client = proxy.client();
+        client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n"));
+        let mut stream = client.stream().try_clone().expect("descriptors are left");
+        let chunk = [b"10000\r\n", &[b'x'; 0x10000][..], b"\r\n"].concat();
+        let upload = std::thread::spawn(move || while stream.write_all(&chunk).is_ok() {});
+        let answer = client.response();
+        assert_eq!((answer.status, &*answer.text()), (413, "big"), "{framing}");
+        let _ = client.stream().shutdown(std::net::Shutdown::Both);
+        upload.join().expect("no panic");
+    }
+}
+
+#[test]
+fn a_chain_of_interim_answers_passes_whole_and_bounded() {
+    for (count, passes) in [(1, true), (64, true), (65, false)] {
+        let origin = Origin::scripted(move |connection| {
+            while connection.request().is_some() {
+                for number in 0..count {
+                    let status = [100, 102, 103, 199][number % 4];
+                    connection.send(format!("HTTP/1.1 {status} Odd\r\nX: {number}\r\n\r\n"));
+                }
+                connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            }
+        });
+        let proxy = start(&origin, "", "");
+        let mut client = proxy.client();
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+            for number in 0..count.min(64) {
+                let interim = client.response();
+                let told = (interim.status, interim.header("x").map(str::to_owned));
+                let status = [100, 102, 103, 199][number % 4];
+                assert_eq!(told, (status, Some(number.to_string())));
+            }
+            let last = client.response();
+            assert_eq!(last.status, if passes { 200 } else { 502 }, "{count}");
+        }
+        // To HTTP/1.0 none of them.
+        client.send("GET / HTTP/1.0\r\nHost: h\r\n\r\n");
+        assert_eq!(
+            client.response().status,
+            if passes { 200 } else { 502 },
+            "{count}"
+        );
+    }
+}
+
+#[test]
 fn upload_that_was_answered_early_is_still_delivered_whole() {
     let delivered = Arc::new(AtomicU64::new(0));
     let count = delivered.clone();

@@ -53,7 +53,7 @@ pub(super) struct Inner {
     pub(super) facts: Facts,
     /// The client waits for 100 before it sends its body.
     pub(super) expects: bool,
-    /// The client has been sent 100, by the server or by us.
+    /// We have sent the client 100: what the server says of it comes too late.
     continued: bool,
     /// An interim answer is on its way.
     interim: bool,
@@ -290,7 +290,6 @@ impl Inner {
             }
             if head.status == 100 {
                 self.expects = false;
-                self.continued = true;
             }
             head_write::interim(self.out.buffer(), head);
             self.interim = true;
