@@ -90,13 +90,6 @@ enum State<W> {
     Ended,
 }
 
-/// What a wait for a head ended with.
-enum Found {
-    Request(RequestHead, Limits),
-    Malformed(Malformed),
-    Ended(Ended),
-}
-
 /// A head of which a part has come.
 #[derive(Default)]
 struct Head {
@@ -150,10 +143,11 @@ impl<H: Handler> Future for Serve<H> {
                     next_round(cx);
                     return Poll::Pending;
                 }
-                State::Waiting(..) => match ready!(serve.poll_head(cx)) {
-                    Ok(exchange) => serve.state = State::Exchange(exchange),
-                    Err(ended) => return Poll::Ready(ended),
-                },
+                State::Waiting(..) => {
+                    if let Err(ended) = ready!(serve.poll_head(cx)) {
+                        return Poll::Ready(ended);
+                    }
+                }
                 State::Exchange(exchange) => {
                     match ready!(exchange.poll(&serve.handler, &serve.slot, cx)) {
                         None => serve.next_request(),
@@ -171,52 +165,46 @@ impl<H: Handler> Serve<H> {
         &self.handler
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchange<H::Work>, Ended>> {
-        let waiting = std::mem::replace(&mut self.state, State::Ended);
-        let State::Waiting(mut line, begun) = waiting else {
-            return Poll::Ready(Err(Ended::Aborted));
+    /// Ready when there is an exchange.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        let mut head = match &mut self.state {
+            State::Waiting(_, begun) => begun.take().map_or_else(Head::default, |begun| *begun),
+            State::Exchange(_) | State::Ended => return Poll::Ready(Err(Ended::Aborted)),
         };
-        let mut head = begun.map_or_else(Head::default, |head| *head);
-        let found = match self.poll_more(&mut line, &mut head, cx) {
-            Poll::Pending => {
-                let begun = (!head.inbound.is_empty()).then(|| Box::new(head));
-                self.state = State::Waiting(line, begun);
-                return Poll::Pending;
-            }
-            Poll::Ready(found) => found,
-        };
-        Poll::Ready(match found {
-            Found::Request(parsed, limits) => Ok(self.dispatch(line, head, parsed, &limits)),
-            Found::Malformed(malformed) => Ok(self.refuse(line, malformed, Err(&head))),
-            Found::Ended(ended) => Err(ended),
-        })
-    }
-
-    fn poll_more(&mut self, line: &mut Line, head: &mut Head, cx: &mut Context<'_>) -> Poll<Found> {
         loop {
-            if let Some(found) = self.try_parse(head) {
-                return Poll::Ready(found);
+            if self.try_parse(&mut head) {
+                return Poll::Ready(Ok(()));
             }
+            let State::Waiting(line, _) = &mut self.state else {
+                return Poll::Ready(Err(Ended::Aborted));
+            };
             match line.poll_fill(&mut head.inbound, cx) {
-                Poll::Pending => return self.poll_wait(head, cx),
+                Poll::Pending => {
+                    let waited = self.poll_wait(&mut head, cx);
+                    if let State::Waiting(_, begun) = &mut self.state
+                        && !head.inbound.is_empty()
+                    {
+                        *begun = Some(Box::new(head));
+                    }
+                    return waited;
+                }
                 Poll::Ready(Ok(Fill::Bytes)) => {}
                 Poll::Ready(Ok(Fill::End)) if head.waiting() == 0 => {
-                    return Poll::Ready(Found::Ended(Ended::Cleanly));
+                    return Poll::Ready(Err(Ended::Cleanly));
                 }
                 Poll::Ready(Ok(Fill::Full)) => {
                     let detail = "the request head is too large";
                     let reason = RefusalReason::HeaderTooLarge;
-                    return Poll::Ready(Found::Malformed(Malformed { reason, detail }));
+                    self.refuse(Malformed { reason, detail }, Err(&head));
+                    return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(Ok(Fill::End) | Err(_)) => {
-                    return Poll::Ready(Found::Ended(Ended::Aborted));
-                }
+                Poll::Ready(Ok(Fill::End) | Err(_)) => return Poll::Ready(Err(Ended::Aborted)),
             }
         }
     }
 
     /// Nothing to read: what may end the wait.
-    fn poll_wait(&mut self, head: &mut Head, cx: &mut Context<'_>) -> Poll<Found> {
+    fn poll_wait(&mut self, head: &mut Head, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         let waiting = head.waiting() > 0;
         if !waiting && !self.closing && self.handler.closing() {
             self.closing = true;
@@ -233,27 +221,29 @@ impl<H: Handler> Serve<H> {
         }
         ready!(self.slot.poll_expired(cx));
         if !waiting && self.closing {
-            return Poll::Ready(Found::Ended(Ended::Cleanly));
+            return Poll::Ready(Err(Ended::Cleanly));
         }
         if !waiting {
             // Between two requests nobody is refused: most kept connections end like this.
             if self.requests == 0 {
                 self.handler.idle_timeout();
             }
-            return Poll::Ready(Found::Ended(Ended::IdleTimeout));
+            return Poll::Ready(Err(Ended::IdleTimeout));
         }
         let detail = "the request head did not come in time";
         let reason = RefusalReason::RequestTimeout;
-        Poll::Ready(Found::Malformed(Malformed { reason, detail }))
+        self.refuse(Malformed { reason, detail }, Err(head));
+        Poll::Ready(Ok(()))
     }
 
-    fn try_parse(&self, head: &mut Head) -> Option<Found> {
+    /// True if there is an exchange now.
+    fn try_parse(&mut self, head: &mut Head) -> bool {
         if head.inbound.len() == head.tried {
-            return None;
+            return false;
         }
         let limits = self.handler.limits();
         if !head.may_be_whole(limits.max_header_bytes) {
-            return None;
+            return false;
         }
         let head_limits = HeadLimits {
             bytes: limits.max_header_bytes,
@@ -261,25 +251,20 @@ impl<H: Handler> Serve<H> {
             underscores: limits.underscore_headers,
         };
         match parse::request(head.inbound.bytes(), &head_limits) {
-            Ok(None) => None,
+            Ok(None) => return false,
             Ok(Some((parsed, length))) => {
                 head.inbound.consume(length);
-                Some(Found::Request(parsed, limits))
+                self.dispatch(head, parsed, &limits);
             }
-            Err(malformed) => Some(Found::Malformed(malformed)),
+            Err(malformed) => self.refuse(malformed, Err(head)),
         }
+        true
     }
 
-    fn dispatch(
-        &mut self,
-        line: Line,
-        received: Head,
-        head: RequestHead,
-        limits: &Limits,
-    ) -> Exchange<H::Work> {
+    fn dispatch(&mut self, received: &mut Head, head: RequestHead, limits: &Limits) {
         let framing = match of_request(&head) {
             Ok(framing) => framing,
-            Err(malformed) => return self.refuse(line, malformed, Ok(head)),
+            Err(malformed) => return self.refuse(malformed, Ok(head)),
         };
         self.slot.clear();
         self.requests += 1;
@@ -298,22 +283,21 @@ impl<H: Handler> Serve<H> {
         };
         let expects = head.fields.contains(Known::Expect)
             && lists(&head.fields, Known::Expect, "100-continue");
-        let connection = Held::new(line, received.inbound, framing, facts, expects);
+        let State::Waiting(line, _) = std::mem::replace(&mut self.state, State::Ended) else {
+            return;
+        };
+        let inbound = std::mem::take(&mut received.inbound);
+        let connection = Held::new(line, inbound, framing, facts, expects);
         let work = self.handler.handle(Request {
             head,
             downstream: connection.downstream(),
             began: received.began,
         });
-        Exchange::new(connection, work)
+        self.state = State::Exchange(Exchange::new(connection, work));
     }
 
     /// `head`: parsed, or as it was received.
-    fn refuse(
-        &mut self,
-        line: Line,
-        malformed: Malformed,
-        head: Result<RequestHead, &Head>,
-    ) -> Exchange<H::Work> {
+    fn refuse(&mut self, malformed: Malformed, head: Result<RequestHead, &Head>) {
         let Malformed { reason, detail } = malformed;
         let (method, target) = match &head {
             Ok(head) => {
@@ -334,7 +318,10 @@ impl<H: Handler> Serve<H> {
             head: head.ok(),
         });
         self.slot.clear();
-        Exchange::answered(Held::refused(line, facts), response)
+        let State::Waiting(line, _) = std::mem::replace(&mut self.state, State::Ended) else {
+            return;
+        };
+        self.state = State::Exchange(Exchange::answered(Held::refused(line, facts), response));
     }
 
     fn next_request(&mut self) {

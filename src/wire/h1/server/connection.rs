@@ -121,7 +121,11 @@ impl Drop for Held {
     fn drop(&mut self) {
         // A body may hold this object that holds it.
         drop(self.0.phase.replace(Phase::Handling));
-        self.0.leave();
+        drop(self.0.leave());
+        let mut inner = self.0.inner.borrow_mut();
+        inner.out.restart();
+        inner.look = None;
+        drop(inner);
         if Rc::strong_count(&self.0) == 1 {
             // A thread that is ending has no stack any more.
             let _ = STACK.try_with(|stack| {
@@ -160,8 +164,6 @@ impl ServerConnection {
     pub(super) fn leave(&self) -> (Option<Line>, Inbound) {
         let mut inner = self.borrow_mut();
         inner.gone = true;
-        inner.out.restart();
-        inner.look = None;
         (inner.line.take(), std::mem::take(&mut inner.inbound))
     }
 
