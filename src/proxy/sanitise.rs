@@ -14,6 +14,7 @@ use std::net::Ipv6Addr;
 
 use crate::message::{Known, Method, RequestHead, Version};
 use crate::router::path;
+use crate::util::scan::pieces;
 
 /// Why a request is refused before it is routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,18 +167,23 @@ fn host_name(authority: &[u8]) -> Option<HostName> {
         let name = || format!("[{address}]").into_bytes().into();
         return is_port(port?).then(|| HostName::Own(name()));
     }
-    let (mut seen, mut before, mut end) = (0, DOT, authority.len());
-    for (at, &byte) in authority.iter().enumerate() {
-        let class = HOST_BYTES[usize::from(byte)];
-        if class & before & DOT != 0 || class == NONE {
-            return None; // An empty label, or no byte of a name.
+    // As if behind a dot: a name does not begin with one.
+    let (mut end, mut behind_dot, mut upper) = (0, 1, 0);
+    for (lanes, length) in pieces(authority) {
+        let colon = lanes.equal(b':');
+        let length = length.min(colon.trailing_zeros() as usize);
+        let name = (1 << length) - 1;
+        let dots = lanes.equal(b'.') & name;
+        let fine = lanes.plain() | lanes.equal(b'_') | lanes.equal(b'~') | dots;
+        if name & !fine != 0 || dots & (dots << 1 | behind_dot) != 0 {
+            return None; // No byte of a name, or an empty label.
         }
-        if class == COLON {
-            end = at;
+        upper |= lanes.upper() & name;
+        end += length;
+        if colon != 0 {
             break;
         }
-        seen |= class;
-        before = class;
+        behind_dot = dots >> 15;
     }
     // Nothing but dots was refused above.
     let name = authority[..end]
@@ -187,34 +193,11 @@ fn host_name(authority: &[u8]) -> Option<HostName> {
     if name.is_empty() || name.len() > MAX_HOST_BYTES || !is_port(port) {
         return None;
     }
-    Some(match seen & UPPER {
+    Some(match upper {
         0 => HostName::Received(name.len()),
         _ => HostName::Own(name.to_ascii_lowercase().into()),
     })
 }
-
-const NONE: u8 = 0;
-const LOWER: u8 = 1;
-const UPPER: u8 = 2;
-const DOT: u8 = 4;
-const COLON: u8 = 8;
-
-/// What a byte of a host name is; [`LOWER`] is whatever stays as it is.
-const HOST_BYTES: [u8; 256] = {
-    let mut table = [NONE; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = match byte as u8 {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => LOWER,
-            b'A'..=b'Z' => UPPER,
-            b'.' => DOT,
-            b':' => COLON,
-            _ => NONE,
-        };
-        byte += 1;
-    }
-    table
-};
 
 /// Digits, possibly none (RFC 3986 section 3.2.3), up to 65535.
 fn is_port(text: &[u8]) -> bool {
@@ -690,7 +673,9 @@ mod tests {
     proptest! {
         /// Against the rule as one reads it: labels between dots, and a port.
         #[test]
-        fn names_are_judged_as_if_split_into_labels(host in "[a-cA-C.:0-9_%@-]{0,12}") {
+        fn names_are_judged_as_if_split_into_labels(
+            host in "([a-c]{1,17}|[a-cA-C.:0-9_%@-]{0,12}){0,4}(:[0-9]{1,6})?",
+        ) {
             let (name, port) = host.split_once(':').unwrap_or((&host, ""));
             let name = name.strip_suffix('.').unwrap_or(name);
             let in_label = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~".contains(&byte);

@@ -45,6 +45,37 @@ fn from_up_to<'a>(bytes: &[u8], mut rest: &'a [u8], last: u8) -> &'a [u8] {
     hit.and_then(|hit| rest.get(hit..)).unwrap_or_default()
 }
 
+/// Sixteen at a time with how many they are: the last ones are filled up with zeros.
+#[inline]
+pub(crate) fn pieces(bytes: &[u8]) -> impl Iterator<Item = (Lanes, usize)> {
+    let (whole, rest) = bytes.as_chunks();
+    let last = (!rest.is_empty()).then(|| (Lanes::new(&filled_up(rest)), rest.len()));
+    let whole = whole.iter().map(|chunk| (Lanes::new(chunk), 16));
+    whole.chain(last)
+}
+
+/// At most sixteen bytes and zeros behind them. Two loads that overlap: a copy of so few bytes
+/// takes longer than what is asked of them.
+#[inline]
+fn filled_up(bytes: &[u8]) -> [u8; 16] {
+    let halves: [u64; 2] = match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        (Some(first), Some(last)) => {
+            let beyond = 8 * 16_u32.saturating_sub(bytes.len() as u32);
+            let high = u64::from_le_bytes(*last).checked_shr(beyond);
+            [u64::from_le_bytes(*first), high.unwrap_or_default()]
+        }
+        _ => {
+            let add = |word: u64, byte: &u8| word << 8 | u64::from(*byte);
+            [bytes.iter().rev().fold(0, add), 0]
+        }
+    };
+    let mut filled = [0; 16];
+    let (low, high) = filled.split_at_mut(8);
+    low.copy_from_slice(&halves[0].to_le_bytes());
+    high.copy_from_slice(&halves[1].to_le_bytes());
+    filled
+}
+
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod sse2 {
     use safe_arch::{
@@ -83,6 +114,18 @@ mod sse2 {
             let digit = at_most(sub_i8_m128i(self.0, all(b'0')), 9);
             let dash = cmp_eq_mask_i8_m128i(self.0, all(b'-'));
             mask(bitor_m128i(bitor_m128i(letter, digit), dash))
+        }
+
+        /// Which are upper-case letters.
+        #[inline(always)]
+        pub(crate) fn upper(self) -> u32 {
+            mask(at_most(sub_i8_m128i(self.0, all(b'A')), 25))
+        }
+
+        /// Which are no ASCII.
+        #[inline(always)]
+        pub(crate) fn high(self) -> u32 {
+            mask(self.0)
         }
 
         /// Which are those of `lower` but for the case of letters; the bit 0x40 of its bytes must
@@ -144,6 +187,14 @@ mod portable {
             })
         }
 
+        pub(crate) fn upper(self) -> u32 {
+            self.mask(|word| at_most(word, b'Z') & !at_most(word, b'A' - 1))
+        }
+
+        pub(crate) fn high(self) -> u32 {
+            self.mask(|word| word)
+        }
+
         pub(crate) fn same_in_any_case(self, lower: &[u8; 16]) -> u32 {
             let Lanes([low, high]) = Lanes::new(lower);
             let case = |lower: u64| (lower & (ONES * 0x40)) >> 1;
@@ -181,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    fn masks(bytes: &[u8; 16], lower: &[u8; 16]) -> [[u32; 5]; 2] {
+    fn masks(bytes: &[u8; 16], lower: &[u8; 16]) -> [[u32; 7]; 2] {
         let (ours, portable) = (Lanes::new(bytes), portable::Lanes::new(bytes));
         [
             [
@@ -189,6 +240,8 @@ mod tests {
                 ours.up_to(0x1f),
                 ours.up_to(b' '),
                 ours.plain(),
+                ours.upper(),
+                ours.high(),
                 ours.same_in_any_case(lower),
             ],
             [
@@ -196,13 +249,15 @@ mod tests {
                 portable.up_to(0x1f),
                 portable.up_to(b' '),
                 portable.plain(),
+                portable.upper(),
+                portable.high(),
                 portable.same_in_any_case(lower),
             ],
         ]
     }
 
     /// One byte at a time, as the questions are worded.
-    fn expected(bytes: &[u8; 16], lower: &[u8; 16]) -> [u32; 5] {
+    fn expected(bytes: &[u8; 16], lower: &[u8; 16]) -> [u32; 7] {
         let mask = |question: &dyn Fn(u8, u8) -> bool| {
             let pairs = bytes.iter().zip(lower).enumerate();
             pairs.fold(0, |mask, (lane, (&byte, &lower))| {
@@ -214,6 +269,8 @@ mod tests {
             mask(&|byte, _| byte < 0x20 || byte == 0x7f),
             mask(&|byte, _| byte <= 0x20 || byte == 0x7f),
             mask(&|byte, _| byte.is_ascii_alphanumeric() || byte == b'-'),
+            mask(&|byte, _| byte.is_ascii_uppercase()),
+            mask(&|byte, _| !byte.is_ascii()),
             mask(&|byte, lower| byte.to_ascii_lowercase() == lower),
         ]
     }
@@ -246,6 +303,23 @@ mod tests {
                 bytes[lane] = lower[lane].to_ascii_uppercase();
             }
             prop_assert_eq!(masks(&bytes, &lower), [expected(&bytes, &lower); 2]);
+        }
+
+        #[test]
+        fn pieces_are_the_bytes_and_zeros(
+            bytes in prop::collection::vec(1u8.., 0..50), wanted: u8,
+        ) {
+            let (mut seen, mut hits) = (0, Vec::new());
+            for (lanes, length) in pieces(&bytes) {
+                let padding = lanes.equal(0);
+                prop_assert_eq!(padding, 0xffff & !((1 << length) - 1), "only behind the end");
+                let mask = lanes.equal(wanted) & !padding;
+                hits.extend((0..length).filter(|lane| mask >> lane & 1 == 1).map(|lane| seen + lane));
+                seen += length;
+            }
+            prop_assert_eq!(seen, bytes.len());
+            let expected = bytes.iter().enumerate().filter(|(_, byte)| **byte == wanted);
+            prop_assert_eq!(hits, expected.map(|(at, _)| at).collect::<Vec<_>>());
         }
 
         #[test]
