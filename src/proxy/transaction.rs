@@ -140,7 +140,11 @@ impl Transaction {
         let head = &mut self.account.head;
         let requested =
             hop_by_hop::clean_request(&mut head.fields, head.version, &route.rules.upgrades);
-        self.upgrade = requested.upgrade;
+        // RFC 6455 section 4.1: a WebSocket begins with GET.
+        let method = &head.method;
+        self.upgrade = requested
+            .upgrade
+            .filter(|token| *method == Method::Get || !token.eq_ignore_ascii_case("websocket"));
         let arrival = Arrival {
             source: connection.peer.ip(),
             trusted: self.trusted,

@@ -207,6 +207,73 @@ fn token_that_the_route_does_not_name_is_removed() {
 }
 
 #[test]
+fn websockets_begin_with_get_and_others_with_any_method() {
+    let origin = Origin::good("plain");
+    let proxy = start(&origin, "");
+    for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS", "get"] {
+        for (target, token) in [("/", "websocket"), ("/", "WebSocket"), ("/other", "other")] {
+            let fields = format!("Connection: Upgrade\r\nUpgrade: {token}\r\n");
+            let answer = proxy.client().request(method, target, &fields);
+            assert_eq!(answer.text(), "plain", "{method} {token}");
+            let passes = method == "GET" || token == "other";
+            let upgrade = origin.last().header("upgrade").is_some();
+            assert_eq!(upgrade, passes, "{method} {token}");
+        }
+    }
+}
+
+#[test]
+fn requests_that_offer_an_upgrade_and_have_a_body_are_read_to_its_end_first() {
+    // The body looks like a request, and what follows it is early.
+    let inner = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+    let size = inner.len();
+    for (framing, body) in [
+        (format!("Content-Length: {size}"), inner.to_owned()),
+        (
+            "Transfer-Encoding: chunked".to_owned(),
+            format!("{size:x}\r\n{inner}\r\n0\r\n\r\n"),
+        ),
+    ] {
+        let origin = Origin::scripted(|connection| {
+            let request = connection.request().expect("a whole request");
+            assert_eq!(request.header("upgrade").as_deref(), Some("websocket"));
+            assert!(
+                connection.is_silent_for(Duration::from_millis(50)),
+                "early bytes went on"
+            );
+            connection.send(SWITCH);
+            assert_eq!(connection.exactly(5).as_deref(), Some(&b"early"[..]));
+            connection.send("late");
+        });
+        let proxy = start(&origin, "");
+        let mut client = proxy.client();
+        client.send(format!(
+            "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+             {framing}\r\n\r\n{body}early"
+        ));
+        assert_eq!(client.response().status, 101, "{framing}");
+        assert_eq!(client.rest(), b"late", "{framing}");
+    }
+}
+
+#[test]
+fn switch_before_the_request_has_ended_is_a_bad_answer() {
+    let origin = Origin::scripted(|connection| {
+        connection.request_head();
+        connection.send(SWITCH);
+        connection.wait_for_close();
+    });
+    let proxy = start(&origin, "");
+    let mut client = proxy.client();
+    client.send(
+        "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+         Content-Length: 5\r\n\r\nhal",
+    );
+    assert_eq!(client.response().evenkeel_reason(), Some("bad_response"));
+    eventually("that connection is closed", || origin.open() == 0);
+}
+
+#[test]
 fn switch_to_what_was_not_asked_for_is_a_bad_answer() {
     for (target, asked, answer) in [
         (
