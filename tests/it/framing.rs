@@ -1,6 +1,7 @@
 //! Framing, byte for byte: what a request or an answer may be, and what the other side sees of it.
 
 mod answers;
+mod connections;
 mod cuts;
 mod hosts;
 mod mixed;
