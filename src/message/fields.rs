@@ -11,10 +11,10 @@ mod block;
 mod buffer;
 mod pool;
 
-use std::fmt;
+use std::{fmt, iter};
 
 pub use crate::message::fields::block::Block;
-pub(crate) use crate::message::fields::buffer::Buffer;
+pub(crate) use crate::message::fields::buffer::{Buffer, Noted};
 use crate::message::known::OTHER;
 use crate::message::{Known, KnownSet};
 
@@ -36,7 +36,7 @@ impl Fields {
         self.buffer.as_deref().unwrap_or(&EMPTY)
     }
 
-    /// For the parser to note lines in; [`Fields::receive`] completes it.
+    /// For the parser to note lines in.
     #[inline]
     pub(crate) fn buffer_mut(&mut self) -> &mut Buffer {
         self.buffer.get_or_insert_with(pool::take)
@@ -45,6 +45,7 @@ impl Fields {
     // Reading
 
     /// The first value of a name.
+    #[inline]
     pub fn get(&self, name: Known) -> Option<&[u8]> {
         self.values(name).next()
     }
@@ -55,17 +56,18 @@ impl Fields {
     }
 
     /// Every value of a name in order.
+    #[inline]
     pub fn values(&self, name: Known) -> impl Iterator<Item = &[u8]> {
         let buffer = self.buffer();
-        let lines = if buffer.present.contains(name) {
-            &buffer.lines[..]
+        let mut lines = if buffer.present.contains(name) {
+            buffer.lines().iter()
         } else {
-            &[]
+            Default::default()
         };
-        lines
-            .iter()
-            .filter(move |line| line.known == name as u8)
-            .map(|line| buffer.value(line))
+        iter::from_fn(move || {
+            let line = lines.find(|line| line.known == name as u8)?;
+            Some(buffer.value(line))
+        })
     }
 
     /// Every value of a name given in lower case.
@@ -74,7 +76,7 @@ impl Fields {
         let buffer = self.buffer();
         let named = move |name: &[u8]| name.eq_ignore_ascii_case(lower.as_bytes());
         buffer
-            .lines
+            .lines()
             .iter()
             .filter(move |line| line.known == known && (known != OTHER || named(buffer.name(line))))
             .map(|line| buffer.value(line))
@@ -200,12 +202,6 @@ impl Fields {
 
     // For the wire
 
-    /// Takes over the bytes of a received head whose lines were noted, without the empty line at
-    /// its end: what is appended follows the received lines and is written together with them.
-    pub(crate) fn receive(&mut self, head: &[u8]) {
-        self.buffer_mut().bytes.extend_from_slice(head);
-    }
-
     /// Every line but those of `skip`, each with its CRLF, in runs.
     pub(crate) fn write(&self, out: &mut Vec<u8>, skip: KnownSet) {
         self.buffer().write(0, out, skip);
@@ -228,6 +224,7 @@ impl Fields {
 }
 
 /// Without optional white space around (RFC 9110 section 5.6.3).
+#[inline]
 pub fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
@@ -242,11 +239,7 @@ impl Clone for Fields {
     fn clone(&self) -> Self {
         let mut fields = Fields::new();
         if let Some(from) = &self.buffer {
-            let to = fields.buffer_mut();
-            to.bytes.extend_from_slice(&from.bytes);
-            to.lines.extend_from_slice(&from.lines);
-            to.present = from.present;
-            to.gaps = from.gaps;
+            fields.buffer_mut().clone_from(from);
         }
         fields
     }

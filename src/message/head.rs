@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_start_line_is_kept_only_as_it_would_be_written() {
         let mut fields = Fields::new();
-        fields.receive(b"GET /a HTTP/1.1\r\n");
+        fields.buffer_mut().receive(b"GET /a HTTP/1.1\r\n");
         let request = RequestHead::received(Method::Get, Version::Http11, fields, (4, 6));
         assert_eq!(request.kept_start_line(), Some(17));
         let mut moved = request.clone();
@@ -272,7 +272,7 @@ mod tests {
 
         let received = |line: &[u8], version| {
             let mut fields = Fields::new();
-            fields.receive(line);
+            fields.buffer_mut().receive(line);
             let length = line.len() as u32 - 2;
             ResponseHead::received(200, version, fields, (length.min(13), length))
         };

@@ -47,15 +47,12 @@ impl Block {
 impl Fields {
     /// Adds every line of the block; what has the same names stays.
     pub fn append_block(&mut self, block: &Block) {
-        let buffer = self.buffer_mut();
-        let shift = buffer.bytes.len() as u32;
-        buffer.bytes.extend_from_slice(&block.bytes);
-        buffer.lines.extend(block.lines.iter().map(|line| Line {
-            start: line.start + shift,
-            end: line.end + shift,
-            ..*line
-        }));
-        buffer.present = buffer.present.union(block.names);
+        let Block {
+            bytes,
+            lines,
+            names,
+        } = block;
+        self.buffer_mut().append_lines(bytes, lines, *names);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::message::{Known, KnownSet};
 use crate::util::scan::from_control;
 
 /// One field line: `name ":" OWS value OWS CRLF` at `start..end` of the bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Line {
     pub(super) start: u32,
     pub(super) end: u32,
@@ -26,56 +26,123 @@ impl Line {
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     pub(super) bytes: Vec<u8>,
-    pub(super) lines: Vec<Line>,
+    /// Records in use come first; the others are kept for the next head.
+    records: Vec<Line>,
+    in_use: usize,
     /// The names that lines have which are not removed.
     pub(super) present: KnownSet,
     /// Somewhere behind the start line are bytes of no line, or of a removed one.
-    pub(super) gaps: bool,
+    gaps: bool,
+}
+
+/// A line of a received head: its place there, and its name's length and id.
+pub(crate) struct Noted {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) name_length: u16,
+    pub(crate) known: Option<Known>,
+}
+
+impl Noted {
+    #[inline(always)]
+    fn line(&self) -> Line {
+        Line {
+            start: self.start as u32,
+            end: self.end as u32,
+            name_length: self.name_length,
+            known: self.known.map_or(OTHER, |known| known as u8),
+        }
+    }
 }
 
 impl Buffer {
     pub(super) const EMPTY: Buffer = Buffer {
         bytes: Vec::new(),
-        lines: Vec::new(),
+        records: Vec::new(),
+        in_use: 0,
         present: KnownSet::EMPTY,
         gaps: false,
     };
 
+    pub(super) fn lines(&self) -> &[Line] {
+        self.records.get(..self.in_use).unwrap_or_default()
+    }
+
+    /// The lines to edit, and the bytes that they are of.
+    fn lines_mut(&mut self) -> (&mut [Line], &[u8]) {
+        let lines = self.records.get_mut(..self.in_use);
+        (lines.unwrap_or_default(), &self.bytes)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.in_use = 0;
+        self.present = KnownSet::EMPTY;
+        self.gaps = false;
+    }
+
     // For the parser
 
-    /// Notes a line at `start..end` of the head that [`super::Fields::receive`] takes over.
-    #[inline]
-    pub(crate) fn note(
-        &mut self,
-        start: usize,
-        end: usize,
-        name_length: u16,
-        known: Option<Known>,
-    ) {
-        let known = known.map_or(OTHER, |known| known as u8);
-        self.push(start, end, name_length, known);
-        self.present = self.present.union(KnownSet::of_index(known));
+    /// Notes the lines that `next` gives, of the head that [`Buffer::receive`] takes over.
+    /// Stops at `most` lines, or earlier: without a call in it this is a tight loop.
+    #[inline(always)]
+    pub(crate) fn note_while(&mut self, most: usize, mut next: impl FnMut() -> Option<Noted>) {
+        let most = most.min(self.records.len());
+        let free = self.records.get_mut(self.in_use..most).unwrap_or_default();
+        let (mut count, mut present) = (0, self.present);
+        for record in free {
+            let Some(noted) = next() else { break };
+            *record = noted.line();
+            present = present.union(KnownSet::of_index(record.known));
+            count += 1;
+        }
+        (self.in_use, self.present) = (self.in_use + count, present);
+    }
+
+    /// Notes one line.
+    #[inline(always)]
+    pub(crate) fn note(&mut self, noted: &Noted) {
+        self.push(noted.line());
     }
 
     /// Notes a line that does not count.
-    pub(crate) fn note_removed(&mut self, start: usize, end: usize, name_length: u16) {
-        self.push(start, end, name_length, REMOVED);
+    pub(crate) fn note_removed(&mut self, noted: &Noted) {
+        self.push(Line {
+            known: REMOVED,
+            ..noted.line()
+        });
         self.gaps = true;
+    }
+
+    /// Takes over the bytes of a received head whose lines were noted, without the empty line at
+    /// its end: what is appended follows the received lines and is written together with them.
+    pub(crate) fn receive(&mut self, head: &[u8]) {
+        self.bytes.extend_from_slice(head);
     }
 
     /// Lines noted, removed ones included.
     pub(crate) fn noted(&self) -> usize {
-        self.lines.len()
+        self.in_use
     }
 
     #[inline]
-    fn push(&mut self, start: usize, end: usize, name_length: u16, known: u8) {
-        self.lines.push(Line {
-            start: start as u32,
-            end: end as u32,
-            name_length,
-            known,
-        });
+    fn reserve(&mut self, more: usize) {
+        let needed = self.in_use + more;
+        if needed > self.records.len() {
+            self.records.resize(needed + 32, Line::default());
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, line: Line) {
+        self.reserve(1);
+        if let Some(record) = self.records.get_mut(self.in_use) {
+            *record = line;
+            self.in_use += 1;
+        }
+        if line.known < REMOVED {
+            self.present = self.present.union(KnownSet::of_index(line.known));
+        }
     }
 
     // For `Fields`
@@ -89,7 +156,7 @@ impl Buffer {
 
     /// Appends a line with the first value of another name.
     pub(super) fn append_copy(&mut self, name: Known, from: Known) {
-        let Some(line) = self.lines.iter().find(|line| line.known == from as u8) else {
+        let Some(line) = self.lines().iter().find(|line| line.known == from as u8) else {
             return;
         };
         let value = self.value(line);
@@ -99,7 +166,7 @@ impl Buffer {
         // It is a value here already, so nothing in it can begin another line.
         self.bytes.extend_from_within(value);
         self.bytes.extend_from_slice(b"\r\n");
-        self.note(start, self.bytes.len(), name_length as u16, Some(name));
+        self.push_from(start, name_length, Some(name));
     }
 
     /// Appends the name with colon and space; where the line begins, and the name's length.
@@ -133,7 +200,43 @@ impl Buffer {
             blank(&mut self.bytes[from..]);
         }
         self.bytes.extend_from_slice(b"\r\n");
-        self.note(start, self.bytes.len(), name as u16, known);
+        self.push_from(start, name, known);
+    }
+
+    #[inline(always)]
+    fn push_from(&mut self, start: usize, name: usize, known: Option<Known>) {
+        let end = self.bytes.len();
+        let name_length = name as u16;
+        self.note(&Noted {
+            start,
+            end,
+            name_length,
+            known,
+        });
+    }
+
+    /// Appends lines of another buffer's, whose bytes begin where these end.
+    pub(super) fn append_lines(&mut self, bytes: &[u8], lines: &[Line], names: KnownSet) {
+        let shift = self.end();
+        self.bytes.extend_from_slice(bytes);
+        self.reserve(lines.len());
+        let free = self.records.get_mut(self.in_use..).unwrap_or_default();
+        for (record, line) in free.iter_mut().zip(lines) {
+            *record = Line {
+                start: line.start + shift,
+                end: line.end + shift,
+                ..*line
+            };
+        }
+        self.in_use += lines.len();
+        self.present = self.present.union(names);
+    }
+
+    /// Becomes the same as `from`.
+    pub(super) fn clone_from(&mut self, from: &Buffer) {
+        self.clear();
+        self.append_lines(&from.bytes, from.lines(), from.present);
+        self.gaps = from.gaps;
     }
 
     /// The start line, which ends at `start_line`, and all lines but those of `skip`, each with
@@ -142,12 +245,12 @@ impl Buffer {
         let (mut from, mut to) = (0, start_line);
         if !self.gaps && !skip.intersects(self.present) {
             if start_line == 0 {
-                from = self.lines.first().map_or(self.end(), |line| line.start);
+                from = self.lines().first().map_or(self.end(), |line| line.start);
             }
             to = self.end();
         } else {
             let skip = skip.with_index(REMOVED);
-            for line in &self.lines {
+            for line in self.lines() {
                 if skip.contains_index(line.known) {
                     continue;
                 }
@@ -177,7 +280,7 @@ impl Buffer {
 
     /// Removes all lines of these names.
     pub(super) fn remove(&mut self, names: KnownSet) {
-        for line in &mut self.lines {
+        for line in self.lines_mut().0 {
             if names.contains_index(line.known) {
                 line.known = REMOVED;
             }
@@ -189,8 +292,9 @@ impl Buffer {
     /// Removes all lines of a name without an id; true if there was one.
     pub(super) fn remove_text(&mut self, name: &[u8]) -> bool {
         let mut found = false;
-        for line in &mut self.lines {
-            if line.known == OTHER && line.name(&self.bytes).eq_ignore_ascii_case(name) {
+        let (lines, bytes) = self.lines_mut();
+        for line in lines {
+            if line.known == OTHER && line.name(bytes).eq_ignore_ascii_case(name) {
                 line.known = REMOVED;
                 found = true;
             }
@@ -202,15 +306,16 @@ impl Buffer {
     /// Removes all lines but those that `keep` allows.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(Option<Known>, &[u8]) -> bool) {
         let mut kept = KnownSet::EMPTY;
-        for line in self.lines.iter_mut().filter(|line| line.known != REMOVED) {
-            if keep(Known::from_index(line.known), line.name(&self.bytes)) {
+        let (lines, bytes) = self.lines_mut();
+        for line in lines.iter_mut().filter(|line| line.known != REMOVED) {
+            if keep(Known::from_index(line.known), line.name(bytes)) {
                 kept = kept.union(KnownSet::of_index(line.known));
             } else {
                 line.known = REMOVED;
-                self.gaps = true;
             }
         }
         self.present = kept;
+        self.gaps = true;
     }
 
     pub(super) fn slice(&self, range: (u32, u32)) -> &[u8] {
@@ -219,7 +324,7 @@ impl Buffer {
 
     /// The lines that are not removed.
     pub(super) fn live(&self) -> impl Iterator<Item = &Line> {
-        self.lines.iter().filter(|line| line.known != REMOVED)
+        self.lines().iter().filter(|line| line.known != REMOVED)
     }
 
     pub(super) fn name(&self, line: &Line) -> &[u8] {

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 
-use crate::message::KnownSet;
 use crate::message::fields::buffer::Buffer;
 
 const POOLED: usize = 64;
@@ -23,10 +22,7 @@ pub(super) fn give_back(mut buffer: Box<Buffer>) {
     if buffer.bytes.capacity() > POOLED_BYTES {
         return;
     }
-    buffer.bytes.clear();
-    buffer.lines.clear();
-    buffer.present = KnownSet::EMPTY;
-    buffer.gaps = false;
+    buffer.clear();
     // A head that outlives its thread's pool is simply freed.
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();

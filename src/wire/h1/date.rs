@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use crate::util::clock;
+
 struct Cached {
     line: [u8; 37],
     until: Option<Instant>,
@@ -16,7 +18,7 @@ thread_local! {
 
 /// Appends `Date: ...` with its CRLF.
 pub(super) fn push(buffer: &mut Vec<u8>) {
-    let now = Instant::now();
+    let now = clock::now();
     CACHED.with_borrow_mut(|cached| {
         if cached.until.is_none_or(|until| until <= now) {
             cached.renew(now);

@@ -4,7 +4,7 @@ use std::num::NonZero;
 
 use crate::config::model::UnderscoreHeaders;
 use crate::message::Known;
-use crate::message::fields::Buffer;
+use crate::message::fields::{Buffer, Noted};
 use crate::message::known::{WINDOW, halves};
 use crate::util::scan::{Lanes, from_control};
 use crate::wire::RefusalReason;
@@ -33,31 +33,45 @@ pub(super) fn field_lines(
 ) -> Result<Option<usize>, Malformed> {
     let mut rest = &bytes[position..];
     loop {
-        let start = bytes.len() - rest.len();
-        if rest.starts_with(b"\r\n") {
-            return Ok(Some(start + 2));
+        buffer.note_while(limits.fields, || {
+            let (noted, behind) = usual_line(bytes, rest)?;
+            rest = behind;
+            Some(noted)
+        });
+        match rest {
+            [b'\r', b'\n', behind @ ..] => return Ok(Some(bytes.len() - behind.len())),
+            [] | [b'\r'] => return Ok(None),
+            _ => {}
         }
-        let behind = match usual_name(bytes, rest) {
-            Some((length, known)) => {
-                let Some(behind) = behind_value(bytes, &rest[length + 1..])? else {
-                    return Ok(None);
-                };
-                check_count(buffer, limits)?;
-                buffer.note(start, bytes.len() - behind.len(), length as u16, known);
-                behind
-            }
-            None => match any_line(rest, start, buffer, limits)? {
-                Some(behind) => behind,
-                None => return Ok(None),
-            },
-        };
-        rest = behind;
+        let start = bytes.len() - rest.len();
+        match any_line(rest, start, buffer, limits)? {
+            Some(behind) => rest = behind,
+            None => return Ok(None),
+        }
     }
+}
+
+/// The line at the start of `rest`, which is the end of `bytes`, if it is of the usual kind: a
+/// short name of letters, digits and `-`, a value without tabs. What is not, [`any_line`] judges.
+#[inline(always)]
+fn usual_line<'a>(bytes: &[u8], rest: &'a [u8]) -> Option<(Noted, &'a [u8])> {
+    if rest.starts_with(b"\r\n") {
+        return None;
+    }
+    let (length, known) = usual_name(bytes, rest)?;
+    let behind = from_control(bytes, rest.get(length + 1..)?).strip_prefix(b"\r\n")?;
+    let noted = Noted {
+        start: bytes.len() - rest.len(),
+        end: bytes.len() - behind.len(),
+        name_length: length as u16,
+        known,
+    };
+    Some((noted, behind))
 }
 
 /// Length and id of the name at the start of `line`, which is the end of `bytes`, if it is short
 /// and of letters, digits and `-` only, as nearly all are.
-#[inline]
+#[inline(always)]
 fn usual_name(bytes: &[u8], line: &[u8]) -> Option<(usize, Option<Known>)> {
     let padded;
     let window = match line.first_chunk() {
@@ -106,39 +120,28 @@ fn any_line<'a>(
     let Some(behind) = behind_value(line, &line[name.len() + 1..])? else {
         return Ok(None);
     };
-    check_count(buffer, limits)?;
-    let Ok(length) = u16::try_from(name.len()) else {
-        return too_many();
+    let (Ok(name_length), true) = (name.len().try_into(), buffer.noted() < limits.fields) else {
+        return Err(Malformed {
+            reason: RefusalReason::HeaderTooLarge,
+            detail: "too many header fields",
+        });
     };
-    let end = start + line.len() - behind.len();
+    let noted = Noted {
+        start,
+        end: start + line.len() - behind.len(),
+        name_length,
+        known: Known::find(name),
+    };
     if allowed(name, limits.underscores)? {
-        buffer.note(start, end, length, Known::find(name));
+        buffer.note(&noted);
     } else {
-        buffer.note_removed(start, end, length);
+        buffer.note_removed(&noted);
     }
     Ok(Some(behind))
 }
 
-fn check_count(buffer: &Buffer, limits: &HeadLimits) -> Result<(), Malformed> {
-    if buffer.noted() < limits.fields {
-        Ok(())
-    } else {
-        too_many()
-    }
-}
-
-fn too_many<T>() -> Result<T, Malformed> {
-    Err(Malformed {
-        reason: RefusalReason::HeaderTooLarge,
-        detail: "too many header fields",
-    })
-}
-
 /// The name at the start of `line`, up to its colon; `None` while that has not come.
 fn any_name(line: &[u8]) -> Result<Option<&[u8]>, Malformed> {
-    if line == b"\r" {
-        return Ok(None);
-    }
     let end = line.iter().position(|&byte| TOKEN[byte as usize] == 0);
     match end {
         None => Ok(None),
@@ -168,7 +171,6 @@ fn allowed(name: &[u8], underscores: UnderscoreHeaders) -> Result<bool, Malforme
 }
 
 /// What comes behind the CRLF of the value that `value` begins with, which is the end of `bytes`.
-#[inline(always)]
 fn behind_value<'a>(bytes: &[u8], mut value: &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
     loop {
         value = from_control(bytes, value);

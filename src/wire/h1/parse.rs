@@ -33,11 +33,9 @@ fn request_whole(bytes: &[u8], limits: &HeadLimits) -> Parsed<RequestHead> {
     let Some(start) = start_line(bytes)? else {
         return Ok(None);
     };
-    let mut fields = Fields::new();
-    let Some(length) = field_lines(bytes, start.length, fields.buffer_mut(), limits)? else {
+    let Some((fields, length)) = fields(bytes, start.length, limits)? else {
         return Ok(None);
     };
-    fields.receive(&bytes[..length - 2]);
     let method = Method::from_token(&bytes[..start.method]);
     let target = (start.method as u32 + 1, start.target_end as u32);
     let head = RequestHead::received(method, start.version, fields, target);
@@ -99,6 +97,9 @@ fn start_line(bytes: &[u8]) -> Result<Option<StartLine>, Malformed> {
 
 /// The first byte that is none of a token; `None` while that has not come.
 fn method_end(bytes: &[u8]) -> Option<usize> {
+    if bytes.starts_with(b"GET ") {
+        return Some(3);
+    }
     if let Some(chunk) = bytes.first_chunk() {
         let plain = Lanes::new(chunk).plain().trailing_ones() as usize;
         if plain < chunk.len() && bytes[plain] == b' ' {
@@ -162,11 +163,9 @@ fn response_whole(bytes: &[u8], limits: &HeadLimits) -> Parsed<ResponseHead> {
         }
         _ => return bad("the status code is not three digits"),
     };
-    let mut fields = Fields::new();
-    let Some(length) = field_lines(bytes, text.len() + 2, fields.buffer_mut(), limits)? else {
+    let Some((fields, length)) = fields(bytes, text.len() + 2, limits)? else {
         return Ok(None);
     };
-    fields.receive(&bytes[..length - 2]);
     let reason = (13.min(text.len()) as u32, text.len() as u32);
     Ok(Some((
         ResponseHead::received(status, version, fields, reason),
@@ -198,18 +197,21 @@ fn status_line(bytes: &[u8]) -> Result<Option<&[u8]>, Malformed> {
 
 /// A trailer section with its final empty line, RFC 9112 section 7.1.2.
 pub(super) fn trailers(bytes: &[u8], limits: &HeadLimits) -> Parsed<Fields> {
-    let mut fields = Fields::new();
-    let Some(length) = field_lines(bytes, 0, fields.buffer_mut(), limits)? else {
-        return if bytes.len() >= limits.bytes {
-            bad("the trailer section is too large")
-        } else {
-            Ok(None)
-        };
-    };
-    if length > limits.bytes {
-        return bad("the trailer section is too large");
+    match fields(bytes, 0, limits)? {
+        None if bytes.len() >= limits.bytes => bad("the trailer section is too large"),
+        Some((_, length)) if length > limits.bytes => bad("the trailer section is too large"),
+        parsed => Ok(parsed),
     }
-    fields.receive(&bytes[..length - 2]);
+}
+
+/// The fields from `position` on, and the length of the head that they end.
+fn fields(bytes: &[u8], position: usize, limits: &HeadLimits) -> Parsed<Fields> {
+    let mut fields = Fields::new();
+    let buffer = fields.buffer_mut();
+    let Some(length) = field_lines(bytes, position, buffer, limits)? else {
+        return Ok(None);
+    };
+    buffer.receive(&bytes[..length - 2]);
     Ok(Some((fields, length)))
 }
 

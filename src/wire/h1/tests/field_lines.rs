@@ -81,7 +81,7 @@ fn parsed(bytes: &[u8], before: usize, limits: &HeadLimits) -> Result<Option<Sec
     let Some(end) = end else {
         return Ok(None);
     };
-    fields.receive(&head[..end - 2]);
+    fields.buffer_mut().receive(&head[..end - 2]);
     for (known, name, _) in fields.iter_known() {
         assert_eq!(known, Known::find(name), "{name:?}");
         assert!(known.is_none_or(|known| fields.contains(known)));
