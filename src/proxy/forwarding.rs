@@ -75,12 +75,13 @@ pub fn set_forwarding(
         if arrival.via {
             append_via(fields, arrival.version);
         }
-    } else {
-        fields.remove_any(SPOOFABLE);
-        fields.append_block(introductions.of(arrival));
-        fields.append_copy(Known::XForwardedHost, Known::Host);
+        return keep_request_id(fields, random);
     }
-    request_id(fields, arrival.trusted, random)
+    fields.remove_any(SPOOFABLE);
+    let id = fresh_id(random);
+    fields.append_block_ending(introductions.of(arrival), &id);
+    fields.append_copy(Known::XForwardedHost, Known::Host);
+    id
 }
 
 /// Adds ourselves to `Via` of a request or response that came in this version
@@ -96,8 +97,8 @@ pub fn append_via(fields: &mut Fields, version: Version) {
     fields.append_block(&VIA[version as usize]);
 }
 
-/// The lines about a client that is not trusted, but for host and id: formatted once and kept
-/// while it keeps coming.
+/// The lines about a client that is not trusted, but for the host: formatted once and kept while it
+/// keeps coming. They end with the request's id, which is filled in.
 ///
 /// One per worker and not one per connection: those of a client share it, and an idle connection
 /// holds none. A place may be taken by another client at any time, so their number is bounded.
@@ -129,14 +130,15 @@ impl Introductions {
 impl Client {
     fn of(arrival: &Arrival) -> Client {
         let address = match arrival.source {
-            IpAddr::V4(address) => address.to_ipv6_mapped(),
-            IpAddr::V6(address) => address,
+            // As IPv6 has it.
+            IpAddr::V4(address) => 0xffff_0000_0000 | u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
         };
         let rest = u32::from(arrival.port) << 16
             | (arrival.version as u32) << 8
             | u32::from(arrival.scheme == "https") << 1
             | u32::from(arrival.via);
-        Client(address.to_bits(), rest)
+        Client(address, rest)
     }
 
     fn place(self) -> usize {
@@ -156,6 +158,7 @@ fn introduce(arrival: &Arrival) -> Block {
     if arrival.via {
         append_via(&mut lines, arrival.version);
     }
+    lines.append(Known::XRequestId, &hexadecimal(0));
     Block::from_fields(&lines)
 }
 
@@ -226,9 +229,9 @@ fn fill_in(fields: &mut Fields, arrival: &Arrival) {
     }
 }
 
-/// Keeps a trusted proxy's id, else makes one of 128 random bits.
-fn request_id(fields: &mut Fields, trusted: bool, random: &mut Random) -> RequestId {
-    if trusted && fields.count(Known::XRequestId) == 1 {
+/// Keeps a trusted proxy's id, else makes one.
+fn keep_request_id(fields: &mut Fields, random: &mut Random) -> RequestId {
+    if fields.count(Known::XRequestId) == 1 {
         let received = fields.get(Known::XRequestId).unwrap_or_default();
         if is_request_id(received) {
             return received.into();
@@ -239,7 +242,7 @@ fn request_id(fields: &mut Fields, trusted: bool, random: &mut Random) -> Reques
     id
 }
 
-/// An id for a request that came without one, or that goes nowhere.
+/// An id of 128 random bits, for a request that came without one, or that goes nowhere.
 pub fn fresh_id(random: &mut Random) -> RequestId {
     RequestId::from_buf(hexadecimal(random.long_number()))
 }

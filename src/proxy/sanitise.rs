@@ -14,7 +14,7 @@ use std::net::Ipv6Addr;
 
 use crate::message::{Known, Method, RequestHead, Version};
 use crate::router::path;
-use crate::util::scan::pieces;
+use crate::util::scan::split_piece;
 
 /// Why a request is refused before it is routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,8 +168,9 @@ fn host_name(authority: &[u8]) -> Option<HostName> {
         return is_port(port?).then(|| HostName::Own(name()));
     }
     // As if behind a dot: a name does not begin with one.
-    let (mut end, mut behind_dot, mut upper) = (0, 1, 0);
-    for (lanes, length) in pieces(authority) {
+    let (mut rest, mut end, mut behind_dot, mut upper) = (authority, 0, 1, 0);
+    while !rest.is_empty() {
+        let (lanes, length, behind) = split_piece(rest);
         let colon = lanes.equal(b':');
         let length = length.min(colon.trailing_zeros() as usize);
         let name = (1 << length) - 1;
@@ -184,6 +185,7 @@ fn host_name(authority: &[u8]) -> Option<HostName> {
             break;
         }
         behind_dot = dots >> 15;
+        rest = behind;
     }
     // Nothing but dots was refused above.
     let name = authority[..end]
@@ -201,6 +203,9 @@ fn host_name(authority: &[u8]) -> Option<HostName> {
 
 /// Digits, possibly none (RFC 3986 section 3.2.3), up to 65535.
 fn is_port(text: &[u8]) -> bool {
+    if text.is_empty() {
+        return true;
+    }
     let port = text.iter().try_fold(0, |port: u32, byte| {
         let port = byte
             .is_ascii_digit()

@@ -14,7 +14,7 @@
 
 use std::borrow::Cow;
 
-use crate::util::scan::pieces;
+use crate::util::scan::split_piece;
 
 /// Why a path is refused with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -137,8 +137,9 @@ pub fn normal_prefix(target: &[u8]) -> Option<usize> {
     if target.first() != Some(&b'/') {
         return None;
     }
-    let (mut at, mut behind_slash) = (0, 0);
-    for (lanes, length) in pieces(target) {
+    let (mut rest, mut at, mut behind_slash) = (target, 0, 0);
+    while !rest.is_empty() {
+        let (lanes, length, behind) = split_piece(rest);
         let query = lanes.equal(b'?');
         let length = length.min(query.trailing_zeros() as usize);
         let path = (1 << length) - 1;
@@ -158,6 +159,7 @@ pub fn normal_prefix(target: &[u8]) -> Option<usize> {
             break;
         }
         behind_slash = slashes >> 15;
+        rest = behind;
     }
     Some(at)
 }

@@ -45,42 +45,39 @@ fn from_up_to<'a>(bytes: &[u8], mut rest: &'a [u8], last: u8) -> &'a [u8] {
     hit.and_then(|hit| rest.get(hit..)).unwrap_or_default()
 }
 
-/// Sixteen at a time with how many they are: the last ones are filled up with zeros.
-#[inline]
-pub(crate) fn pieces(bytes: &[u8]) -> impl Iterator<Item = (Lanes, usize)> {
-    let (whole, rest) = bytes.as_chunks();
-    let last = (!rest.is_empty()).then(|| (Lanes::new(&filled_up(rest)), rest.len()));
-    let whole = whole.iter().map(|chunk| (Lanes::new(chunk), 16));
-    whole.chain(last)
+/// The first sixteen bytes, how many they are, and what follows. Where there are fewer, zeros stand
+/// for the rest.
+#[inline(always)]
+pub(crate) fn split_piece(bytes: &[u8]) -> (Lanes, usize, &[u8]) {
+    match bytes.split_first_chunk() {
+        Some((chunk, behind)) => (Lanes::new(chunk), 16, behind),
+        None => (Lanes::from_halves(halves(bytes)), bytes.len(), &[]),
+    }
 }
 
-/// At most sixteen bytes and zeros behind them. Two loads that overlap: a copy of so few bytes
-/// takes longer than what is asked of them.
-#[inline]
-fn filled_up(bytes: &[u8]) -> [u8; 16] {
-    let halves: [u64; 2] = match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
-        (Some(first), Some(last)) => {
-            let beyond = 8 * 16_u32.saturating_sub(bytes.len() as u32);
-            let high = u64::from_le_bytes(*last).checked_shr(beyond);
-            [u64::from_le_bytes(*first), high.unwrap_or_default()]
-        }
-        _ => {
-            let add = |word: u64, byte: &u8| word << 8 | u64::from(*byte);
-            [bytes.iter().rev().fold(0, add), 0]
-        }
-    };
-    let mut filled = [0; 16];
-    let (low, high) = filled.split_at_mut(8);
-    low.copy_from_slice(&halves[0].to_le_bytes());
-    high.copy_from_slice(&halves[1].to_le_bytes());
-    filled
+/// At most sixteen bytes with zeros behind them. Loads that overlap: to copy so few bytes takes
+/// longer than what is asked of them.
+#[inline(always)]
+fn halves(bytes: &[u8]) -> [u64; 2] {
+    let bits_beyond = |width: usize| 8 * (2 * width).saturating_sub(bytes.len()) as u32;
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let high = u64::from_le_bytes(*last).checked_shr(bits_beyond(8));
+        return [u64::from_le_bytes(*first), high.unwrap_or(0)];
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let high = u32::from_le_bytes(*last).checked_shr(bits_beyond(4));
+        let low = u32::from_le_bytes(*first);
+        return [u64::from(high.unwrap_or(0)) << 32 | u64::from(low), 0];
+    }
+    let add = |word: u64, byte: &u8| word << 8 | u64::from(*byte);
+    [bytes.iter().rev().fold(0, add), 0]
 }
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod sse2 {
     use safe_arch::{
         bitand_m128i, bitor_m128i, cmp_eq_mask_i8_m128i, load_unaligned_m128i, m128i, min_u8_m128i,
-        move_mask_i8_m128i, set_splat_i8_m128i, shr_imm_u16_m128i, sub_i8_m128i,
+        move_mask_i8_m128i, set_i64_m128i, set_splat_i8_m128i, shr_imm_u16_m128i, sub_i8_m128i,
     };
 
     /// Sixteen bytes.
@@ -91,6 +88,12 @@ mod sse2 {
         #[inline(always)]
         pub(crate) fn new(bytes: &[u8; 16]) -> Self {
             Lanes(load_unaligned_m128i(bytes))
+        }
+
+        /// The bytes of the first in little-endian order, then those of the second.
+        #[inline(always)]
+        pub(crate) fn from_halves(halves: [u64; 2]) -> Self {
+            Lanes(set_i64_m128i(halves[1] as i64, halves[0] as i64))
         }
 
         /// Which are this byte.
@@ -167,7 +170,11 @@ mod portable {
     impl Lanes {
         pub(crate) fn new(bytes: &[u8; 16]) -> Self {
             let number = u128::from_le_bytes(*bytes);
-            Lanes([number as u64, (number >> 64) as u64])
+            Lanes::from_halves([number as u64, (number >> 64) as u64])
+        }
+
+        pub(crate) fn from_halves(halves: [u64; 2]) -> Self {
+            Lanes(halves)
         }
 
         pub(crate) fn equal(self, byte: u8) -> u32 {
@@ -307,15 +314,17 @@ mod tests {
 
         #[test]
         fn pieces_are_the_bytes_and_zeros(
-            bytes in prop::collection::vec(1u8.., 0..50), wanted: u8,
+            bytes in prop::collection::vec(1u8.., 0..50), wanted in 1u8..,
         ) {
-            let (mut seen, mut hits) = (0, Vec::new());
-            for (lanes, length) in pieces(&bytes) {
+            let (mut rest, mut seen, mut hits) = (&bytes[..], 0, Vec::new());
+            while !rest.is_empty() {
+                let (lanes, length, behind) = split_piece(rest);
                 let padding = lanes.equal(0);
                 prop_assert_eq!(padding, 0xffff & !((1 << length) - 1), "only behind the end");
                 let mask = lanes.equal(wanted) & !padding;
                 hits.extend((0..length).filter(|lane| mask >> lane & 1 == 1).map(|lane| seen + lane));
                 seen += length;
+                rest = behind;
             }
             prop_assert_eq!(seen, bytes.len());
             let expected = bytes.iter().enumerate().filter(|(_, byte)| **byte == wanted);

@@ -54,12 +54,33 @@ impl Fields {
         } = block;
         self.buffer_mut().append_lines(bytes, lines, *names);
     }
+
+    /// The same for a block whose last value is another one for each head: `value`, which has no
+    /// control bytes, takes the place of as many bytes.
+    pub fn append_block_ending(&mut self, block: &Block, value: &[u8]) {
+        self.append_block(block);
+        self.buffer_mut().overwrite_end(value);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::message::Known;
+
+    #[test]
+    fn the_last_value_of_a_block_can_be_each_heads_own() {
+        let mut fields = Fields::new();
+        fields.append(Known::Via, b"1.1 x");
+        fields.append(Known::XRequestId, b"a-0000");
+        let block = Block::from_fields(&fields);
+        let mut head = Fields::new();
+        head.append_block_ending(&block, b"1234");
+        head.append(Known::Host, b"a");
+        assert_eq!(head.get(Known::Via), Some(&b"1.1 x"[..]));
+        assert_eq!(head.get(Known::XRequestId), Some(&b"a-1234"[..]));
+        assert_eq!(head.get(Known::Host), Some(&b"a"[..]));
+    }
 
     #[test]
     fn a_block_is_appended_as_its_fields_would_be() {

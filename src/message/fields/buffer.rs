@@ -232,6 +232,12 @@ impl Buffer {
         self.present = self.present.union(names);
     }
 
+    /// Puts `value` where the last line's ends.
+    pub(super) fn overwrite_end(&mut self, value: &[u8]) {
+        let end = self.bytes.len() - b"\r\n".len();
+        self.bytes[end - value.len()..end].copy_from_slice(value);
+    }
+
     /// Becomes the same as `from`.
     pub(super) fn clone_from(&mut self, from: &Buffer) {
         self.clear();
