@@ -128,6 +128,8 @@ pub struct Listener {
     pub address: SocketAddr,
     pub trusted_proxies: Vec<IpNet>,
     pub underscore_headers: UnderscoreHeaders,
+    /// A client's FIN after its request is not an abort.
+    pub half_close: bool,
     pub via: bool,
     pub backlog: u32,
     pub limits: ListenerLimits,

@@ -106,6 +106,7 @@ impl Current {
             max_headers: rules.limits.max_headers,
             max_requests: rules.limits.max_requests_per_connection,
             underscore_headers: rules.underscore_headers,
+            half_close: rules.half_close,
         };
         Some(Current {
             pin,

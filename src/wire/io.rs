@@ -13,7 +13,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use nix::sys::socket::{MsgFlags, recv, send};
-use tokio::io::{AsyncWrite, Interest};
+use tokio::io::{AsyncWrite, Interest, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::message::Pipe;
@@ -148,12 +148,12 @@ impl Socket {
     /// True if the peer's FIN or reset has arrived, also behind bytes that are not read yet. Looks
     /// at a flag that is only as new as the last event; registers nothing.
     pub fn is_read_closed(&self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        let ready = match self {
-            Socket::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
-            Socket::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
-        };
-        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+        self.readiness(Interest::READABLE).is_read_closed()
+    }
+
+    /// As [`Socket::is_read_closed`], but not for a FIN alone: nothing that we write arrives.
+    pub fn is_broken(&self) -> bool {
+        self.readiness(Interest::WRITABLE).is_write_closed()
     }
 
     /// Makes the coming close a reset: the peer must see that something was cut off.
@@ -161,6 +161,18 @@ impl Socket {
         if let Socket::Tcp(stream) = self {
             // Fails only on a socket that is broken already.
             let _ = stream.set_zero_linger();
+        }
+    }
+
+    fn readiness(&self, interest: Interest) -> Ready {
+        let mut cx = Context::from_waker(Waker::noop());
+        let ready = match self {
+            Socket::Tcp(stream) => pin!(stream.ready(interest)).poll(&mut cx),
+            Socket::Unix(stream) => pin!(stream.ready(interest)).poll(&mut cx),
+        };
+        match ready {
+            Poll::Ready(Ok(ready)) => ready,
+            Poll::Ready(Err(_)) | Poll::Pending => Ready::EMPTY,
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Limits {
     /// 0 is unlimited.
     pub max_requests: u64,
     pub underscore_headers: UnderscoreHeaders,
+    /// A client's FIN after its request does not abort it.
+    pub half_close: bool,
 }
 
 /// Why the wire refuses a request head before anybody else sees it.

@@ -73,6 +73,7 @@ fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
             "reject" => UnderscoreHeaders::Reject,
             _ => UnderscoreHeaders::Remove,
         },
+        half_close: reader.switch("half-close"),
         via: reader.switch("via"),
         backlog: reader.integer("backlog"),
         limits: limits(reader.table_or_empty("limits", &keys::LIMITS)),

@@ -35,6 +35,12 @@ pub(in crate::config) static LISTENER: Section = Section {
             "What happens to header names with `_`, which collide with `-` in CGI-like servers",
         )
         .default("\"remove\""),
+        key(
+            "half-close",
+            Kind::Switch,
+            "Whether a client may end its side after its request and still get the answer",
+        )
+        .default("false"),
         key("via", Kind::Switch, "Whether Via is appended").default("true"),
         key(
             "backlog",
@@ -47,7 +53,6 @@ pub(in crate::config) static LISTENER: Section = Section {
         .default("4096"),
         key("limits", Kind::Table(&LIMITS), LIMITS.about).default("{}"),
         later("proxy-protocol"),
-        later("half-close"),
         later("tls"),
     ],
 };

@@ -279,6 +279,7 @@ impl<H: Handler> Serve<H> {
             version: head.version,
             keep: persistent && self.requests < most,
             more: persistent,
+            half_close: limits.half_close,
             idle_timeout: limits.idle_timeout,
         };
         let expects = head.fields.contains(Known::Expect)

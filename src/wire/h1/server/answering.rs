@@ -82,10 +82,11 @@ impl Answering {
         let close = close
             || !facts.keep
             || framing == AnswerFraming::UntilClose
+            || inner.has_sent_all()
             || inner.expects
             || inner.reader.is_broken()
             || !(pumped || drainable);
-        let end = close.then_some(if facts.more {
+        let end = close.then_some(if facts.more && !inner.has_sent_all() {
             Close::Linger
         } else {
             Close::AtOnce

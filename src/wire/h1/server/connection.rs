@@ -60,6 +60,8 @@ pub(super) struct Inner {
     /// The final answer has begun: no interim one may follow.
     answering: bool,
     gone: bool,
+    /// The client has sent its FIN, which does not make it gone.
+    half_closed: bool,
     /// Whoever pulls the body takes pipes.
     pipes: bool,
     /// For the end of a client that has sent more than we read ahead.
@@ -91,6 +93,7 @@ impl Held {
         inner.interim = false;
         inner.answering = false;
         inner.gone = false;
+        inner.half_closed = false;
         inner.pipes = false;
         drop(inner);
         held
@@ -151,6 +154,7 @@ impl ServerConnection {
             interim: false,
             answering: false,
             gone: true,
+            half_closed: false,
             pipes: false,
             look: None,
         };
@@ -307,9 +311,9 @@ impl Inner {
             if self.gone {
                 return Poll::Ready(Abort);
             }
-            if self.inbound.len() >= EARLY_BYTES {
+            if self.half_closed || self.inbound.len() >= EARLY_BYTES {
                 self.inbound.park();
-                self.gone = self.line.as_ref().is_none_or(Line::is_read_closed);
+                self.gone = self.has_left();
                 if !self.gone {
                     // No read, no event: another look after a while.
                     let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
@@ -320,9 +324,34 @@ impl Inner {
             }
             match ready!(self.poll_fill(cx)) {
                 Ok(Fill::Bytes | Fill::Full) => {}
+                Ok(Fill::End) if self.may_half_close() => self.half_closed = true,
                 Ok(Fill::End) | Err(_) => self.gone = true,
             }
         }
+    }
+
+    /// Without a read: what events have told about the end of the client's side.
+    fn has_left(&self) -> bool {
+        self.line.as_ref().is_none_or(|line| {
+            if self.facts.half_close {
+                line.is_broken()
+            } else {
+                line.is_read_closed()
+            }
+        })
+    }
+
+    /// The whole request has come, or may have: of a chunked one its reader finds that out.
+    fn may_half_close(&self) -> bool {
+        let waits = self.expects && self.inbound.is_empty();
+        let received = self.inbound.len() as u64;
+        let whole = self.reader.remaining().is_none_or(|rest| rest <= received);
+        self.facts.half_close && !waits && whole
+    }
+
+    /// The client has sent its FIN, and nothing of another request before it.
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.half_closed && self.reader.is_done() && self.inbound.is_empty()
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Facts {
     pub(super) keep: bool,
     /// The client may send another request at any time: it did not ask for the end.
     pub(super) more: bool,
+    /// The client's FIN after its request is not its leaving.
+    pub(super) half_close: bool,
     /// How long the next request may take to come.
     pub(super) idle_timeout: Duration,
 }
@@ -50,6 +52,7 @@ impl Facts {
         version: Version::Http11,
         keep: false,
         more: true,
+        half_close: false,
         idle_timeout: Duration::ZERO,
     };
 }

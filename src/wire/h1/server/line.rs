@@ -100,6 +100,11 @@ impl Line {
         self.socket.is_read_closed()
     }
 
+    /// As [`Socket::is_broken`].
+    pub(super) fn is_broken(&self) -> bool {
+        self.socket.is_broken()
+    }
+
     /// Makes the coming close visible as a break.
     pub(super) fn reset_on_close(&self) {
         self.socket.reset_on_close();

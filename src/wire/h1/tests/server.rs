@@ -4,6 +4,9 @@ use std::future::{pending, poll_fn};
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
+use tokio::time::sleep;
+
 use super::support::{Client, Frames, echo, fields, limits, local, plain, read_body, stream};
 use crate::message::{Body, BodyError, Frame, Known, Length, ResponseHead};
 use crate::wire::h1::Ended;
@@ -363,6 +366,40 @@ async fn a_client_that_leaves_is_noticed_and_early_bytes_are_not_lost() {
         let answers = client.read_until("/2").await;
         assert!(answers.contains("/1HTTP/1.1 200 OK"), "{answers}");
         assert_eq!(client.ended().await, Ended::Aborted);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_behind_a_clients_end_takes_a_look_now_and_then() {
+    local(async {
+        let limits = Limits {
+            half_close: true,
+            ..limits()
+        };
+        let mut client = Client::with_limits(limits, |request| {
+            let mut enough = Box::pin(sleep(Duration::from_secs(10)));
+            Box::pin(async move {
+                let mut polls = 0;
+                poll_fn(|cx| {
+                    polls += 1;
+                    assert!(polls < 100, "it waits");
+                    assert!(request.downstream.poll_gone(cx).is_pending(), "still there");
+                    enough.as_mut().poll(cx)
+                })
+                .await;
+                assert!(polls > 10, "a reset would be seen only at a look");
+                plain(200, "late")
+            })
+        });
+        client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        client.stream.shutdown().await.expect("it is open");
+        let answer = client.read_all().await;
+        assert_eq!(
+            answer,
+            "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlate"
+        );
+        assert_eq!(client.ended().await, Ended::Cleanly);
     })
     .await;
 }

@@ -85,6 +85,7 @@ pub(super) fn limits() -> Limits {
         max_headers: 100,
         max_requests: 0,
         underscore_headers: UnderscoreHeaders::Remove,
+        half_close: false,
     }
 }
 
