@@ -225,7 +225,17 @@ impl Fields {
 
 /// Without optional white space around (RFC 9110 section 5.6.3).
 #[inline]
-pub fn trim(mut value: &[u8]) -> &[u8] {
+pub fn trim(value: &[u8]) -> &[u8] {
+    // Nearly always one space in front and none behind.
+    let inner = value.strip_prefix(b" ").unwrap_or(value);
+    match (inner.first(), inner.last()) {
+        (Some(b'!'..), Some(b'!'..)) => inner,
+        _ => trim_all(inner),
+    }
+}
+
+#[cold]
+fn trim_all(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
     }
