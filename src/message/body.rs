@@ -1,6 +1,7 @@
 //! Bodies that are pulled, and what the client's side of an exchange offers.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -136,6 +137,8 @@ pub enum Body {
     Empty,
     /// Made by us.
     Bytes(Bytes),
+    /// All of a server's, and how long the client may take nothing of it.
+    Whole(Data, Option<Duration>),
     Stream(Box<dyn BodyStream>),
     /// Only with 101 (or 200 to extended CONNECT).
     Tunnel(Box<dyn Tunnel>),
@@ -146,6 +149,7 @@ impl Body {
         match self {
             Body::Empty => Length::Exact(0),
             Body::Bytes(bytes) => Length::Exact(bytes.len() as u64),
+            Body::Whole(data, _) => Length::Exact(data.payload() as u64),
             Body::Stream(stream) => stream.length(),
             Body::Tunnel(_) => Length::Unknown,
         }
@@ -158,6 +162,7 @@ impl std::fmt::Debug for Body {
         f.write_str(match self {
             Body::Empty => "Empty",
             Body::Bytes(_) => "Bytes",
+            Body::Whole(..) => "Whole",
             Body::Stream(_) => "Stream",
             Body::Tunnel(_) => "Tunnel",
         })

@@ -1,63 +1,70 @@
 //! From an answered exchange to what goes downstream: the head cleaned, the body wrapped, the
 //! connection's way back settled.
 
-use crate::config::model::RouteId;
-use crate::message::{Body, Known, Length, ResponseHead};
-use crate::proxy::attempt::{Answered, Attempt};
+use std::time::Duration;
+
+use crate::message::{Body, Known, ResponseHead};
+use crate::proxy::attempt::Attempt;
+use crate::proxy::error::{self, Failure};
 use crate::proxy::passage::{Passage, Stage};
 use crate::proxy::patience::IdleClock;
-use crate::proxy::response_body::AnswerBody;
+use crate::proxy::response_body::{AnswerBody, Held};
 use crate::proxy::transaction::Transaction;
 use crate::proxy::tunnel::ExchangeTunnel;
 use crate::proxy::{forwarding, hop_by_hop};
+use crate::telemetry::Reason;
+use crate::util::clock;
 use crate::wire::Response;
 
 impl Passage {
-    pub(super) fn respond(mut self: Box<Self>, route: RouteId, answered: Answered) -> Response {
-        if answered.switching {
-            return self.tunnel(route, answered);
-        }
-        let Answered {
-            mut head,
-            mut attempt,
-            ..
-        } = answered;
-        let transaction = &mut self.transaction;
-        let timeout = &transaction.account.pin.route(route).rules.timeout;
-        let mut idle = timeout.idle;
-        if is_event_stream(&head) {
-            idle = timeout.tunnel;
-            attempt.lease.release_slot();
-        }
-        attempt.bound |= binds_connection(&head);
-        hop_by_hop::clean_response(&mut head.fields);
-        transaction.sign(&mut head);
-        transaction.account.passes();
-        let mut body = AnswerBody::new(attempt, idle);
-        let body = match body.length() {
-            Length::Exact(0) if body.end_now(transaction) => Body::Empty,
-            _ => {
-                self.stage = Stage::Answering(body);
-                Body::Stream(self)
-            }
+    /// What the client gets of a server's answer.
+    pub(super) fn respond(mut self: Box<Self>) -> Response {
+        let Passage {
+            transaction: Some(transaction),
+            stage,
+        } = &mut *self
+        else {
+            return error::answer(&Failure::new(Reason::Internal), None);
         };
-        Response {
-            head,
-            body,
+        let Stage::Asking(mut attempt) = std::mem::take(stage) else {
+            return error::answer(&Failure::new(Reason::Internal), None);
+        };
+        let head = attempt.exchange.take_head();
+        let mut response = Response {
+            // It is there: nobody else takes the head of a final answer.
+            head: head.unwrap_or_else(|| ResponseHead::new(502)),
+            body: Body::Empty,
             close: false,
+        };
+        let head = &mut response.head;
+        attempt.bound |= binds_connection(head);
+        let token = hop_by_hop::clean_response(&mut head.fields);
+        transaction.sign(head);
+        if attempt.switching {
+            if let Some(token) = token {
+                hop_by_hop::offer_upgrade(&mut head.fields, &token);
+            }
+            response.body = self.tunnel(attempt);
+            return response;
         }
+        match transaction.pass_on(attempt, head) {
+            Ok(body) => {
+                response.body = body;
+                self.close();
+            }
+            Err(body) => {
+                *stage = Stage::Answering(body);
+                response.body = Body::Stream(self);
+            }
+        }
+        response
     }
 
-    fn tunnel(self: Box<Self>, route: RouteId, answered: Answered) -> Response {
-        let Answered {
-            mut head, attempt, ..
-        } = answered;
-        let token = hop_by_hop::clean_response(&mut head.fields);
-        if let Some(token) = token {
-            hop_by_hop::offer_upgrade(&mut head.fields, &token);
-        }
-        let transaction = self.transaction;
-        transaction.sign(&mut head);
+    /// After a switch: the tunnel holds what its exchange held.
+    fn tunnel(mut self: Box<Self>, attempt: Attempt) -> Body {
+        let Some(transaction) = self.transaction.take() else {
+            return Body::Empty;
+        };
         let Transaction {
             account, patience, ..
         } = transaction;
@@ -65,22 +72,69 @@ impl Passage {
             exchange,
             mut lease,
             claim,
+            route,
             ..
         } = attempt;
         lease.release_slot();
         let limit = account.pin.route(route).rules.timeout.tunnel;
-        let patience = (IdleClock::new(limit), patience);
+        let clock = (IdleClock::new(limit), patience);
         let (socket, received) = exchange.into_tunnel();
-        let tunnel = ExchangeTunnel::new(socket, received, lease, claim, account, patience);
-        Response {
-            head,
-            body: Body::Tunnel(Box::new(tunnel)),
-            close: false,
-        }
+        let tunnel = ExchangeTunnel::new(socket, received, lease, claim, account, clock);
+        Body::Tunnel(Box::new(tunnel))
     }
 }
 
 impl Transaction {
+    /// A body that came with its head ends the exchange at once, so that its connection is free
+    /// before the client has its answer. Any other passes from now on.
+    fn pass_on(&mut self, attempt: Attempt, head: &ResponseHead) -> Result<Body, AnswerBody> {
+        let Attempt {
+            exchange,
+            claim,
+            mut lease,
+            bound,
+            route,
+            ..
+        } = attempt;
+        let timeout = &self.account.pin.route(route).rules.timeout;
+        let mut idle = timeout.idle;
+        if is_event_stream(head) {
+            idle = timeout.tunnel;
+            lease.release_slot();
+        }
+        let held = Held {
+            claim,
+            lease,
+            bound,
+        };
+        let (data, connection) = match exchange.into_whole() {
+            Ok(whole) => whole,
+            Err(exchange) => {
+                self.account.passes();
+                return Err(AnswerBody::new(exchange.into_body(), held, idle));
+            }
+        };
+        held.hand_back(connection, &self.patience.connection);
+        let body = match data {
+            Some(data) => {
+                self.account.response_bytes = data.payload() as u64;
+                Body::Whole(data, self.left_for(idle))
+            }
+            None => Body::Empty,
+        };
+        self.account.finish();
+        Ok(body)
+    }
+
+    /// How long the client may take nothing of a whole answer.
+    fn left_for(&self, idle: Option<Duration>) -> Option<Duration> {
+        let total = self.total.as_ref().map(|total| {
+            let ends = total.expires_at();
+            ends.saturating_duration_since(clock::now())
+        });
+        [idle, total].into_iter().flatten().min()
+    }
+
     /// `Via` on the way back (RFC 9110 section 7.6.3), where the listener has it.
     fn sign(&self, head: &mut ResponseHead) {
         let account = &self.account;

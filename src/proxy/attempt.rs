@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use tokio::time::Instant;
 
 use crate::config::model::{RouteId, ServerAddress};
-use crate::message::{BodyError, Known, ResponseHead};
+use crate::message::{BodyError, Known};
 use crate::proxy::account::Asked;
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
@@ -35,15 +35,9 @@ pub(super) struct Attempt {
     pub watched: bool,
     /// An interim answer went to the client.
     pub interim_sent: bool,
-    pub waiting: Waiting,
-}
-
-/// An exchange whose response head has come.
-pub(super) struct Answered {
-    pub head: ResponseHead,
-    pub attempt: Attempt,
-    /// 101 with the token that was asked for.
+    /// The answer is 101 with the token that was asked for.
     pub switching: bool,
+    pub waiting: Waiting,
 }
 
 /// An attempt that gave no response head.
@@ -55,6 +49,13 @@ pub(super) struct Failed {
     pub written: bool,
     /// Where to go on, when that was settled before this attempt was ended.
     pub next: Option<Box<Selected>>,
+}
+
+impl Attempt {
+    /// Of the answer, once its head has come.
+    pub(super) fn status(&self) -> u16 {
+        self.exchange.head().map_or(0, |head| head.status)
+    }
 }
 
 impl Transaction {
@@ -93,6 +94,7 @@ impl Transaction {
             bound: false,
             watched: journey.upstream.config().health.is_some(),
             interim_sent: false,
+            switching: false,
             waiting: Waiting::default(),
         }
     }
@@ -102,7 +104,7 @@ impl Transaction {
         &mut self,
         journey: &Journey<'_>,
         selected: Selected,
-    ) -> Result<Answered, Failed> {
+    ) -> Result<Attempt, Failed> {
         let Selected { mut lease, via } = selected;
         let started = self.attempt_starts(journey.asked, lease.server());
         let mut attempt = match via {
@@ -123,7 +125,7 @@ impl Transaction {
         self.conclude(journey, attempt, waited).await
     }
 
-    /// From what a wait gave to what its attempt did. When checks take the server out meanwhile,
+    /// From what a wait gave to an attempt that was answered or has failed. When checks take the server out meanwhile,
     /// it ends only if there is another one to go to; a connection that turns out to have been
     /// ended is replaced once.
     pub(super) async fn conclude(
@@ -131,11 +133,14 @@ impl Transaction {
         journey: &Journey<'_>,
         mut attempt: Attempt,
         mut waited: Result<Answer, WaitError>,
-    ) -> Result<Answered, Failed> {
+    ) -> Result<Attempt, Failed> {
         loop {
             self.interim_sent |= attempt.interim_sent;
             match waited {
-                Ok(answer) => return Ok(self.answered(attempt, answer)),
+                Ok(answer) => {
+                    self.answered(&mut attempt, answer);
+                    return Ok(attempt);
+                }
                 Err(WaitError::TakenOut) => {
                     let written = attempt.exchange.bytes_written() > 0;
                     match self.elsewhere(journey, Cause::TakenOut, written) {
@@ -238,22 +243,15 @@ impl Transaction {
     }
 
     /// The response head came: the outcome of the attempt, unless its body fails.
-    pub(super) fn answered(&mut self, mut attempt: Attempt, answer: Answer) -> Answered {
-        let (head, switching) = match answer {
-            Answer::Switching(head) => (head, true),
-            Answer::Final(head) | Answer::Interim(head) => (head, false),
-        };
+    pub(super) fn answered(&mut self, attempt: &mut Attempt, answer: Answer) {
+        attempt.switching = answer == Answer::Switching;
         let now = clock::now();
-        let (latency, status) = (now - attempt.started, head.status);
+        let latency = now - attempt.started;
+        let status = attempt.status();
         let lease = &mut attempt.lease;
         lease.answered(now, latency, status);
         lease.server().metrics().attempted(Outcome::Status(status));
         self.account.head_came(status, latency);
-        Answered {
-            head,
-            attempt,
-            switching,
-        }
     }
 
     pub(super) fn attempt_ended(&mut self, server: &Server, outcome: Outcome, started: Instant) {

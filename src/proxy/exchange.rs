@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use crate::config::model::RouteId;
 use crate::proxy::account::Asked;
-use crate::proxy::attempt::{Answered, Attempt, Failed};
+use crate::proxy::attempt::{Attempt, Failed};
 use crate::proxy::error::Failure;
 use crate::proxy::head_wait::WaitError;
 use crate::proxy::retry::{self, Cause, Situation, Verdict};
@@ -35,20 +35,20 @@ pub(super) enum Turn {
     /// The first attempt gave no head.
     Broken(Attempt, WaitError),
     /// The first attempt was answered with what may be tried elsewhere.
-    Unwelcome(Answered),
+    Unwelcome(Attempt),
     Failed(Failure),
 }
 
 /// What the last attempt gave, should there be no better one.
 enum Last {
-    Answer(Box<Answered>, Cause),
+    Answer(Box<Attempt>, Cause),
     Failure(Failed),
 }
 
 impl Last {
-    fn give(self) -> Result<Answered, Failure> {
+    fn give(self) -> Result<Attempt, Failure> {
         match self {
-            Last::Answer(answered, _) => Ok(*answered),
+            Last::Answer(attempt, _) => Ok(*attempt),
             Last::Failure(failed) => Err(failed.failure),
         }
     }
@@ -60,7 +60,7 @@ impl Transaction {
         &mut self,
         mut journey: Journey<'_>,
         turn: Turn,
-    ) -> Result<Answered, Failure> {
+    ) -> Result<Attempt, Failure> {
         let mut attempted = match turn {
             Turn::Failed(failure) => return Err(failure),
             Turn::Full => {
@@ -76,18 +76,18 @@ impl Transaction {
                 journey.tried.push(attempt.lease.server().id());
                 self.conclude(&journey, attempt, Err(error)).await
             }
-            Turn::Unwelcome(answered) => {
-                journey.tried.push(answered.attempt.lease.server().id());
-                Ok(answered)
+            Turn::Unwelcome(attempt) => {
+                journey.tried.push(attempt.lease.server().id());
+                Ok(attempt)
             }
         };
         loop {
             let mut last = match attempted {
-                Ok(answered) => match journey.route.unwelcome(answered.head.status) {
-                    Some(cause) => Last::Answer(Box::new(answered), cause),
+                Ok(attempt) => match journey.route.unwelcome(attempt.status()) {
+                    Some(cause) => Last::Answer(Box::new(attempt), cause),
                     None => {
                         journey.retried(RetryResult::Success);
-                        return Ok(answered);
+                        return Ok(attempt);
                     }
                 },
                 Err(failed) => Last::Failure(failed),
@@ -103,7 +103,7 @@ impl Transaction {
     }
 
     /// One attempt at the upstream of a route's fallback and no more.
-    pub(super) async fn once(&mut self, journey: Journey<'_>) -> Result<Answered, Failure> {
+    pub(super) async fn once(&mut self, journey: Journey<'_>) -> Result<Attempt, Failure> {
         let selected = self
             .select_other(&journey)
             .ok_or(Failure::new(Reason::NoServer))?;

@@ -82,7 +82,10 @@ impl Attempt {
                 self.waiting.interim = None;
             }
             match self.exchange.poll_head(cx) {
-                Poll::Ready(Ok(Answer::Interim(mut head))) => {
+                Poll::Ready(Ok(Answer::Interim)) => {
+                    let Some(mut head) = self.exchange.take_head() else {
+                        continue;
+                    };
                     hop_by_hop::clean_response(&mut head.fields);
                     self.waiting.interim = Some(Box::new(head));
                     self.interim_sent = true;

@@ -1,16 +1,19 @@
-//! One request's passage through the proxy, in one allocation from its head to the end of its
-//! answer.
+//! One request's passage through the proxy, in one object from its head to the end of its answer.
 //!
 //! Nearly every request takes the direct way: a kept connection carries it to a server, which
 //! answers with what the client should see. That is plain code with one wait in it, polled by
 //! hand. Where anything else happens (a queue, a connection to be opened, an attempt that fails,
 //! a fallback) it turns into a detour: an `async` block that takes the passage over as it stands,
 //! at the price of an allocation.
+//!
+//! The object of a passage that has ended is used for the next one of its thread. As many are in
+//! use as requests wait for their servers, and that is more than an allocator keeps at hand.
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 
 use crate::config::model::RouteId;
 use crate::proxy::attempt::Attempt;
@@ -25,24 +28,6 @@ use crate::upstream::Refused;
 use crate::util::clock;
 use crate::wire::{Request, Response};
 
-/// A request and how far it has come. The order of fields matters: an abandoned request's record
-/// is written, then its connection closed, then its place freed.
-pub(super) struct Passage {
-    pub transaction: Transaction,
-    pub stage: Stage,
-}
-
-pub(super) enum Stage {
-    /// The head has come.
-    Begun,
-    /// The request is on its way to a server, the first that was picked for it.
-    Asking(RouteId, Attempt),
-    /// The answer's body is on its way to the client.
-    Answering(AnswerBody),
-    /// On a detour, or at the end.
-    Away,
-}
-
 /// One request being answered. Dropping it abandons the request: the upstream exchange is
 /// cancelled, its lease neutral, its record written.
 pub struct Work(Way);
@@ -53,11 +38,34 @@ enum Way {
     Done,
 }
 
-/// Where a step on the direct way leads.
-enum Step {
-    Wait(Box<Passage>),
-    Answer(Response),
-    Detour(Box<Passage>, RouteId, Turn),
+/// A request and how far it has come. The order of fields matters: an abandoned request's record
+/// is written, then its connection closed, then its place freed.
+#[derive(Default)]
+pub(super) struct Passage {
+    /// `None` between two requests.
+    pub transaction: Option<Transaction>,
+    pub stage: Stage,
+}
+
+#[derive(Default)]
+pub(super) enum Stage {
+    /// The head has come.
+    Begun,
+    /// The request is on its way to the server that was picked first.
+    Asking(Attempt),
+    /// The answer's body is on its way to the client.
+    Answering(AnswerBody),
+    /// On a detour, or over.
+    #[default]
+    Away,
+}
+
+/// What is not a welcome answer to a first attempt.
+enum Rare {
+    /// An answer of our own that is no refusal.
+    Own(Response),
+    Refused(Failure),
+    Detour(RouteId, Turn),
 }
 
 impl Work {
@@ -66,36 +74,36 @@ impl Work {
         connection: &Rc<ConnectionInfo>,
         request: Request,
     ) -> Self {
-        Work(Way::Direct(Box::new(Passage {
-            transaction: Transaction::open(context, connection, request),
-            stage: Stage::Begun,
-        })))
+        Work(Way::Direct(Passage::open(context, connection, request)))
     }
 
     /// What it works on is out of `self` meanwhile: should it panic, its account is dropped by
     /// that, and says so.
     fn advance(&mut self, cx: &mut TaskContext<'_>) -> Poll<Response> {
-        loop {
-            self.0 = match std::mem::replace(&mut self.0, Way::Done) {
-                Way::Direct(passage) => match passage.step(cx) {
-                    Step::Wait(passage) => {
-                        self.0 = Way::Direct(passage);
-                        return Poll::Pending;
-                    }
-                    Step::Answer(response) => return Poll::Ready(response),
-                    Step::Detour(passage, route, turn) => {
-                        Way::Detour(Box::pin(passage.detour(route, turn)))
+        match std::mem::replace(&mut self.0, Way::Done) {
+            Way::Direct(mut passage) => match passage.step(cx) {
+                Poll::Pending => {
+                    self.0 = Way::Direct(passage);
+                    Poll::Pending
+                }
+                Poll::Ready(Ok(())) => Poll::Ready(passage.respond()),
+                Poll::Ready(Err(rare)) => match *rare {
+                    Rare::Own(response) => Poll::Ready(passage.answer(response)),
+                    Rare::Refused(failure) => Poll::Ready(passage.refuse(None, &failure)),
+                    Rare::Detour(route, turn) => {
+                        self.0 = Way::Detour(Box::pin(passage.detour(route, turn)));
+                        self.advance(cx)
                     }
                 },
-                Way::Detour(mut detour) => {
-                    let polled = detour.as_mut().poll(cx);
-                    if polled.is_pending() {
-                        self.0 = Way::Detour(detour);
-                    }
-                    return polled;
+            },
+            Way::Detour(mut detour) => {
+                let polled = detour.as_mut().poll(cx);
+                if polled.is_pending() {
+                    self.0 = Way::Detour(detour);
                 }
-                Way::Done => return Poll::Pending,
-            };
+                polled
+            }
+            Way::Done => Poll::Pending,
         }
     }
 }
@@ -104,119 +112,164 @@ impl Future for Work {
     type Output = Response;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Response> {
+        let mut polled = Poll::Pending;
         // A panic in one request must not end the traffic of the others on this worker.
-        catch_unwind(AssertUnwindSafe(|| self.advance(cx))).unwrap_or_else(|_| {
+        if catch_unwind(AssertUnwindSafe(|| polled = self.advance(cx))).is_err() {
             tracing::error!("a request ended in a panic; please report it");
-            Poll::Ready(error::answer(&Failure::new(Reason::Internal), None))
-        })
+            polled = Poll::Ready(error::answer(&Failure::new(Reason::Internal), None));
+        }
+        polled
     }
 }
 
+thread_local! {
+    static SPARE: RefCell<Vec<Box<Passage>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Passages kept for the next requests of this thread.
+const SPARES: usize = 128;
+
 impl Passage {
-    fn step(mut self: Box<Self>, cx: &mut TaskContext<'_>) -> Step {
-        if let Stage::Begun = self.stage {
-            let begun = self.begin(cx);
-            return match begun {
-                Ok(passage) => passage.step(cx),
-                Err(step) => step,
-            };
-        }
-        let Stage::Asking(_, attempt) = &mut self.stage else {
-            return Step::Wait(self);
-        };
-        let Poll::Ready(waited) = attempt.poll_head(&self.transaction, cx) else {
-            return Step::Wait(self);
-        };
-        let Stage::Asking(route, attempt) = std::mem::replace(&mut self.stage, Stage::Away) else {
-            return Step::Wait(self);
-        };
-        let answer = match waited {
-            Ok(answer) => answer,
-            Err(error) => return Step::Detour(self, route, Turn::Broken(attempt, error)),
-        };
-        let answered = self.transaction.answered(attempt, answer);
-        let status = answered.head.status;
-        let state = self.transaction.account.pin.route(route);
-        if state.unwelcome(status).is_some() {
-            return Step::Detour(self, route, Turn::Unwelcome(answered));
-        }
-        Step::Answer(self.respond(route, answered))
+    fn open(context: &Rc<Context>, connection: &Rc<ConnectionInfo>, request: Request) -> Box<Self> {
+        let mut passage = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        passage.transaction = Some(Transaction::open(context, connection, request));
+        passage.stage = Stage::Begun;
+        passage
     }
 
-    /// Judges the head, picks a server and begins the exchange with it.
-    fn begin(mut self: Box<Self>, cx: &mut TaskContext<'_>) -> Result<Box<Self>, Step> {
-        let pin = self.transaction.account.pin.clone();
-        let transaction = &mut self.transaction;
-        let route = match transaction.prepare(&pin) {
-            Ok(Prepared::Route(route)) => route,
-            Ok(Prepared::Answer(response)) => {
-                return Err(Step::Answer(
-                    self.transaction.account.answered_here(response),
-                ));
+    /// Ends it, and keeps the object for another.
+    pub(super) fn close(mut self: Box<Self>) {
+        self.transaction = None;
+        self.stage = Stage::Away;
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARES {
+                spare.push(self);
             }
-            Err(failure) => return Err(Step::Answer(self.refuse(&failure))),
+        });
+    }
+
+    /// The direct way: ready when a server has answered.
+    fn step(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Box<Rare>>> {
+        let Passage {
+            transaction: Some(transaction),
+            stage,
+        } = self
+        else {
+            return Poll::Pending;
         };
-        let journey = Journey::new(&pin, route);
-        journey.upstream.request_started(clock::now());
-        let (lease, connection, claim, bound) =
-            match transaction.select_first(journey.upstream, Some(cx)) {
-                Ok(Selected { lease, via }) => match via {
-                    Via::Kept(connection, claim) => (lease, connection, claim, false),
-                    Via::Bound(connection, claim) => (lease, connection, claim, true),
-                    Via::Dial(_) => {
-                        let turn = Turn::Selected(Selected { lease, via });
-                        return Err(Step::Detour(self, route, turn));
-                    }
-                },
-                Err(Refused::Full) => return Err(Step::Detour(self, route, Turn::Full)),
-                Err(refused) => {
-                    let turn = Turn::Failed(selection::failure(refused));
-                    return Err(Step::Detour(self, route, turn));
-                }
-            };
-        let started = transaction.attempt_starts(journey.asked, lease.server());
-        let mut attempt = transaction.ask(&journey, connection, claim, lease, started);
-        attempt.bound = bound;
-        self.stage = Stage::Asking(route, attempt);
-        Ok(self)
+        if let Stage::Begun = stage {
+            *stage = Stage::Asking(transaction.begin(cx).map_err(Box::new)?);
+        }
+        let Stage::Asking(attempt) = stage else {
+            return Poll::Pending;
+        };
+        let waited = ready!(attempt.poll_head(transaction, cx));
+        let route = attempt.route;
+        if let Ok(answer) = waited {
+            transaction.answered(attempt, answer);
+            let state = transaction.account.pin.route(route);
+            if state.unwelcome(attempt.status()).is_none() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let Stage::Asking(attempt) = std::mem::take(stage) else {
+            return Poll::Pending;
+        };
+        let turn = match waited {
+            Ok(_) => Turn::Unwelcome(attempt),
+            Err(error) => Turn::Broken(attempt, error),
+        };
+        Poll::Ready(Err(Box::new(Rare::Detour(route, turn))))
     }
 
     /// Whatever is not the direct way, from where that was left.
     async fn detour(mut self: Box<Self>, route: RouteId, turn: Turn) -> Response {
-        let pin = self.transaction.account.pin.clone();
-        let journey = Journey::new(&pin, route);
-        match self.transaction.exchange(journey, turn).await {
-            Ok(answered) => self.respond(route, answered),
-            Err(failure) => self.fail(route, failure).await,
-        }
-    }
-
-    /// Answers with `failure`, or with the route's `fallback` where it stands for that.
-    async fn fail(mut self: Box<Self>, route: RouteId, failure: Failure) -> Response {
-        let pin = self.transaction.account.pin.clone();
-        let covered = matches!(failure.reason.status(), 502..=504);
-        let fallback = pin.route(route).rules.fallback.as_ref();
-        let Some(fallback) = fallback.filter(|_| covered) else {
-            return self.refuse(&failure);
+        let Passage {
+            transaction: Some(transaction),
+            stage,
+        } = &mut *self
+        else {
+            return error::answer(&Failure::new(Reason::Internal), None);
         };
-        if let Some(journey) = Journey::fallback(&pin, route)
-            && self.transaction.replayable()
+        let pin = transaction.account.pin.clone();
+        let journey = Journey::new(&pin, route);
+        let mut answered = transaction.exchange(journey, turn).await;
+        if let Err(failure) = &answered
+            && matches!(failure.reason.status(), 502..=504)
+            && let Some(journey) = Journey::fallback(&pin, route)
+            && transaction.replayable()
         {
-            self.transaction.rewind();
-            if let Ok(answered) = self.transaction.once(journey).await {
-                self.transaction.account.fell_back(failure.reason);
-                return self.respond(route, answered);
+            transaction.rewind();
+            if let Ok(attempt) = transaction.once(journey).await {
+                transaction.account.fell_back(failure.reason);
+                answered = Ok(attempt);
             }
         }
-        let response = error::fallback_answer(failure.reason, fallback.status, &fallback.body);
-        let account = self.transaction.account;
+        match answered {
+            Ok(attempt) => {
+                *stage = Stage::Asking(attempt);
+                self.respond()
+            }
+            Err(failure) => self.refuse(Some(route), &failure),
+        }
+    }
+
+    /// Answers with `failure`, or with the fixed answer of the route's `fallback` where it stands
+    /// for that.
+    fn refuse(mut self: Box<Self>, route: Option<RouteId>, failure: &Failure) -> Response {
+        let Some(transaction) = self.transaction.take() else {
+            return error::answer(failure, None);
+        };
+        let account = transaction.account;
+        let covered = route.filter(|_| matches!(failure.reason.status(), 502..=504));
+        let fallback = covered.and_then(|route| account.pin.route(route).rules.fallback.as_ref());
+        let response = match fallback {
+            Some(fallback) => {
+                error::fallback_answer(failure.reason, fallback.status, &fallback.body)
+            }
+            None => error::answer(failure, Some(&account.head)),
+        };
         account.refused(failure.reason, response)
     }
 
-    fn refuse(self: Box<Self>, failure: &Failure) -> Response {
-        let account = self.transaction.account;
-        let response = error::answer(failure, Some(&account.head));
-        account.refused(failure.reason, response)
+    fn answer(mut self: Box<Self>, response: Response) -> Response {
+        match self.transaction.take() {
+            Some(transaction) => transaction.account.answered_here(response),
+            None => response,
+        }
+    }
+}
+
+impl Transaction {
+    /// Judges the head, picks a server and begins the exchange with it.
+    fn begin(&mut self, cx: &mut TaskContext<'_>) -> Result<Attempt, Rare> {
+        let pin = self.account.pin.clone();
+        let route = match self.prepare(&pin) {
+            Ok(Prepared::Route(route)) => route,
+            Ok(Prepared::Answer(response)) => return Err(Rare::Own(response)),
+            Err(failure) => return Err(Rare::Refused(failure)),
+        };
+        let journey = Journey::new(&pin, route);
+        journey.upstream.request_started(clock::now());
+        let Selected { lease, via } = match self.select_first(journey.upstream, Some(cx)) {
+            Ok(selected) => selected,
+            Err(Refused::Full) => return Err(Rare::Detour(route, Turn::Full)),
+            Err(refused) => {
+                let failure = selection::failure(refused);
+                return Err(Rare::Detour(route, Turn::Failed(failure)));
+            }
+        };
+        let (connection, claim, bound) = match via {
+            Via::Kept(connection, claim) => (connection, claim, false),
+            Via::Bound(connection, claim) => (connection, claim, true),
+            Via::Dial(_) => {
+                let selected = Selected { lease, via };
+                return Err(Rare::Detour(route, Turn::Selected(selected)));
+            }
+        };
+        let started = self.attempt_starts(journey.asked, lease.server());
+        let attempt = self.ask(&journey, connection, claim, lease, started);
+        Ok(Attempt { bound, ..attempt })
     }
 }
 
@@ -225,12 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_passage_is_served_from_the_allocators_cache() {
-        // glibc keeps freed blocks of up to 1,032 bytes per thread.
-        assert!(size_of::<Passage>() <= 1032);
-        assert!(
-            size_of::<Work>() <= 24,
-            "an idle connection has room for it"
-        );
+    fn an_idle_connection_has_room_for_its_work() {
+        assert!(size_of::<Work>() <= 24);
     }
 }

@@ -1,12 +1,11 @@
 //! The response body on its way to the client. It owns the exchange: pulling it also moves the
 //! request body upstream, and its end or drop ends the lease and writes the record.
 
-use std::task::{Context as TaskContext, Poll, Waker};
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use crate::message::{BodyError, BodyStream, Frame, Length};
-use crate::proxy::attempt::Attempt;
-use crate::proxy::context::Bound;
+use crate::proxy::context::{Bound, ConnectionInfo};
 use crate::proxy::hop_by_hop;
 use crate::proxy::passage::{Passage, Stage};
 use crate::proxy::patience::IdleClock;
@@ -29,44 +28,21 @@ pub(super) struct AnswerBody {
 }
 
 /// A request's places at its server.
-struct Held {
-    claim: Claim<Connection>,
-    lease: Lease,
+pub(super) struct Held {
+    pub claim: Claim<Connection>,
+    pub lease: Lease,
     /// The connection goes to this client alone when its exchange has ended.
-    bound: bool,
+    pub bound: bool,
 }
 
 impl AnswerBody {
-    pub fn new(attempt: Attempt, idle: Option<Duration>) -> Self {
-        let Attempt {
-            exchange,
-            claim,
-            lease,
-            bound,
-            ..
-        } = attempt;
+    pub fn new(inner: ResponseBody, held: Held, idle: Option<Duration>) -> Self {
         AnswerBody {
-            inner: exchange.into_body(),
-            held: Some(Held {
-                claim,
-                lease,
-                bound,
-            }),
+            inner,
+            held: Some(held),
             clock: IdleClock::new(idle),
             progress: 0,
         }
-    }
-
-    pub fn length(&self) -> Length {
-        self.inner.length()
-    }
-
-    /// Ends an exchange without a body at once, so that its connection is free before the client
-    /// has its answer. False while the request body still goes out.
-    pub fn end_now(&mut self, transaction: &mut Transaction) -> bool {
-        let mut cx = TaskContext::from_waker(Waker::noop());
-        let polled = self.poll_frame(transaction, &mut cx);
-        self.held.is_none() && matches!(polled, Poll::Ready(Ok(Frame::End)))
     }
 
     fn failed(
@@ -92,7 +68,7 @@ impl AnswerBody {
         }
         let Some(held) = self.held.take() else { return };
         match self.inner.take_connection() {
-            Some(connection) => held.hand_back(connection, transaction),
+            Some(connection) => held.hand_back(connection, &transaction.patience.connection),
             None => drop(held),
         }
         transaction.account.finish();
@@ -200,7 +176,8 @@ impl AnswerBody {
 }
 
 impl Held {
-    fn hand_back(self, connection: Connection, transaction: &Transaction) {
+    /// The exchange has ended: its connection goes back to where it may serve another.
+    pub fn hand_back(self, connection: Connection, client: &ConnectionInfo) {
         if !self.bound {
             return self.claim.check_in(connection);
         }
@@ -209,7 +186,7 @@ impl Held {
             connection,
             claim: self.claim,
         };
-        *transaction.patience.connection.bound.borrow_mut() = Some(bound);
+        *client.bound.borrow_mut() = Some(bound);
     }
 }
 
@@ -230,46 +207,61 @@ fn reason_of(error: BodyError, fault: Fault) -> Reason {
     }
 }
 
+impl Passage {
+    fn answering(&mut self) -> Option<(&mut Transaction, &mut AnswerBody)> {
+        match (&mut self.transaction, &mut self.stage) {
+            (Some(transaction), Stage::Answering(body)) => Some((transaction, body)),
+            _ => None,
+        }
+    }
+
+    fn body(&self) -> Option<&AnswerBody> {
+        match &self.stage {
+            Stage::Answering(body) => Some(body),
+            _ => None,
+        }
+    }
+}
+
+/// In its last stage.
 impl BodyStream for Passage {
     fn length(&self) -> Length {
-        match &self.stage {
-            Stage::Answering(body) => body.length(),
-            _ => Length::Unknown,
-        }
+        self.body()
+            .map_or(Length::Unknown, |body| body.inner.length())
     }
 
     fn poll_frame(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Frame, BodyError>> {
-        match &mut self.stage {
-            Stage::Answering(body) => body.poll_frame(&mut self.transaction, cx),
-            _ => Poll::Ready(Err(BodyError::Aborted)),
+        match self.answering() {
+            Some((transaction, body)) => body.poll_frame(transaction, cx),
+            None => Poll::Ready(Err(BodyError::Aborted)),
         }
     }
 
-    fn moves_request(&self) -> bool {
-        matches!(&self.stage, Stage::Answering(body) if body.held.is_some())
-    }
-
     fn take_pipes(&mut self) {
-        if let Stage::Answering(body) = &mut self.stage {
+        if let Some((_, body)) = self.answering() {
             body.inner.take_pipes();
         }
     }
 
+    fn moves_request(&self) -> bool {
+        self.body().is_some_and(|body| body.held.is_some())
+    }
+
     fn at_end(&self) -> bool {
-        matches!(&self.stage, Stage::Answering(body) if body.inner.at_end())
+        self.body().is_some_and(|body| body.inner.at_end())
     }
 
     fn poll_pump(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), BodyError>> {
-        match &mut self.stage {
-            Stage::Answering(body) => body.poll_pump(&mut self.transaction, cx),
-            _ => Poll::Ready(Ok(())),
+        match self.answering() {
+            Some((transaction, body)) => body.poll_pump(transaction, cx),
+            None => Poll::Ready(Ok(())),
         }
     }
 
     fn poll_expired(&mut self, cx: &mut TaskContext<'_>, progressed: bool) -> Poll<BodyError> {
-        match &mut self.stage {
-            Stage::Answering(body) => body.poll_expired(&mut self.transaction, cx, progressed),
-            _ => Poll::Pending,
+        match self.answering() {
+            Some((transaction, body)) => body.poll_expired(transaction, cx, progressed),
+            None => Poll::Pending,
         }
     }
 }

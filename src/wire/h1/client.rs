@@ -15,8 +15,11 @@ mod exchange;
 mod upload;
 
 use std::fmt;
-use std::task::{Context, Waker};
+use std::io;
+use std::task::Context;
 use std::time::Duration;
+
+use tokio::task::coop::has_budget_remaining;
 
 use crate::message::{BodyError, Method, ResponseHead};
 use crate::wire::h1::framing::Framing;
@@ -47,6 +50,8 @@ struct Inner {
     received: u64,
     /// Nothing had come, and the task that begins the next exchange is woken when something does.
     awaited: bool,
+    /// The last one that came, until it is taken.
+    head: Option<ResponseHead>,
     /// Of the final answer: its framing, and whether the connection stays usable after it.
     answer: (Framing, bool),
 }
@@ -64,6 +69,7 @@ impl Connection {
             interim: 0,
             received: 0,
             awaited: false,
+            head: None,
             answer: (Framing::Length(0), false),
         }))
     }
@@ -76,15 +82,23 @@ impl Connection {
     /// for its answer already, and looks at the socket only after that.
     pub fn is_usable(&mut self, waiter: Option<&mut Context<'_>>) -> bool {
         let inner = &mut *self.0;
-        // Said by the caller: whether a waker is the one that wakes nobody cannot be asked of it.
-        let awaited = waiter.is_some();
-        let mut nobody = Context::from_waker(Waker::noop());
-        let cx = waiter.unwrap_or(&mut nobody);
-        let nothing = inner.socket.poll_read_ready(cx).is_pending()
-            // The flag may be left over from a read that filled its buffer to the brim.
-            || inner.socket.poll_read(cx, &mut [0]).is_pending();
-        inner.awaited = awaited && nothing;
-        nothing
+        let ready = match waiter {
+            Some(cx) => {
+                let ready = inner.socket.poll_read_ready(cx).is_ready();
+                // Without budget tokio wakes at once and leaves no waker.
+                inner.awaited = !ready && has_budget_remaining();
+                ready
+            }
+            None => {
+                inner.awaited = false;
+                inner.socket.is_read_ready()
+            }
+        };
+        // The flag may be left over from a read that filled its buffer to the brim.
+        let empty = |read: io::Result<usize>| {
+            read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        };
+        !ready || empty(inner.socket.try_read(&mut [0]))
     }
 
     /// The server's `Keep-Alive: timeout=`, from its last answer that had one.
@@ -111,15 +125,15 @@ impl Inner {
     }
 }
 
-/// What a server sent.
-#[derive(Debug)]
+/// What a server sent; its head is [`Exchange::take_head`]'s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// 1xx other than 101; more follows.
-    Interim(ResponseHead),
-    /// Then [`Exchange::into_body`].
-    Final(ResponseHead),
+    Interim,
+    /// Then [`Exchange::into_whole`] or [`Exchange::into_body`].
+    Final,
     /// 101 with the token that was asked for; then [`Exchange::into_tunnel`].
-    Switching(ResponseHead),
+    Switching,
 }
 
 /// Why an exchange ended without an answer.

@@ -6,9 +6,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::config::model::UnderscoreHeaders;
-use crate::message::{Downstream, Known, RequestHead, ResponseHead, Version};
+use crate::message::{Data, Downstream, Known, RequestHead, ResponseHead, Version};
 use crate::wire::h1::client::{Answer, Connection, ExchangeError, Inner, ResponseBody};
-use crate::wire::h1::framing::{self, keep_alive_timeout, lists};
+use crate::wire::h1::framing::{self, Framing, keep_alive_timeout, lists};
 use crate::wire::h1::inbound::Fill;
 use crate::wire::h1::parse::{self, HeadLimits};
 use crate::wire::io::Socket;
@@ -52,16 +52,8 @@ impl Exchange {
             return Poll::Ready(Err(ExchangeError::RequestBody(error)));
         }
         loop {
-            if !inner.inbound.is_empty() {
-                let parsed = parse::response(inner.inbound.bytes(), &LIMITS)
-                    .map_err(|malformed| ExchangeError::BadResponse(malformed.detail))?;
-                if let Some((head, length)) = parsed {
-                    inner.inbound.consume(length);
-                    if head.is_interim() {
-                        inner.inbound.park();
-                    }
-                    return Poll::Ready(inner.judge(head));
-                }
+            if let Some(answer) = inner.parse_head()? {
+                return Poll::Ready(Ok(answer));
             }
             ready!(inner.poll_fill(cx))?;
         }
@@ -102,6 +94,28 @@ impl Exchange {
         self.0.progress()
     }
 
+    /// The head that [`Exchange::poll_head`] told of last; once.
+    pub fn take_head(&mut self) -> Option<ResponseHead> {
+        self.0.head.take()
+    }
+
+    pub fn head(&self) -> Option<&ResponseHead> {
+        self.0.head.as_ref()
+    }
+
+    /// After [`Answer::Final`], where all of a plain body came with its head and the request is
+    /// out: the body, and the connection to be used again.
+    pub fn into_whole(mut self) -> Result<(Option<Data>, Connection), Exchange> {
+        let inner = &mut *self.0;
+        let waiting = inner.inbound.len();
+        let (framing, keep) = inner.answer;
+        if framing != Framing::Length(waiting as u64) || !keep || !inner.upload.is_done() {
+            return Err(self);
+        }
+        let data = (waiting > 0).then(|| inner.inbound.take(waiting, 0));
+        Ok((data, Connection(self.0)))
+    }
+
     /// After [`Answer::Final`]: the body.
     pub fn into_body(self) -> ResponseBody {
         ResponseBody::new(self.0)
@@ -134,7 +148,26 @@ impl Inner {
         })
     }
 
-    fn judge(&mut self, head: ResponseHead) -> Result<Answer, ExchangeError> {
+    /// The next head, if all of it has come.
+    fn parse_head(&mut self) -> Result<Option<Answer>, ExchangeError> {
+        if self.inbound.is_empty() {
+            return Ok(None);
+        }
+        let parsed = parse::response(self.inbound.bytes(), &LIMITS)
+            .map_err(|malformed| ExchangeError::BadResponse(malformed.detail))?;
+        let Some((head, length)) = parsed else {
+            return Ok(None);
+        };
+        self.inbound.consume(length);
+        let answer = self.judge(&head)?;
+        if answer == Answer::Interim {
+            self.inbound.park();
+        }
+        self.head = Some(head);
+        Ok(Some(answer))
+    }
+
+    fn judge(&mut self, head: &ResponseHead) -> Result<Answer, ExchangeError> {
         if head.status == 101 {
             return self.judge_switch(head);
         }
@@ -146,19 +179,19 @@ impl Inner {
             if head.status == 100 {
                 self.upload.release();
             }
-            return Ok(Answer::Interim(head));
+            return Ok(Answer::Interim);
         }
         self.answer =
-            framing::of_response(&head, &self.method).map_err(ExchangeError::BadResponse)?;
+            framing::of_response(head, &self.method).map_err(ExchangeError::BadResponse)?;
         self.upload.answered();
         if let Some(seconds) = keep_alive_timeout(&head.fields) {
             self.keep_alive_hint = Some(Duration::from_secs(seconds));
         }
-        Ok(Answer::Final(head))
+        Ok(Answer::Final)
     }
 
     /// RFC 9110 section 15.2.2: only when asked for, and to what was asked for.
-    fn judge_switch(&mut self, head: ResponseHead) -> Result<Answer, ExchangeError> {
+    fn judge_switch(&mut self, head: &ResponseHead) -> Result<Answer, ExchangeError> {
         let Some(token) = &self.upgrade else {
             return Err(ExchangeError::BadResponse(
                 "101 without an upgrade asked for",
@@ -179,6 +212,6 @@ impl Inner {
                 "101 without Connection: upgrade",
             ));
         }
-        Ok(Answer::Switching(head))
+        Ok(Answer::Switching)
     }
 }

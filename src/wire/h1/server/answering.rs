@@ -34,6 +34,8 @@ pub(super) struct Answering {
     ended: bool,
     /// The body broke off; what came before goes out still.
     failed: bool,
+    /// How long the client may take nothing of a body that is no stream.
+    patience: Option<Duration>,
     /// `written` at the last stall.
     stalled_at: Option<u64>,
 }
@@ -71,7 +73,7 @@ impl Answering {
             }
             (_, _, Length::Unknown) => AnswerFraming::Chunked,
         };
-        if bare && matches!(body, Body::Bytes(_)) {
+        if bare && matches!(body, Body::Bytes(_) | Body::Whole(..)) {
             body = Body::Empty;
         }
         let pumped = matches!(&body, Body::Stream(stream) if stream.moves_request());
@@ -106,8 +108,13 @@ impl Answering {
             AnswerFraming::Length(length) if !bare => Some(length),
             _ => None,
         };
+        let patience = match &body {
+            Body::Whole(_, patience) => *patience,
+            _ => Some(STALL),
+        };
         Answering {
             body,
+            patience,
             framing,
             promised,
             bare,
@@ -173,6 +180,12 @@ impl Answering {
                     connection.borrow_mut().out.push(data);
                     self.ended = true;
                 }
+                Body::Whole(..) => {
+                    if let Body::Whole(data, _) = std::mem::replace(&mut self.body, Body::Empty) {
+                        connection.borrow_mut().out.push(data.unframed());
+                    }
+                    self.ended = true;
+                }
                 Body::Stream(stream) => match stream.poll_frame(cx) {
                     Poll::Pending => return Ok(true),
                     Poll::Ready(Err(_)) => return Err(()),
@@ -233,8 +246,8 @@ impl Answering {
                 _ => Poll::Pending,
             };
         }
-        if progressed {
-            slot.set(clock::now() + STALL);
+        if let (true, Some(patience)) = (progressed, self.patience) {
+            slot.set_end(clock::now() + patience, patience);
         }
         slot.poll_expired(cx)
     }
@@ -252,7 +265,9 @@ impl Answering {
         match std::mem::replace(&mut self.body, Body::Empty) {
             Body::Tunnel(tunnel) => Sent::Tunnel(TunnelPump::new(tunnel)),
             Body::Stream(stream) => Sent::Whole(Rest::new(Some(stream), self.end)),
-            Body::Empty | Body::Bytes(_) => Sent::Whole(Rest::new(None, self.end)),
+            Body::Empty | Body::Bytes(_) | Body::Whole(..) => {
+                Sent::Whole(Rest::new(None, self.end))
+            }
         }
     }
 }

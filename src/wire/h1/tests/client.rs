@@ -62,9 +62,9 @@ async fn get(method: Method, bytes: &str, close: bool) -> Result<Got, ExchangeEr
     let mut exchange = start(connection, &head(method, &[]), Given::nothing(), None);
     let status = loop {
         match answer(&mut exchange).await? {
-            Answer::Interim(_) => {}
-            Answer::Final(head) => break head.status,
-            Answer::Switching(_) => panic!("nobody asked for it"),
+            Answer::Interim => {}
+            Answer::Final => break exchange.take_head().expect("it has come").status,
+            Answer::Switching => panic!("nobody asked for it"),
         }
     };
     let mut body = exchange.into_body();
@@ -363,7 +363,7 @@ async fn an_answer_wakes_whoever_found_its_connection_usable() {
                 server.write_all(text.as_bytes()).await.expect("writable");
             };
             let (got, ()) = tokio::join!(answer(&mut exchange), serving);
-            assert!(matches!(got, Ok(Answer::Final(_))), "{got:?}");
+            assert!(matches!(got, Ok(Answer::Final)), "{got:?}");
             let mut body = exchange.into_body();
             pull(&mut body).await.expect("empty");
             connection = body.take_connection().expect("reusable");
@@ -449,7 +449,7 @@ async fn requests_are_framed_by_their_body() {
                 String::from_utf8(bytes).expect("text")
             };
             let (got, request) = tokio::join!(answer(&mut exchange), serving);
-            assert!(matches!(got, Ok(Answer::Final(_))), "{got:?}");
+            assert!(matches!(got, Ok(Answer::Final)), "{got:?}");
             assert_eq!(request, expected);
             assert!(exchange.request_written());
             assert_eq!(exchange.bytes_written(), expected.len() as u64);
@@ -483,14 +483,12 @@ async fn an_expectation_holds_the_body_back_until_the_server_asks() {
         };
         let asking = async {
             let first = answer(&mut exchange).await.expect("an answer");
-            assert!(
-                matches!(&first, Answer::Interim(head) if head.status == 100),
-                "{first:?}"
-            );
+            assert_eq!(first, Answer::Interim);
+            assert_eq!(exchange.head().map(|head| head.status), Some(100));
             answer(&mut exchange).await.expect("an answer")
         };
         let (last, ()) = tokio::join!(asking, serving);
-        assert!(matches!(last, Answer::Final(_)));
+        assert!(matches!(last, Answer::Final));
     })
     .await;
 }
@@ -509,11 +507,54 @@ async fn an_answer_before_the_body_was_asked_for_ends_the_connection() {
             .write_all(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
             .await
             .expect("writable");
-        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final)));
         let mut answer = exchange.into_body();
         assert_eq!(pull(&mut answer).await, Ok(Vec::new()));
         assert!(answer.is_over() && answer.take_connection().is_none());
         assert_eq!(body.pulls.get(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_has_come_whole_ends_its_exchange_at_once() {
+    /// Answer, whether the request is out, and the body that comes with the connection.
+    type Row = (&'static str, bool, Option<&'static str>);
+    let table: &[Row] = &[
+        ("200 OK\r\nContent-Length: 2\r\n\r\nok", true, Some("ok")),
+        ("200 OK\r\nContent-Length: 0\r\n\r\n", true, Some("")),
+        ("204 No\r\n\r\n", true, Some("")),
+        ("200 OK\r\nContent-Length: 2\r\n\r\nok", false, None),
+        ("200 OK\r\nContent-Length: 3\r\n\r\nok", true, None),
+        ("200 OK\r\nContent-Length: 1\r\n\r\nok", true, None),
+        (
+            "200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+            true,
+            None,
+        ),
+        (
+            "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            true,
+            None,
+        ),
+        ("200 OK\r\n\r\n", true, None),
+    ];
+    local(async {
+        for (text, sent, expected) in table {
+            let (connection, mut server) = pair();
+            let text = format!("HTTP/1.1 {text}");
+            server.write_all(text.as_bytes()).await.expect("writable");
+            let body = Given::new(Length::Unknown, &[]);
+            if !sent {
+                let large = Frame::Data(Data::from(vec![b'x'; 4_000_000]));
+                body.frames.borrow_mut().push_back(Ok(large));
+            }
+            let mut exchange = start(connection, &head(Method::Post, &[]), body, None);
+            assert_eq!(answer(&mut exchange).await, Ok(Answer::Final), "{text}");
+            let whole = exchange.into_whole().ok();
+            let got = whole.map(|(data, _)| data.map_or(Vec::new(), |data| data.to_vec()));
+            assert_eq!(got.as_deref(), expected.map(str::as_bytes), "{text}");
+        }
     })
     .await;
 }
@@ -534,7 +575,7 @@ async fn an_upload_goes_on_after_its_answer_and_the_connection_returns_after_bot
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             .await
             .expect("writable");
-        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final)));
         assert!(!exchange.request_written());
         let mut answer = exchange.into_body();
         assert_eq!(pull(&mut answer).await, Ok(b"ok".to_vec()));
@@ -558,7 +599,7 @@ async fn an_answer_dropped_before_its_end_closes_its_connection() {
             .await
             .expect("writable");
         let mut exchange = start(connection, &head(Method::Get, &[]), Given::nothing(), None);
-        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final)));
         let mut body = exchange.into_body();
         assert!(body.take_connection().is_none());
         drop(body);
@@ -579,11 +620,8 @@ async fn a_connection_that_comes_back_knows_nothing_of_its_last_exchange() {
             let text = "HTTP/1.1 102 P\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n";
             server.write_all(text.as_bytes()).await.expect("writable");
             let mut exchange = start(connection, &request, body.clone(), Some("websocket"));
-            assert!(matches!(
-                answer(&mut exchange).await,
-                Ok(Answer::Interim(_))
-            ));
-            assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+            assert!(matches!(answer(&mut exchange).await, Ok(Answer::Interim)));
+            assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final)));
             let mut first = exchange.into_body();
             assert_eq!(pull(&mut first).await, Ok(Vec::new()));
             connection = first.take_connection().expect("reusable");
@@ -599,7 +637,7 @@ async fn a_connection_that_comes_back_knows_nothing_of_its_last_exchange() {
             assert_eq!((exchange.bytes_written(), exchange.progress()), (0, 0));
             let text = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
             server.write_all(text.as_bytes()).await.expect("writable");
-            assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+            assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final)));
             let mut second = exchange.into_body();
             assert_eq!(
                 pull(&mut second).await,
@@ -632,9 +670,8 @@ async fn an_upgrade_that_was_asked_for_gives_the_socket_and_what_followed() {
             server.write_all(text.as_bytes()).await.expect("writable");
         };
         let (switched, ()) = tokio::join!(answer(&mut exchange), serving);
-        let Ok(Answer::Switching(head)) = switched else {
-            panic!("{switched:?}")
-        };
+        assert_eq!(switched, Ok(Answer::Switching));
+        let head = exchange.take_head().expect("it has come");
         assert_eq!(head.fields.get(Known::Upgrade), Some(&b"WebSocket"[..]));
         assert_eq!(exchange.into_tunnel().1, b"hello");
     })
@@ -650,7 +687,7 @@ async fn the_servers_idle_time_is_remembered() {
             .await
             .expect("writable");
         let mut exchange = start(connection, &head(Method::Get, &[]), Given::nothing(), None);
-        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final(_))));
+        assert!(matches!(answer(&mut exchange).await, Ok(Answer::Final)));
         let mut body = exchange.into_body();
         pull(&mut body).await.expect("empty");
         let connection = body.take_connection().expect("reusable");

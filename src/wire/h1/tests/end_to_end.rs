@@ -42,25 +42,28 @@ fn forward(request: Request, connection: Connection) -> Handled {
                 Poll::Pending => downstream.poll_gone(cx).map(|_| None),
                 ready => ready.map(Some),
             });
-            match answer.await {
+            let answer = answer.await;
+            let came = exchange.take_head();
+            match answer {
                 None => std::future::pending().await,
                 Some(Err(error)) => return plain(502, error.to_string()),
-                Some(Ok(Answer::Interim(head))) => {
-                    poll_fn(|cx| downstream.poll_interim(cx, &head)).await;
+                Some(Ok(Answer::Interim)) => {
+                    let interim = came.expect("it has come");
+                    poll_fn(|cx| downstream.poll_interim(cx, &interim)).await;
                 }
-                Some(Ok(Answer::Final(head))) => {
+                Some(Ok(Answer::Final)) => {
                     let body = Body::Stream(Box::new(exchange.into_body()));
                     return Response {
-                        head,
+                        head: came.expect("it has come"),
                         body,
                         close: false,
                     };
                 }
-                Some(Ok(Answer::Switching(head))) => {
+                Some(Ok(Answer::Switching)) => {
                     let (socket, first) = exchange.into_tunnel();
                     let body = Body::Tunnel(Box::new(Plain { socket, first }));
                     return Response {
-                        head,
+                        head: came.expect("it has come"),
                         body,
                         close: false,
                     };
