@@ -6,9 +6,9 @@
 //!
 //! # Threads
 //!
-//! *Workers*, one per core: each a `current_thread` runtime with its own accepting sockets
-//! ([`listener`]), its own connection pools ([`upstream::pool`]) and its own timers
-//! ([`util::timer`]). A request never leaves its worker; nothing on its way is `Send` or locked,
+//! *Workers*, one per core: each a local runtime with its own accepting sockets ([`listener`]), its
+//! own connection pools ([`upstream::pool`]) and its own timers ([`util::timer`]); the clock is read
+//! once per wake-up ([`util::clock`]). A request never leaves its worker; nothing on its way is `Send` or locked,
 //! and it shares only atomics of the upstream and the server that it uses. *Control*, one small
 //! runtime: signals, file watch, [`reload`], health checks, name resolution, [`admin`].
 //! *One thread* writes the access log.
@@ -25,8 +25,9 @@
 //!    its deadlines.
 //! 4. The outcome is reported on the lease: breaker, latency, retry budget, metrics. A failure
 //!    asks the pure `proxy::retry`, then 3 again with the tried servers excluded.
-//! 5. The response body is pulled by the wire; pulling it also moves the request body. Its end or
-//!    drop releases the lease, returns the connection and writes the record.
+//! 5. The response body is pulled by the wire; pulling it also moves the request body, and a long
+//!    one goes from socket to socket inside the kernel ([`message::Pipe`]). Its end or drop releases
+//!    the lease, returns the connection and writes the record.
 //!
 //! # One change
 //!
