@@ -150,6 +150,8 @@ pub struct ListenerLimits {
     pub max_headers: usize,
     /// 0 is unlimited.
     pub max_requests_per_connection: u64,
+    /// Bytes.
+    pub connection_buffer: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]

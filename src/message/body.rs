@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::message::{Data, Fields, Pipe, ResponseHead};
+use crate::message::{Data, Fields, Pipe, ResponseHead, SCRATCH_BYTES};
 
 /// How long a body is, known before its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,17 @@ pub trait Downstream {
     /// expects it, unless an interim answer went already.
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>>;
 
+    /// As [`BodyStream::at_end`].
+    fn at_end(&self) -> bool {
+        false
+    }
+
+    /// How many bytes of a body either side of the exchange may hold for a peer that does not
+    /// read, and the size of one read.
+    fn buffer_bytes(&self) -> usize {
+        SCRATCH_BYTES
+    }
+
     /// As [`BodyStream::take_pipes`], for the frames from now on.
     fn take_pipes(&self) {}
 
@@ -119,8 +130,12 @@ pub struct Abort;
 /// Bytes both ways after an upgrade, with half-close: the upstream's side, as the downstream's
 /// wire sees it. Deadlines and counts are the implementor's.
 pub trait Tunnel {
-    /// Bytes from the server; `Ok(None)` is its FIN.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Data>, BodyError>>;
+    /// Up to `limit` bytes from the server; `Ok(None)` is its FIN.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<Result<Option<Data>, BodyError>>;
 
     /// Writes some of `bytes` to the server.
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, BodyError>>;

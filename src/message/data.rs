@@ -78,6 +78,16 @@ impl Data {
         }
     }
 
+    /// Lets go of a buffer of more than `limit` bytes: a copy takes less. For a piece that has to
+    /// wait.
+    pub(crate) fn settle(&mut self, limit: usize) {
+        if let Source::Scratch(scratch) = &self.source
+            && scratch.len() > limit
+        {
+            *self = self.to_kept();
+        }
+    }
+
     /// The payload alone: takes the chunk framing off, in place where it can.
     pub fn unframed(self) -> Data {
         if !self.framed {
@@ -208,6 +218,19 @@ mod tests {
             &framed(b"\r\n1\r\nx\r\n", before_its_end, 1).unframed()[..],
             b"x"
         );
+    }
+
+    #[test]
+    fn a_piece_that_waits_holds_no_more_than_it_may() {
+        let mut data = Data::view(Scratch::take(), 7, 4_007);
+        data.settle(crate::message::SCRATCH_BYTES);
+        assert!(
+            matches!(data.source, Source::Scratch(_)),
+            "it is allowed to"
+        );
+        data.settle(4_096);
+        assert!(matches!(data.source, Source::Bytes(_)));
+        assert_eq!((data.len(), data.payload()), (4_000, 4_000));
     }
 
     #[test]

@@ -26,4 +26,4 @@ pub use fields::{Block, Fields};
 pub use head::{Method, RequestHead, ResponseHead, Version};
 pub use known::{Known, KnownSet};
 pub use pipe::Pipe;
-pub use scratch::Scratch;
+pub use scratch::{SCRATCH_BYTES, Scratch};

@@ -107,6 +107,7 @@ impl Current {
             max_requests: rules.limits.max_requests_per_connection,
             underscore_headers: rules.underscore_headers,
             half_close: rules.half_close,
+            connection_buffer: rules.limits.connection_buffer,
         };
         Some(Current {
             pin,

@@ -156,6 +156,16 @@ impl Downstream for RequestBody {
         self.pull(cx)
     }
 
+    fn at_end(&self) -> bool {
+        let replay = self.replay.borrow();
+        let handed_out = replay.pieces.len() + usize::from(replay.trailers.is_some());
+        replay.next == handed_out && (replay.ended || self.inner.at_end())
+    }
+
+    fn buffer_bytes(&self) -> usize {
+        self.inner.buffer_bytes()
+    }
+
     fn take_pipes(&self) {
         self.pipes.set(true);
         if !self.replayable() {

@@ -62,13 +62,17 @@ impl ExchangeTunnel {
 }
 
 impl Tunnel for ExchangeTunnel {
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Data>, BodyError>> {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<Result<Option<Data>, BodyError>> {
         if let Some(data) = self.received.take() {
             self.account.response_bytes += data.len() as u64;
             return Poll::Ready(Ok(Some(data)));
         }
         let mut scratch = Scratch::take();
-        match self.socket.poll_read(cx, &mut scratch) {
+        match self.socket.poll_read(cx, &mut scratch[..limit]) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0)) => {
                 self.ended.0 = true;

@@ -43,6 +43,8 @@ pub struct Limits {
     /// 0 is unlimited.
     pub max_requests: u64,
     pub underscore_headers: UnderscoreHeaders,
+    /// Bytes of a body that are held for a peer that does not read, and the size of one read.
+    pub connection_buffer: usize,
     /// A client's FIN after its request does not abort it.
     pub half_close: bool,
 }

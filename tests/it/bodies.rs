@@ -1,5 +1,6 @@
 //! Bodies on their way: nothing lost, nothing kept, nothing waited for.
 
+mod buffer;
 mod early;
 mod flow;
 mod piped;

@@ -104,10 +104,20 @@ pub(in crate::config) static LIMITS: Section = Section {
             "Then the connection closes; 0 is unlimited",
         )
         .default("0"),
+        key(
+            "connection-buffer",
+            Kind::Size {
+                min: 4 << 10,
+                // One scratch buffer of the wire; more gains nothing.
+                max: 128 << 10,
+            },
+            "Body bytes that one HTTP/1 connection may hold for a peer that does not read, and the \
+             size of one read",
+        )
+        .default("\"128KiB\""),
         later("max-connections"),
         later("max-age"),
         later("max-concurrent-streams"),
-        later("connection-buffer"),
         later("h2-stream-window"),
         later("h2-connection-window"),
     ],

@@ -1,21 +1,19 @@
 //! Bytes on their way into a socket: a head or framing, one piece of a body, framing again.
 //!
-//! Small pieces are copied behind the head, so that they leave in one plain write; a large one is
-//! written from the buffer it was read into, together with what stands around it.
+//! A small piece is copied behind the head, so that they leave in one plain write; a large one is
+//! written from the buffer it was read into, together with what stands around it. One piece at a
+//! time: it is as large as one read, and more is not held for a peer that does not read.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
-use crate::message::{Data, Fields, KnownSet, Pipe};
+use crate::message::{Data, Fields, KnownSet, Pipe, SCRATCH_BYTES};
 use crate::wire::io::Socket;
 
 /// Below this a copy costs less than another slice in the write.
 const COPY_BYTES: usize = 4 * 1024;
-/// No more is gathered in front of a write.
-const GATHER_BYTES: usize = 32 * 1024;
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outbound {
     front: Vec<u8>,
     data: Option<Data>,
@@ -24,14 +22,38 @@ pub(super) struct Outbound {
     back: Vec<u8>,
     /// Bytes of front, data and back that are written already.
     sent: usize,
+    /// There is a piece of a body in it.
+    loaded: bool,
+    /// Bytes that may wait here; a buffer that is larger is given back first.
+    limit: u32,
     /// Bytes written since the last [`Outbound::restart`].
     written: u64,
 }
 
+impl Default for Outbound {
+    fn default() -> Self {
+        Outbound {
+            front: Vec::new(),
+            data: None,
+            pipe: None,
+            back: Vec::new(),
+            sent: 0,
+            loaded: false,
+            limit: SCRATCH_BYTES as u32,
+            written: 0,
+        }
+    }
+}
+
 impl Outbound {
+    /// How many bytes of a body may wait in it: no less than the pieces that it is given.
+    pub(super) fn set_limit(&mut self, bytes: usize) {
+        self.limit = bytes as u32;
+    }
+
     /// True if another piece can be put behind what is there.
     pub(super) fn has_room(&self) -> bool {
-        self.data.is_none() && self.pipe.is_none() && self.front.len() < GATHER_BYTES
+        !self.loaded
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -66,7 +88,9 @@ impl Outbound {
 
     /// One piece of a body; only while there is room.
     pub(super) fn push(&mut self, data: Data) {
-        debug_assert!(self.data.is_none(), "one large piece at a time");
+        debug_assert!(!self.loaded, "one piece at a time");
+        // Of framing alone nothing is left where it is taken off.
+        self.loaded = !data.is_empty();
         if data.len() <= COPY_BYTES {
             self.buffer().extend_from_slice(&data);
         } else {
@@ -76,7 +100,8 @@ impl Outbound {
 
     /// One piece of a body that needs no framing; only while there is room.
     pub(super) fn push_pipe(&mut self, pipe: Pipe) {
-        debug_assert!(self.pipe.is_none(), "one pipe at a time");
+        debug_assert!(!self.loaded, "one piece at a time");
+        self.loaded = true;
         self.pipe = Some(pipe);
     }
 
@@ -116,10 +141,17 @@ impl Outbound {
                 self.written += ready!(socket.poll_drain(cx, pipe))? as u64;
                 if pipe.is_empty() {
                     self.pipe = None;
+                    self.loaded = false;
                 }
                 continue;
             }
-            let count = ready!(self.poll_write(socket, cx))?;
+            let Poll::Ready(count) = self.poll_write(socket, cx) else {
+                if let Some(data) = &mut self.data {
+                    data.settle(self.limit as usize);
+                }
+                return Poll::Pending;
+            };
+            let count = count?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -159,6 +191,7 @@ impl Outbound {
     /// Everything before the pipe is written.
     fn whole(&mut self) {
         self.data = None;
+        self.loaded = self.pipe.is_some();
         self.sent = 0;
         self.back.clear();
         if self.front.capacity() > 0 {
@@ -186,13 +219,15 @@ fn push_hex(buffer: &mut Vec<u8>, mut number: usize) {
 
 /// Buffers kept for the next heads of this thread.
 const POOLED: usize = 64;
+/// Larger ones are not kept: few heads need them.
+const POOLED_BYTES: usize = 64 * 1024;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 fn recycle(buffer: Vec<u8>) {
-    if buffer.capacity() <= 2 * GATHER_BYTES {
+    if buffer.capacity() <= POOLED_BYTES {
         POOL.with_borrow_mut(|pool| {
             if pool.len() < POOLED {
                 pool.push(buffer);
@@ -218,13 +253,20 @@ mod tests {
     fn plain_data_is_chunked_and_framed_data_is_not_framed_again() {
         let mut out = Outbound::default();
         out.push_body(Data::from(b"hello".to_vec()), true);
+        assert_eq!(out.front, b"5\r\nhello\r\n");
+        assert!(!out.has_room());
+        out.restart();
         let framed = Data::from(b"2\r\nab\r\n".to_vec()).with_framing(Default::default(), 2);
         out.push_body(framed.to_kept(), true);
         out.push_last_chunk(None);
-        assert_eq!(out.front, b"5\r\nhello\r\n2\r\nab\r\n0\r\n\r\n");
+        assert_eq!(out.front, b"2\r\nab\r\n0\r\n\r\n");
         out.discard();
         out.push_body(framed, false);
         assert_eq!(out.front, b"ab");
+        out.restart();
+        let bare = Data::from(b"2\r\n".to_vec()).with_framing(Default::default(), 0);
+        out.push_body(bare, false);
+        assert!(out.is_empty() && out.has_room());
     }
 
     #[test]

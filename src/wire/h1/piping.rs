@@ -3,19 +3,17 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use crate::message::scratch::SCRATCH_BYTES;
 use crate::message::{Frame, Pipe};
 use crate::wire::h1::reader::BodyReader;
 use crate::wire::io::Socket;
 
-/// Bytes of one step: no more of a body waits in the kernel than would in a buffer of ours. A pipe
-/// holds fewer where they lie in many small pieces.
-const STEP_BYTES: u64 = SCRATCH_BYTES as u64;
-
-/// The next frame of a body through a pipe, after what is buffered. `None`: it has to be read.
+/// The next frame of a body through a pipe, after what is buffered. `None`: it has to be read. No
+/// more than `limit` bytes: what would wait in a buffer of ours may wait in the kernel. A pipe holds
+/// fewer where they lie in many small pieces.
 pub(super) fn poll_piped(
     reader: &mut BodyReader,
     socket: &mut Socket,
+    limit: usize,
     cx: &mut Context<'_>,
 ) -> Poll<Option<io::Result<Frame>>> {
     let Some(remaining) = reader.pipeable().filter(|_| socket.splices()) else {
@@ -24,7 +22,7 @@ pub(super) fn poll_piped(
     let Ok(mut pipe) = Pipe::take() else {
         return Poll::Ready(None);
     };
-    let limit = remaining.min(STEP_BYTES) as usize;
+    let limit = remaining.min(limit as u64) as usize;
     let filled = ready!(socket.poll_fill(cx, &mut pipe, limit));
     Poll::Ready(Some(match filled {
         Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),

@@ -17,6 +17,7 @@ mod line;
 mod rest;
 mod tunnel;
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -171,34 +172,43 @@ impl<H: Handler> Serve<H> {
             State::Waiting(_, begun) => begun.take().map_or_else(Head::default, |begun| *begun),
             State::Exchange(_) | State::Ended => return Poll::Ready(Err(Ended::Aborted)),
         };
+        if !head.inbound.is_empty() && self.try_parse(&mut head, &self.handler.limits()) {
+            return Poll::Ready(Ok(()));
+        }
         loop {
-            if self.try_parse(&mut head) {
-                return Poll::Ready(Ok(()));
-            }
             let State::Waiting(line, _) = &mut self.state else {
                 return Poll::Ready(Err(Ended::Aborted));
             };
-            match line.poll_fill(&mut head.inbound, cx) {
-                Poll::Pending => {
-                    let waited = self.poll_wait(&mut head, cx);
-                    if let State::Waiting(_, begun) = &mut self.state
-                        && !head.inbound.is_empty()
-                    {
-                        *begun = Some(Box::new(head));
-                    }
-                    return waited;
+            let readable = line.poll_readable(cx);
+            if readable.is_pending() {
+                head.inbound.park();
+                let waited = self.poll_wait(&mut head, cx);
+                if let State::Waiting(_, begun) = &mut self.state
+                    && !head.inbound.is_empty()
+                {
+                    *begun = Some(Box::new(head));
                 }
-                Poll::Ready(Ok(Fill::Bytes)) => {}
-                Poll::Ready(Ok(Fill::End)) if head.waiting() == 0 => {
+                return waited;
+            }
+            let limits = self.handler.limits();
+            head.inbound.set_limit(limits.connection_buffer);
+            match line.read(&mut head.inbound) {
+                Ok(Fill::Bytes) => {
+                    if self.try_parse(&mut head, &limits) {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(Fill::End) if head.waiting() == 0 => {
                     return Poll::Ready(Err(Ended::Cleanly));
                 }
-                Poll::Ready(Ok(Fill::Full)) => {
+                Ok(Fill::Full) => {
                     let detail = "the request head is too large";
                     let reason = RefusalReason::HeaderTooLarge;
                     self.refuse(Malformed { reason, detail }, Err(&head));
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(Ok(Fill::End) | Err(_)) => return Poll::Ready(Err(Ended::Aborted)),
+                Ok(Fill::End) | Err(_) => return Poll::Ready(Err(Ended::Aborted)),
             }
         }
     }
@@ -237,11 +247,10 @@ impl<H: Handler> Serve<H> {
     }
 
     /// True if there is an exchange now.
-    fn try_parse(&mut self, head: &mut Head) -> bool {
+    fn try_parse(&mut self, head: &mut Head, limits: &Limits) -> bool {
         if head.inbound.len() == head.tried {
             return false;
         }
-        let limits = self.handler.limits();
         if !head.may_be_whole(limits.max_header_bytes) {
             return false;
         }
@@ -254,7 +263,7 @@ impl<H: Handler> Serve<H> {
             Ok(None) => return false,
             Ok(Some((parsed, length))) => {
                 head.inbound.consume(length);
-                self.dispatch(head, parsed, &limits);
+                self.dispatch(head, parsed, limits);
             }
             Err(malformed) => self.refuse(malformed, Err(head)),
         }

@@ -20,7 +20,7 @@ pub fn start(origin: &Origin, upstream: &str, route: &str) -> Proxy {
 }
 
 /// The value once it has not moved for a while.
-fn settled(value: &AtomicU64) -> u64 {
+pub fn settled(value: &AtomicU64) -> u64 {
     let (mut last, mut since, start) = (0, Instant::now(), Instant::now());
     loop {
         let now = value.load(Ordering::SeqCst);

@@ -1,7 +1,7 @@
 //! Every framing of a body into every other, whatever its size.
 
 use super::flow::start;
-use crate::support::{Client, Origin};
+use crate::support::{Client, Origin, Proxy};
 
 /// Around the sizes where buffers end.
 const SIZES: [usize; 11] = [
@@ -92,7 +92,23 @@ fn exchange(client: &mut Client, head: &str, body: Vec<u8>) -> Vec<u8> {
 #[test]
 fn every_framing_carries_every_size_both_ways() {
     let origin = echo();
-    let proxy = start(&origin, "", "");
+    carries_everything(&start(&origin, "", ""));
+}
+
+#[test]
+fn every_framing_carries_every_size_through_the_smallest_buffers() {
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\n\
+                    limits = { connection-buffer = \"4KiB\" }\n";
+    let origin = echo();
+    let proxy = start(&origin, "", listener);
+    carries_everything(&proxy);
+    // A head has a limit of its own.
+    let long = format!("X-Long: {}\r\n", "x".repeat(20_000));
+    let answer = proxy.client().request("POST", "/length", &long);
+    assert_eq!(answer.status, 200);
+}
+
+fn carries_everything(proxy: &Proxy) {
     let mut client = proxy.client();
     for size in SIZES {
         let body = body(size);

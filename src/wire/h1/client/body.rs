@@ -120,7 +120,12 @@ impl BodyStream for ResponseBody {
                 Ok(Step::More) => {}
             }
             if self.pipes
-                && let Some(piped) = ready!(poll_piped(&mut self.reader, &mut inner.socket, cx))
+                && let Some(piped) = ready!(poll_piped(
+                    &mut self.reader,
+                    &mut inner.socket,
+                    inner.inbound.limit(),
+                    cx
+                ))
             {
                 inner.received += 1;
                 return match piped {

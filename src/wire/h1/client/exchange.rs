@@ -36,6 +36,7 @@ impl Exchange {
         expect_upgrade: Option<&str>,
     ) -> Exchange {
         let Connection(mut inner) = connection;
+        inner.inbound.set_limit(body.buffer_bytes());
         inner.upload.begin(head, body, expect_upgrade);
         inner.method = head.method.clone();
         inner.upgrade = expect_upgrade.map(Box::from);

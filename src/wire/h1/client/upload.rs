@@ -55,6 +55,7 @@ impl Upload {
     ) {
         let length = body.length();
         self.out.restart();
+        self.out.set_limit(body.buffer_bytes());
         head_write::request(self.out.buffer(), head, length, upgrade);
         self.chunked = length == Length::Unknown;
         self.awaits_client = false;
@@ -175,8 +176,9 @@ impl Upload {
             }
             self.release();
         }
+        // The end that comes without waiting leaves together with the last bytes.
         while let State::Body(body) = &self.state
-            && self.out.has_room()
+            && (self.out.has_room() || body.at_end())
         {
             let Poll::Ready(frame) = body.poll_frame(cx) else {
                 return Ok(true);

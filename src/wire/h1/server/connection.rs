@@ -86,6 +86,7 @@ impl Held {
         let mut inner = held.0.inner.borrow_mut();
         inner.reader = BodyReader::new(framing);
         inner.line = Some(line);
+        inner.out.set_limit(inbound.limit());
         inner.inbound = inbound;
         inner.facts = facts;
         inner.expects = expects && facts.version == Version::Http11 && !inner.reader.is_done();
@@ -269,7 +270,8 @@ impl Inner {
             }
             if self.pipes
                 && let Some(line) = &mut self.line
-                && let Some(piped) = ready!(line.poll_piped(&mut self.reader, cx))
+                && let Some(piped) =
+                    ready!(line.poll_piped(&mut self.reader, self.inbound.limit(), cx))
             {
                 return Poll::Ready(piped.map_err(|_| self.broken()));
             }
@@ -311,7 +313,7 @@ impl Inner {
             if self.gone {
                 return Poll::Ready(Abort);
             }
-            if self.half_closed || self.inbound.len() >= EARLY_BYTES {
+            if self.half_closed || self.inbound.len() >= EARLY_BYTES.min(self.inbound.limit()) {
                 self.inbound.park();
                 self.gone = self.has_left();
                 if !self.gone {
@@ -362,6 +364,15 @@ impl Downstream for ServerConnection {
 
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
         self.inner.borrow_mut().poll_frame(cx)
+    }
+
+    fn at_end(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.reader.is_done() && !inner.gone
+    }
+
+    fn buffer_bytes(&self) -> usize {
+        self.inner.borrow().inbound.limit()
     }
 
     fn take_pipes(&self) {

@@ -36,29 +36,41 @@ impl Line {
         }
     }
 
-    /// Reads once behind what is in `inbound`.
+    /// Ready when a read may find something.
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.socket.is_read_ready() {
+            self.watching = false;
+            return Poll::Ready(Ok(()));
+        }
+        if self.watching {
+            return Poll::Pending;
+        }
+        let leaves_waker = has_budget_remaining();
+        let ready = self.socket.poll_read_ready(cx);
+        self.watching = ready.is_pending() && leaves_waker;
+        ready
+    }
+
+    /// Reads once behind what is in `inbound`; after [`Line::poll_readable`], and `WouldBlock` if
+    /// that was mistaken.
+    pub(super) fn read(&mut self, inbound: &mut Inbound) -> io::Result<Fill> {
+        self.watching = false;
+        inbound.read(&self.socket)
+    }
+
+    /// Both of them; `inbound` is parked where it waits.
     pub(super) fn poll_fill(
         &mut self,
         inbound: &mut Inbound,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Fill>> {
         loop {
-            if !self.socket.is_read_ready() {
+            let Poll::Ready(ready) = self.poll_readable(cx) else {
                 inbound.park();
-                if self.watching {
-                    return Poll::Pending;
-                }
-                let leaves_waker = has_budget_remaining();
-                match self.socket.poll_read_ready(cx) {
-                    Poll::Pending => {
-                        self.watching = leaves_waker;
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(ready) => ready?,
-                }
-            }
-            self.watching = false;
-            match inbound.read(&self.socket) {
+                return Poll::Pending;
+            };
+            ready?;
+            match self.read(inbound) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read),
             }
@@ -69,11 +81,12 @@ impl Line {
     pub(super) fn poll_piped(
         &mut self,
         reader: &mut BodyReader,
+        limit: usize,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame>>> {
         // It may read, and so lower the flag, without a word.
         self.watching = false;
-        poll_piped(reader, &mut self.socket, cx)
+        poll_piped(reader, &mut self.socket, limit, cx)
     }
 
     /// A body may go into this socket through a pipe.

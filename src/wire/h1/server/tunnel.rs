@@ -121,7 +121,7 @@ impl TunnelPump {
                     Poll::Ready(Ok(())) => self.downward = Way::Ended,
                     Poll::Ready(Err(_)) => return Err(Broken),
                 },
-                Way::Open => match self.tunnel.poll_read(cx) {
+                Way::Open => match self.tunnel.poll_read(cx, inner.inbound.limit()) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(Some(data))) => {
                         moved += data.len();

@@ -85,11 +85,15 @@ struct Plain {
 }
 
 impl Tunnel for Plain {
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Data>, BodyError>> {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<Result<Option<Data>, BodyError>> {
         if !self.first.is_empty() {
             return Poll::Ready(Ok(Some(Data::from(std::mem::take(&mut self.first)))));
         }
-        let mut buffer = vec![0; 4096];
+        let mut buffer = vec![0; limit];
         self.socket
             .poll_read(cx, &mut buffer)
             .map(|read| match read {

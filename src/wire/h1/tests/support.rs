@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::config::model::UnderscoreHeaders;
 use crate::message::{
     Abort, Body, BodyError, BodyStream, Data, Downstream, Fields, Frame, Length, ResponseHead,
+    SCRATCH_BYTES,
 };
 use crate::util::timer::Timers;
 use crate::wire::h1::{Ended, serve};
@@ -85,6 +86,7 @@ pub(super) fn limits() -> Limits {
         max_headers: 100,
         max_requests: 0,
         underscore_headers: UnderscoreHeaders::Remove,
+        connection_buffer: SCRATCH_BYTES,
         half_close: false,
     }
 }
