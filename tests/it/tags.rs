@@ -36,8 +36,11 @@ fn is_only(tag: &str, bytes: &[u8]) -> bool {
 }
 
 fn payload(raw: &[u8], chunked: bool) -> Vec<u8> {
+    if !chunked {
+        return raw.to_vec();
+    }
     let (mut rest, mut payload) = (raw, Vec::new());
-    while chunked {
+    loop {
         let line = rest
             .iter()
             .position(|&byte| byte == b'\r')
@@ -50,7 +53,6 @@ fn payload(raw: &[u8], chunked: bool) -> Vec<u8> {
         payload.extend(&rest[line + 2..][..size]);
         rest = &rest[line + 2 + size + 2..];
     }
-    rest.to_vec()
 }
 
 fn with_length(tag: &str, times: usize) -> String {

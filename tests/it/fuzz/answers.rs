@@ -172,8 +172,8 @@ fn a_client_gets_the_answer_that_was_meant_or_sees_that_it_is_none() {
         let target = format!("/next/{number}");
         let goes_on = answer.as_ref().is_some_and(Message::is_persistent) && !got.ended;
         let mut next = if goes_on { client } else { lane.client() };
-        for mut client in [&mut next, &mut lane.client()] {
-            let got = ask(&mut lane, &mut script, &mut client, "GET", &target);
+        for client in [&mut next, &mut lane.client()] {
+            let got = ask(&mut lane, &mut script, client, "GET", &target);
             let answer = final_answer(&got.bytes, "GET").expect("an answer");
             assert_eq!(
                 String::from_utf8_lossy(&answer.body),
