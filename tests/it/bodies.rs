@@ -5,3 +5,4 @@ mod early;
 mod flow;
 mod piped;
 mod shapes;
+mod unread;

@@ -9,4 +9,5 @@ mod octets;
 mod octets_back;
 mod recorder;
 mod requests;
+mod seams;
 mod spellings;
