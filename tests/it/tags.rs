@@ -291,13 +291,15 @@ fn check(message: &Message, body: &[u8], asked: &Asked) -> Result<(), String> {
     Ok(())
 }
 
-#[test]
-fn nobody_ever_holds_a_byte_of_anothers() {
+/// Two servers behind these settings, ten clients, for a while.
+fn storm(settings: &str) {
     let faults: Arc<Mutex<Vec<String>>> = Arc::default();
     let origins = [tagging(faults.clone()), tagging(faults.clone())];
-    let more = "timeout = { first-byte = \"60ms\", idle = \"500ms\" }\n\
-                breaker = { mode = \"off\" }\nconnections = { max-idle = 8 }\n";
-    let proxy = Proxy::start(&app(&[&origins[0], &origins[1]], more));
+    let more = format!(
+        "timeout = {{ first-byte = \"60ms\", idle = \"500ms\" }}\n\
+         breaker = {{ mode = \"off\" }}\n{settings}\n"
+    );
+    let proxy = Proxy::start(&app(&[&origins[0], &origins[1]], &more));
     let seconds = std::env::var("EVENKEEL_FUZZ_SECONDS").ok();
     let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(2);
     let until = Instant::now() + Duration::from_secs(seconds);
@@ -339,4 +341,29 @@ fn nobody_ever_holds_a_byte_of_anothers() {
         let series = format!("evenkeel_upstream_requests_in_flight{{{labels}}}");
         eventually("every lease is back", || proxy.metric(&series) == Some(0.0));
     }
+    let series = "evenkeel_requests_in_flight{listener=\"web\"}";
+    eventually("every request has ended", || {
+        proxy.metric(series) == Some(0.0)
+    });
+}
+
+#[test]
+fn nobody_ever_holds_a_byte_of_anothers() {
+    storm("retry = { attempts = 0 }\nconnections = { max-idle = 8 }");
+}
+
+#[test]
+fn nobody_ever_holds_a_byte_of_anothers_that_is_sent_again() {
+    storm(
+        "retry = { attempts = 1, budget = { ratio = \"100%\", min-per-second = 1000 } }\n\
+         connections = { max-idle = 8 }",
+    );
+}
+
+#[test]
+fn nobody_ever_holds_a_byte_of_anothers_that_waited() {
+    storm(
+        "max-requests = 3\nqueue = { size = 100, timeout = \"200ms\" }\n\
+         connections = { max-idle = 2, max-connections = 4 }",
+    );
 }
