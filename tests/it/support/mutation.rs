@@ -1,7 +1,9 @@
 //! Fuzzing without a fuzzer: inputs from a kept corpus, changed at random by seed.
 //!
-//! A run is bounded and always the same: so many rounds from seed 0. `EVENKEEL_FUZZ_SECONDS=60`
-//! runs for that long instead, from a seed of its own; `EVENKEEL_FUZZ_SEED=n` repeats one round.
+//! A run is bounded and always the same: so many rounds from seed 0, fewer on a machine that is
+//! busy. `EVENKEEL_FUZZ_SECONDS=60` runs for that long instead, from a seed of its own, and
+//! `EVENKEEL_FUZZ_SEED=n` repeats one round.
+//!
 //! What fails is written to `target/fuzz`: name it after what it is and keep it in `tests/corpus`.
 
 use std::fs;
@@ -9,12 +11,15 @@ use std::path::{Path, PathBuf};
 use std::thread::panicking;
 use std::time::{Duration, Instant, SystemTime};
 
+/// For a run of which nobody said how long it may take.
+const PLAIN: Duration = Duration::from_secs(6);
+
 /// The rounds of one target.
 pub struct Rounds {
     name: &'static str,
     seed: u64,
     left: u64,
-    until: Option<Instant>,
+    until: Instant,
 }
 
 /// One round; says how to repeat it when the test fails in it.
@@ -38,7 +43,7 @@ pub fn rounds(name: &'static str, count: u64) -> Rounds {
         ),
         (None, None) => (0, count),
     };
-    let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let until = Instant::now() + seconds.map_or(PLAIN, Duration::from_secs);
     Rounds {
         name,
         seed,
@@ -51,8 +56,7 @@ impl Iterator for Rounds {
     type Item = Round;
 
     fn next(&mut self) -> Option<Round> {
-        let over = self.until.is_some_and(|until| Instant::now() > until);
-        if self.left == 0 || over {
+        if self.left == 0 || Instant::now() > self.until {
             return None;
         }
         let seed = self.seed;
