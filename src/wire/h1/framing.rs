@@ -192,6 +192,23 @@ pub(super) fn keep_alive_timeout(fields: &Fields) -> Option<u64> {
         .and_then(|(_, seconds)| number(trim(seconds)))
 }
 
+/// Trailer fields that a reader who merges them into the head would frame or route by: nobody
+/// sends them but to be misread, so a request that has one is refused.
+pub(super) const FRAMING_TRAILERS: KnownSet = KnownSet::of(&[
+    Known::Host,
+    Known::Connection,
+    Known::ContentLength,
+    Known::TransferEncoding,
+    Known::Te,
+    Known::Trailer,
+    Known::Upgrade,
+    Known::KeepAlive,
+    Known::ProxyConnection,
+    Known::Expect,
+    Known::MaxForwards,
+    Known::Http2Settings,
+]);
+
 /// Fields that may not be in a trailer section: framing, routing, authentication and what we
 /// vouch for ourselves (RFC 9110 section 6.5.1). They are dropped, never merged.
 pub(super) fn forbidden_trailer(known: Option<Known>, name: &[u8]) -> bool {

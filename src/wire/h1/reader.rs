@@ -3,7 +3,7 @@
 use crate::config::model::UnderscoreHeaders;
 use crate::message::{Frame, Length};
 use crate::wire::h1::chunked::Chunked;
-use crate::wire::h1::framing::{Framing, forbidden_trailer};
+use crate::wire::h1::framing::{FRAMING_TRAILERS, Framing, forbidden_trailer};
 use crate::wire::h1::inbound::Inbound;
 use crate::wire::h1::parse::{self, HeadLimits};
 
@@ -21,6 +21,8 @@ const PIPED_BYTES: u64 = 128 * 1024;
 pub(super) struct BodyReader {
     state: State,
     length: Length,
+    /// A request's: trailers that frame or route are refused, not only dropped.
+    of_request: bool,
 }
 
 #[derive(Debug)]
@@ -51,7 +53,19 @@ impl BodyReader {
             Framing::Chunked => (State::Chunked(Chunked::default()), Length::Unknown),
             Framing::UntilClose => (State::UntilClose, Length::Unknown),
         };
-        BodyReader { state, length }
+        BodyReader {
+            state,
+            length,
+            of_request: false,
+        }
+    }
+
+    /// Of a request: nothing in it is repaired.
+    pub(super) fn of_request(framing: Framing) -> Self {
+        BodyReader {
+            of_request: true,
+            ..Self::new(framing)
+        }
     }
 
     /// As the head declared it.
@@ -195,6 +209,9 @@ impl BodyReader {
         };
         inbound.consume(last + length);
         self.state = State::Done;
+        if self.of_request && fields.contains_any(FRAMING_TRAILERS) {
+            return Err("a trailer field that frames or routes a message");
+        }
         fields.retain(|known, name| !forbidden_trailer(known, name));
         Ok(Step::Frame(if fields.is_empty() {
             Frame::End

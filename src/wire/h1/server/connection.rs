@@ -84,7 +84,7 @@ impl Held {
         let kept = STACK.with_borrow_mut(Vec::pop);
         let held = Held(kept.unwrap_or_else(|| Rc::new(ServerConnection::unused())));
         let mut inner = held.0.inner.borrow_mut();
-        inner.reader = BodyReader::new(framing);
+        inner.reader = BodyReader::of_request(framing);
         inner.line = Some(line);
         inner.out.set_limit(inbound.limit());
         inner.inbound = inbound;

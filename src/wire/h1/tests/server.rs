@@ -34,7 +34,7 @@ async fn pipelined_requests_are_answered_in_order_however_they_are_cut() {
     local(async {
         let text = "POST /1 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc\
                     POST /2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
-                    2\r\nde\r\n3;x=y\r\nfgh\r\n0\r\nX-T: 1\r\nHost: evil\r\n\r\n\
+                    2\r\nde\r\n3;x=y\r\nfgh\r\n0\r\nX-T: 1\r\nCookie: evil\r\n\r\n\
                     GET /3 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
         let expected = "HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nPOST /1 abc\
                         HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\nPOST /2 defgh|X-T=1\
