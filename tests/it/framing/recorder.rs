@@ -131,7 +131,7 @@ fn expects(message: &Message) -> bool {
 
 fn whole(message: &Message, bytes: &[u8]) -> String {
     let mut line = entry(message);
-    if let Some(fault) = fault(message, bytes) {
+    if let Some(fault) = reference::forwarded_fault(message, bytes) {
         return format!("FAULTY: {fault}: {line} (cut)");
     }
     if message.head < message.length {
@@ -139,36 +139,6 @@ fn whole(message: &Message, bytes: &[u8]) -> String {
         line += &lossy(&bytes[message.head..]).replace("\r\n", "~");
     }
     line
-}
-
-/// What a client may send and a proxy must not.
-fn fault(message: &Message, bytes: &[u8]) -> Option<&'static str> {
-    let [method, target, version] = &message.start;
-    let asterisk = target == b"*" && method == b"OPTIONS";
-    let hop = [
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "http2-settings",
-        "proxy-authorization",
-    ];
-    let switch = message.values("upgrade").is_empty() == message.values("connection").is_empty()
-        && message
-            .values("connection")
-            .iter()
-            .all(|value| value == b"Upgrade");
-    let bare = |byte: &u8| byte.is_ascii_alphanumeric();
-    let plain_sizes = !message.chunked || bytes[message.head..].first().is_some_and(bare);
-    match () {
-        () if version != b"HTTP/1.1" => Some("another version"),
-        () if !target.starts_with(b"/") && !asterisk => Some("no origin-form"),
-        () if bytes.starts_with(b"\r\n") => Some("an empty line before it"),
-        () if message.values("host").len() != 1 => Some("not one Host"),
-        () if hop.iter().any(|name| !message.values(name).is_empty()) => Some("a field of the hop"),
-        () if !switch => Some("Connection"),
-        () if !plain_sizes => Some("chunks"),
-        () => None,
-    }
 }
 
 fn entry(message: &Message) -> String {

@@ -133,7 +133,9 @@ impl Server {
         loop {
             match reference::request(&self.bytes) {
                 Reading::Whole(message) => {
-                    self.bytes.drain(..message.length);
+                    let own: Vec<u8> = self.bytes.drain(..message.length).collect();
+                    let fault = reference::forwarded_fault(&message, &own);
+                    assert_eq!(fault, None, "{}", own.escape_ascii());
                     self.continued = false;
                     let (pieces, close) = script.answer(&message);
                     self.pieces.extend(pieces);

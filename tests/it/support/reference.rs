@@ -265,6 +265,61 @@ fn trim(value: &[u8]) -> &[u8] {
     }
 }
 
+/// What is wrong with a request as a proxy's: clients may send more than proxies.
+pub fn forwarded_fault(message: &Message, bytes: &[u8]) -> Option<Fault> {
+    let [method, target, version] = &message.start;
+    let asterisk = target == b"*" && method == b"OPTIONS";
+    let hop = [
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "http2-settings",
+        "proxy-authorization",
+    ];
+    let connection = message.values("connection");
+    let switch = message.values("upgrade").is_empty() == connection.is_empty()
+        && connection.iter().all(|value| value == b"Upgrade");
+    let merged = [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "x-forwarded-for",
+    ];
+    let harmless = |(name, _): &(Vec<u8>, Vec<u8>)| {
+        let is = |other: &&str| name.eq_ignore_ascii_case(other.as_bytes());
+        !name.contains(&b'_') && !merged.iter().any(|other| is(other))
+    };
+    let underscore = |(name, _): &(Vec<u8>, Vec<u8>)| name.contains(&b'_');
+    match () {
+        () if version != b"HTTP/1.1" => Some("another version"),
+        () if !target.starts_with(b"/") && !asterisk => Some("no origin-form"),
+        () if bytes.starts_with(b"\r\n") => Some("an empty line before it"),
+        () if message.values("host").len() != 1 => Some("not one Host"),
+        () if hop.iter().any(|name| !message.values(name).is_empty()) => Some("a field of the hop"),
+        () if !switch => Some("Connection"),
+        () if message.fields.iter().any(underscore) => Some("an underscore in a name"),
+        () if !message.trailers.iter().all(harmless) => Some("a trailer"),
+        () if message.chunked && !plain_chunks(&bytes[message.head..]) => Some("chunks"),
+        () => None,
+    }
+}
+
+/// Sizes without zeros in front and without extensions; the chunks are known to be well-formed.
+fn plain_chunks(mut bytes: &[u8]) -> bool {
+    loop {
+        let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") else {
+            return false;
+        };
+        let (digits, rest) = (&bytes[..end], &bytes[end + 2..]);
+        match number(digits, 16) {
+            Some(0) => return digits == b"0",
+            Some(size) if digits[0] != b'0' => bytes = &rest[size + 2..],
+            _ => return false,
+        }
+    }
+}
+
 /// How `httparse` reads the head of a request that this module found whole: the same length,
 /// method, target, number of fields.
 #[track_caller]
