@@ -203,16 +203,15 @@ fn host_name(authority: &[u8]) -> Option<HostName> {
 
 /// Digits, possibly none (RFC 3986 section 3.2.3), up to 65535.
 fn is_port(text: &[u8]) -> bool {
-    if text.is_empty() {
-        return true;
+    let mut port = 0;
+    for byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        port = port * 10 + u32::from(digit);
+        if digit > 9 || port > 65_535 {
+            return false;
+        }
     }
-    let port = text.iter().try_fold(0, |port: u32, byte| {
-        let port = byte
-            .is_ascii_digit()
-            .then(|| port * 10 + u32::from(byte - b'0'))?;
-        u16::try_from(port).ok().map(u32::from)
-    });
-    port.is_some()
+    true
 }
 
 fn split_once(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
