@@ -106,8 +106,8 @@ pub struct Picker {
 #[derive(Debug)]
 enum Policy {
     Random,
-    RoundRobin(Arc<Turns>),
-    SmoothWeighted(Arc<Turns>),
+    RoundRobin(Turns),
+    SmoothWeighted(Turns),
     LeastRequests,
     PeakEwma,
     Hash(Hash),
@@ -121,9 +121,11 @@ impl Picker {
             Balance::Random => Policy::Random,
             Balance::LeastRequests => Policy::LeastRequests,
             Balance::PeakEwma => Policy::PeakEwma,
-            Balance::RoundRobin => Policy::RoundRobin(turns(round_robin::order, &list, start)),
+            Balance::RoundRobin => {
+                Policy::RoundRobin(Turns::new(order(round_robin::order, &list), start))
+            }
             Balance::SmoothWeighted => {
-                Policy::SmoothWeighted(turns(smooth_weighted::order, &list, start))
+                Policy::SmoothWeighted(Turns::new(order(smooth_weighted::order, &list), start))
             }
             Balance::Hash(_) => Policy::Hash(Hash::new(entries, None)),
         };
@@ -131,8 +133,8 @@ impl Picker {
     }
 
     /// The picker to use after a change, or `None` when this one still fits. What did not change is
-    /// shared: an order, and where it has got to, when the servers and weights are the same and
-    /// only their indices moved; a hash table when its members are. `seed` is any random number.
+    /// shared: where an order has got to, when the servers and weights are the same and only their
+    /// indices moved; a hash table when its members are. `seed` is any random number.
     pub fn rebuilt(&self, policy: &Balance, entries: &[Entry], seed: u64) -> Option<Picker> {
         let list = candidates(policy, entries);
         let same_servers = self.same_servers(&list, entries);
@@ -150,10 +152,10 @@ impl Picker {
             (Policy::Hash(hash), Balance::Hash(_)) if same && hash.fits(entries) => return None,
             (Policy::Hash(hash), Balance::Hash(_)) => Policy::Hash(Hash::new(entries, Some(hash))),
             (Policy::RoundRobin(turns), Balance::RoundRobin) if same_servers => {
-                Policy::RoundRobin(Arc::clone(turns))
+                Policy::RoundRobin(turns.renamed(order(round_robin::order, &list)))
             }
             (Policy::SmoothWeighted(turns), Balance::SmoothWeighted) if same_servers => {
-                Policy::SmoothWeighted(Arc::clone(turns))
+                Policy::SmoothWeighted(turns.renamed(order(smooth_weighted::order, &list)))
             }
             (_, policy) => return Some(Picker::build(policy, entries, Start::Random(seed))),
         };
@@ -164,9 +166,9 @@ impl Picker {
     pub fn pick<S: Servers>(&self, pick: &Pick<'_, S>, random: &mut Random) -> Option<usize> {
         let servers = pick.servers;
         match &self.policy {
-            Policy::RoundRobin(turns) | Policy::SmoothWeighted(turns) if pick.first_attempt => self
-                .take_turn(turns, servers)
-                .or_else(|| self.draw(servers, random)),
+            Policy::RoundRobin(turns) | Policy::SmoothWeighted(turns) if pick.first_attempt => {
+                take_turn(turns, servers).or_else(|| self.draw(servers, random))
+            }
             Policy::Random | Policy::RoundRobin(_) | Policy::SmoothWeighted(_) => {
                 self.draw(servers, random)
             }
@@ -262,16 +264,6 @@ impl Picker {
         mine.map(|(key, one)| (key, one.share)).eq(theirs)
     }
 
-    fn take_turn<S: Servers>(&self, turns: &Turns, servers: &S) -> Option<usize> {
-        for _ in 0..=PASSED_ON {
-            let candidate = self.candidates.list().get(turns.next()?)?;
-            if servers.admits(candidate.index) {
-                return Some(candidate.index);
-            }
-        }
-        None
-    }
-
     fn draw<S: Servers>(&self, servers: &S, random: &mut Random) -> Option<usize> {
         self.candidates
             .draw(servers, None, random)
@@ -306,6 +298,16 @@ impl Picker {
     }
 }
 
+fn take_turn<S: Servers>(turns: &Turns, servers: &S) -> Option<usize> {
+    for _ in 0..=PASSED_ON {
+        let index = turns.next()?;
+        if servers.admits(index) {
+            return Some(index);
+        }
+    }
+    None
+}
+
 /// Who takes part with which share. `round-robin` knows no weights and `hash` no slow start.
 fn candidates(policy: &Balance, entries: &[Entry]) -> Vec<Candidate> {
     let share = |entry: &Entry| {
@@ -325,9 +327,14 @@ fn candidates(policy: &Balance, entries: &[Entry]) -> Vec<Candidate> {
         .collect()
 }
 
-fn turns(order: fn(&[u32]) -> Vec<u32>, list: &[Candidate], start: Start) -> Arc<Turns> {
+/// The order of `list` as indices of entries.
+fn order(of_shares: fn(&[u32]) -> Vec<u32>, list: &[Candidate]) -> Vec<u32> {
     let shares: Vec<u32> = list.iter().map(|candidate| candidate.share).collect();
-    Arc::new(Turns::new(order(&shares), start))
+    let mut order = of_shares(&shares);
+    for place in &mut order {
+        *place = list[*place as usize].index as u32;
+    }
+    order
 }
 
 #[cfg(test)]

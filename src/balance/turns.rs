@@ -1,15 +1,18 @@
 //! An order of servers and one counter over it, shared by all workers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use smallvec::SmallVec;
 
 use crate::balance::Start;
 
 /// A precomputed order that is gone through again and again.
 #[derive(Debug)]
 pub(super) struct Turns {
-    /// Positions in the list of candidates.
-    order: Box<[u32]>,
-    next: Counter,
+    /// Indices of entries; a short order needs no other memory than the picker's.
+    order: SmallVec<[u32; 8]>,
+    next: Arc<Counter>,
 }
 
 /// Alone on its cache lines (two: they are fetched in pairs), so that a pick on one worker does not
@@ -28,18 +31,24 @@ impl Turns {
         };
         Turns {
             order: order.into(),
-            next: Counter(AtomicU64::new(first)),
+            next: Arc::new(Counter(AtomicU64::new(first))),
         }
     }
 
-    /// The next turn: one atomic increment and one read.
+    /// The same order of servers with other indices: goes on where this one has got to.
+    pub fn renamed(&self, order: Vec<u32>) -> Turns {
+        Turns {
+            order: order.into(),
+            next: Arc::clone(&self.next),
+        }
+    }
+
+    /// Whose turn it is: one atomic increment and one read.
     pub fn next(&self) -> Option<usize> {
         if self.order.len() <= 1 {
-            return self.order.first().map(|&position| position as usize);
+            return self.order.first().map(|&index| index as usize);
         }
         let turn = self.next.0.fetch_add(1, Ordering::Relaxed) % self.order.len() as u64;
-        self.order
-            .get(turn as usize)
-            .map(|&position| position as usize)
+        self.order.get(turn as usize).map(|&index| index as usize)
     }
 }

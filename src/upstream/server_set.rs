@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::balance::{Picker, Servers, Start};
 use crate::config::model;
 use crate::upstream::breaker;
@@ -18,7 +20,7 @@ pub struct ServerSet {
     plan: Plan,
     picker: Arc<Picker>,
     /// In the order of the configuration.
-    members: Box<[Member]>,
+    members: SmallVec<[Member; 3]>,
     /// `max-connections` is set.
     limited: bool,
 }
