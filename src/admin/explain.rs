@@ -96,11 +96,11 @@ fn route(
     explanation: &mut Explanation,
 ) {
     let path = sanitised.path(head);
-    explanation.host = sanitised.host(&head).map(text);
+    explanation.host = sanitised.host(head).map(text);
     explanation.path = Some(text(path));
     let query = Query {
         listener,
-        host: sanitised.host(&head),
+        host: sanitised.host(head),
         path,
         query: sanitised.query(head),
         method: &head.method,
