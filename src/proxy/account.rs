@@ -43,9 +43,10 @@ pub(super) struct Account {
     pub response_bytes: u64,
     /// Bytes from the client after an upgrade.
     pub tunnelled: u64,
-    /// When the last attempt started, and whether it was answered: then it lasts as long as the
-    /// body of its answer.
-    attempt: (Instant, bool),
+    /// When the last attempt started.
+    attempted: Instant,
+    /// When its head came and how long that took, if it did: then it lasts as long as the body.
+    headed: Option<(Instant, Duration)>,
     /// There is an access log: what it says of attempts is collected.
     logged: bool,
     attempts: SmallVec<[Attempt; 1]>,
@@ -92,7 +93,8 @@ impl Account {
             body: None,
             response_bytes: 0,
             tunnelled: 0,
-            attempt: (now, false),
+            attempted: now,
+            headed: None,
             logged: context.access.enabled(),
             attempts: SmallVec::new(),
             stage: Stage::Open,
@@ -108,7 +110,8 @@ impl Account {
         self.end_attempt(now);
         self.status = None;
         self.asked = Some(asked);
-        self.attempt = (now, false);
+        self.attempted = now;
+        self.headed = None;
         if self.logged {
             self.attempts.push(Attempt {
                 server: server.label().clone(),
@@ -126,9 +129,9 @@ impl Account {
         }
     }
 
-    pub fn head_came(&mut self, status: u16, after: Duration) {
+    pub fn head_came(&mut self, status: u16, now: Instant, after: Duration) {
         self.status = Some(status);
-        self.attempt.1 = true;
+        self.headed = Some((now, after));
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.outcome = Outcome::Status(status);
             attempt.first_byte = Some(after);
@@ -213,8 +216,12 @@ impl Account {
             return;
         }
         let now = clock::now();
-        self.end_attempt(now);
-        let duration = now - self.started;
+        let total = self.end_attempt(now);
+        // A first attempt begins with its request, mostly.
+        let duration = match total {
+            Some(total) if self.attempted == self.started => total,
+            _ => now - self.started,
+        };
         let status = self.final_status();
         let request_bytes = self.tunnelled + self.body.as_ref().map_or(0, |body| body.received());
         let listener = &self.pin.listener(self.listener).metrics;
@@ -231,18 +238,20 @@ impl Account {
     }
 
     /// An attempt that was answered lasts as long as its body.
-    fn end_attempt(&mut self, now: Instant) {
-        let (started, answered) = self.attempt;
-        if !answered {
-            return;
-        }
-        let total = now - started;
+    fn end_attempt(&mut self, now: Instant) -> Option<Duration> {
+        let (headed, after) = self.headed?;
+        let total = if headed == now {
+            after
+        } else {
+            now - self.attempted
+        };
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.total = total;
         }
         if let Some(upstream) = self.upstream() {
             upstream.metrics().attempt_ended(total);
         }
+        Some(total)
     }
 
     /// The last one asked.

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use crate::message::{Body, Known, ResponseHead};
-use crate::proxy::attempt::Attempt;
+use crate::message::{Body, Data, Known, ResponseHead};
+use crate::proxy::attempt::{Attempt, Held};
 use crate::proxy::error::{self, Failure};
 use crate::proxy::passage::{Passage, Stage};
 use crate::proxy::patience::IdleClock;
-use crate::proxy::response_body::{AnswerBody, Held};
+use crate::proxy::response_body::AnswerBody;
 use crate::proxy::transaction::Transaction;
 use crate::proxy::tunnel::ExchangeTunnel;
 use crate::proxy::{forwarding, hop_by_hop};
@@ -30,34 +30,57 @@ impl Passage {
             return error::answer(&Failure::new(Reason::Internal), None);
         };
         let head = attempt.exchange.take_head();
-        let mut response = Response {
-            // It is there: nobody else takes the head of a final answer.
-            head: head.unwrap_or_else(|| ResponseHead::new(502)),
-            body: Body::Empty,
-            close: false,
-        };
-        let head = &mut response.head;
-        attempt.bound |= binds_connection(head);
+        // It is there: nobody else takes the head of a final answer.
+        let mut head = head.unwrap_or_else(|| ResponseHead::new(502));
         let token = hop_by_hop::clean_response(&mut head.fields);
-        transaction.sign(head);
-        if attempt.switching {
+        transaction.sign(&mut head);
+        let body = if attempt.switching {
             if let Some(token) = token {
                 hop_by_hop::offer_upgrade(&mut head.fields, &token);
             }
-            response.body = self.tunnel(attempt);
-            return response;
+            self.tunnel(attempt)
+        } else {
+            self.body(attempt, &head)
+        };
+        Response {
+            head,
+            body,
+            close: false,
         }
-        match transaction.pass_on(attempt, head) {
-            Ok(body) => {
-                response.body = body;
+    }
+
+    /// A body that came with its head ends the exchange at once, so that its connection is free
+    /// before the client has its answer. Any other passes from now on.
+    fn body(mut self: Box<Self>, attempt: Attempt, head: &ResponseHead) -> Body {
+        let Some(transaction) = &mut self.transaction else {
+            return Body::Empty;
+        };
+        let Attempt {
+            exchange,
+            mut held,
+            route,
+            ..
+        } = attempt;
+        held.bound |= binds_connection(head);
+        let timeout = &transaction.account.pin.route(route).rules.timeout;
+        let mut idle = timeout.idle;
+        if is_event_stream(head) {
+            idle = timeout.tunnel;
+            held.lease.release_slot();
+        }
+        match exchange.into_whole() {
+            Ok((data, connection)) => {
+                held.hand_back(connection, &transaction.connection);
+                let body = transaction.whole(data, idle);
                 self.close();
+                body
             }
-            Err(body) => {
-                *stage = Stage::Answering(body);
-                response.body = Body::Stream(self);
+            Err(exchange) => {
+                transaction.account.passes();
+                self.stage = Stage::Answering(AnswerBody::new(exchange.into_body(), held, idle));
+                Body::Stream(self)
             }
         }
-        response
     }
 
     /// After a switch: the tunnel holds what its exchange held.
@@ -70,8 +93,9 @@ impl Passage {
         } = transaction;
         let Attempt {
             exchange,
-            mut lease,
-            claim,
+            held: Held {
+                claim, mut lease, ..
+            },
             route,
             ..
         } = attempt;
@@ -85,45 +109,15 @@ impl Passage {
 }
 
 impl Transaction {
-    /// A body that came with its head ends the exchange at once, so that its connection is free
-    /// before the client has its answer. Any other passes from now on.
-    fn pass_on(&mut self, attempt: Attempt, head: &ResponseHead) -> Result<Body, AnswerBody> {
-        let Attempt {
-            exchange,
-            claim,
-            mut lease,
-            bound,
-            route,
-            ..
-        } = attempt;
-        let timeout = &self.account.pin.route(route).rules.timeout;
-        let mut idle = timeout.idle;
-        if is_event_stream(head) {
-            idle = timeout.tunnel;
-            lease.release_slot();
-        }
-        let held = Held {
-            claim,
-            lease,
-            bound,
+    /// The exchange has ended: the account is closed, and `data` goes out by itself.
+    fn whole(&mut self, data: Option<Data>, idle: Option<Duration>) -> Body {
+        let Some(data) = data else {
+            self.account.finish();
+            return Body::Empty;
         };
-        let (data, connection) = match exchange.into_whole() {
-            Ok(whole) => whole,
-            Err(exchange) => {
-                self.account.passes();
-                return Err(AnswerBody::new(exchange.into_body(), held, idle));
-            }
-        };
-        held.hand_back(connection, &self.patience.connection);
-        let body = match data {
-            Some(data) => {
-                self.account.response_bytes = data.payload() as u64;
-                Body::Whole(data, self.left_for(idle))
-            }
-            None => Body::Empty,
-        };
+        self.account.response_bytes = data.payload() as u64;
         self.account.finish();
-        Ok(body)
+        Body::Whole(data, self.left_for(idle))
     }
 
     /// How long the client may take nothing of a whole answer.

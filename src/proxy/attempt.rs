@@ -23,14 +23,11 @@ use crate::wire::h1::client::{Answer, Connection, Exchange, ExchangeError};
 /// its place is free.
 pub(super) struct Attempt {
     pub exchange: Exchange,
-    pub claim: Claim<Connection>,
-    pub lease: Lease,
+    pub held: Held,
     pub started: Instant,
     pub route: RouteId,
     /// The connection was kept: the server may have ended it.
     pub kept: bool,
-    /// The connection carries this client's identity already.
-    pub bound: bool,
     /// It ends when checks take its server out.
     pub watched: bool,
     /// An interim answer went to the client.
@@ -49,6 +46,14 @@ pub(super) struct Failed {
     pub written: bool,
     /// Where to go on, when that was settled before this attempt was ended.
     pub next: Option<Box<Selected>>,
+}
+
+/// A request's places at its server.
+pub(super) struct Held {
+    pub claim: Claim<Connection>,
+    pub lease: Lease,
+    /// The connection carries this client's identity, or will: it serves nobody else.
+    pub bound: bool,
 }
 
 impl Attempt {
@@ -74,24 +79,23 @@ impl Transaction {
         now
     }
 
-    /// Begins the exchange of an attempt; nothing is written before it is polled.
+    /// Begins the exchange of an attempt; nothing is written before it is polled. `kept`: the
+    /// server may have ended the connection.
     pub(super) fn ask(
         &self,
         journey: &Journey<'_>,
         connection: Connection,
-        claim: Claim<Connection>,
-        lease: Lease,
+        kept: bool,
+        held: Held,
         started: Instant,
     ) -> Attempt {
         let upgrade = self.upgrade.as_deref();
         Attempt {
             exchange: Exchange::start(connection, &self.account.head, &self.downstream, upgrade),
-            claim,
-            lease,
+            held,
             started,
             route: journey.id,
-            kept: true,
-            bound: false,
+            kept,
             watched: journey.upstream.config().health.is_some(),
             interim_sent: false,
             switching: false,
@@ -105,22 +109,13 @@ impl Transaction {
         journey: &Journey<'_>,
         selected: Selected,
     ) -> Result<Attempt, Failed> {
-        let Selected { mut lease, via } = selected;
-        let started = self.attempt_starts(journey.asked, lease.server());
-        let mut attempt = match via {
-            Via::Bound(connection, claim) => Attempt {
-                bound: true,
-                ..self.ask(journey, connection, claim, lease, started)
-            },
-            Via::Kept(connection, claim) => self.ask(journey, connection, claim, lease, started),
-            Via::Dial(claim) => {
-                let connection = self.dial(journey, &mut lease, started).await?;
-                Attempt {
-                    kept: false,
-                    ..self.ask(journey, connection, claim, lease, started)
-                }
-            }
+        let Selected { mut held, via } = selected;
+        let started = self.attempt_starts(journey.asked, held.lease.server());
+        let (connection, kept) = match via {
+            Via::Kept(connection) => (connection, true),
+            Via::Dial => (self.dial(journey, &mut held.lease, started).await?, false),
         };
+        let mut attempt = self.ask(journey, connection, kept, held, started);
         let waited = poll_fn(|cx| attempt.poll_head(self, cx)).await;
         self.conclude(journey, attempt, waited).await
     }
@@ -173,30 +168,21 @@ impl Transaction {
     ) -> Result<Attempt, Failed> {
         let Attempt {
             exchange,
-            claim,
-            mut lease,
+            mut held,
             started,
-            bound,
             ..
         } = stale;
         drop(exchange);
-        claim.was_stale();
+        held.claim.was_stale();
         let written = bytes_written(error) > 0;
         let method = &self.account.head.method;
         if !retry::resend_after_stale(method, written, self.replayable()) {
-            return Err(self.given_up(
-                lease.server(),
-                Failure::new(Reason::UpstreamReset),
-                started,
-            ));
+            let failure = Failure::new(Reason::UpstreamReset);
+            return Err(self.given_up(held.lease.server(), failure, started));
         }
         self.rewind();
-        let connection = self.dial(journey, &mut lease, started).await?;
-        Ok(Attempt {
-            kept: false,
-            bound,
-            ..self.ask(journey, connection, claim, lease, started)
-        })
+        let connection = self.dial(journey, &mut held.lease, started).await?;
+        Ok(self.ask(journey, connection, false, held, started))
     }
 
     /// The attempt ends without a word to the breaker, and none follows.
@@ -218,7 +204,7 @@ impl Transaction {
     fn failed(&mut self, attempt: Attempt, error: &WaitError) -> Failed {
         let Attempt {
             exchange,
-            mut lease,
+            held: Held { mut lease, .. },
             started,
             ..
         } = attempt;
@@ -248,10 +234,10 @@ impl Transaction {
         let now = clock::now();
         let latency = now - attempt.started;
         let status = attempt.status();
-        let lease = &mut attempt.lease;
+        let lease = &mut attempt.held.lease;
         lease.answered(now, latency, status);
         lease.server().metrics().attempted(Outcome::Status(status));
-        self.account.head_came(status, latency);
+        self.account.head_came(status, now, latency);
     }
 
     pub(super) fn attempt_ended(&mut self, server: &Server, outcome: Outcome, started: Instant) {

@@ -1,6 +1,6 @@
 //! What a request finds around it: its worker, and the downstream connection it came on.
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{RefCell, RefMut};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::Server;
 use crate::upstream::pool::{Claim, Pools};
 use crate::util::random::Random;
-use crate::util::timer::{SweepSlot, Timers};
+use crate::util::timer::Timers;
 use crate::wire::Limits;
 use crate::wire::h1::client::Connection;
 
@@ -50,8 +50,6 @@ pub struct ConnectionInfo {
     pub listener: Rc<ListenerRules>,
     /// The upstream connection that NTLM or Negotiate bound to this one.
     pub(super) bound: RefCell<Option<Bound>>,
-    /// What its requests wait with, between two of them that waited.
-    pub(super) slot: Cell<Option<SweepSlot>>,
 }
 
 /// An upstream connection that carries one client's identity: never pooled.
@@ -124,7 +122,6 @@ impl ConnectionInfo {
             port,
             listener,
             bound: RefCell::new(None),
-            slot: Cell::new(None),
         }
     }
 }

@@ -73,11 +73,11 @@ impl Transaction {
                 self.attempt(&journey, selected).await
             }
             Turn::Broken(attempt, error) => {
-                journey.tried.push(attempt.lease.server().id());
+                journey.tried.push(attempt.held.lease.server().id());
                 self.conclude(&journey, attempt, Err(error)).await
             }
             Turn::Unwelcome(attempt) => {
-                journey.tried.push(attempt.lease.server().id());
+                journey.tried.push(attempt.held.lease.server().id());
                 Ok(attempt)
             }
         };
@@ -182,7 +182,7 @@ impl<'a> Journey<'a> {
     }
 
     fn try_at(&mut self, selected: &Selected) {
-        self.tried.push(selected.lease.server().id());
+        self.tried.push(selected.held.lease.server().id());
     }
 
     /// Counts the retry that was the last attempt; those before it failed.

@@ -102,7 +102,7 @@ impl Attempt {
         transaction: &Transaction,
         cx: &mut TaskContext<'_>,
     ) -> Poll<WaitError> {
-        if self.watched && self.lease.taken_out() {
+        if self.watched && self.held.lease.taken_out() {
             return Poll::Ready(WaitError::TakenOut);
         }
         let timeout = &transaction.account.pin.route(self.route).rules.timeout;
@@ -129,8 +129,7 @@ impl Attempt {
         }
         let check = (stalled || self.watched).then(|| now + CHECK);
         if let Some(next) = [ends, check].into_iter().flatten().min() {
-            let context = &transaction.account.context;
-            transaction.patience.wake_at(context, next, limit, cx);
+            transaction.patience.wake_at(next, limit, cx);
         }
         Poll::Pending
     }

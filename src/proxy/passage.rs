@@ -21,7 +21,7 @@ use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::error::{self, Failure};
 use crate::proxy::exchange::{Journey, Turn};
 use crate::proxy::response_body::AnswerBody;
-use crate::proxy::selection::{self, Selected, Via};
+use crate::proxy::selection::{self, Via};
 use crate::proxy::transaction::{Prepared, Transaction};
 use crate::telemetry::Reason;
 use crate::upstream::Refused;
@@ -251,7 +251,7 @@ impl Transaction {
         };
         let journey = Journey::new(&pin, route);
         journey.upstream.request_started(clock::now());
-        let Selected { lease, via } = match self.select_first(journey.upstream, Some(cx)) {
+        let selected = match self.select_first(journey.upstream, Some(cx)) {
             Ok(selected) => selected,
             Err(Refused::Full) => return Err(Rare::Detour(route, Turn::Full)),
             Err(refused) => {
@@ -259,17 +259,12 @@ impl Transaction {
                 return Err(Rare::Detour(route, Turn::Failed(failure)));
             }
         };
-        let (connection, claim, bound) = match via {
-            Via::Kept(connection, claim) => (connection, claim, false),
-            Via::Bound(connection, claim) => (connection, claim, true),
-            Via::Dial(_) => {
-                let selected = Selected { lease, via };
-                return Err(Rare::Detour(route, Turn::Selected(selected)));
-            }
+        let Via::Kept(connection) = selected.via else {
+            return Err(Rare::Detour(route, Turn::Selected(selected)));
         };
-        let started = self.attempt_starts(journey.asked, lease.server());
-        let attempt = self.ask(&journey, connection, claim, lease, started);
-        Ok(Attempt { bound, ..attempt })
+        let held = selected.held;
+        let started = self.attempt_starts(journey.asked, held.lease.server());
+        Ok(self.ask(&journey, connection, true, held, started))
     }
 }
 

@@ -1,64 +1,40 @@
 //! How long a request waits for what does not come, without a timer of its own.
 //!
-//! One sweep slot serves all the waits of a request, one after the other, and then the next
-//! request of its connection: it knows the task that it wakes already.
+//! One sweep slot serves all the waits of a request, one after the other; it is lent by the wire,
+//! which waits with it for the next request, and so it knows the task that it wakes already.
 
-use std::cell::OnceCell;
-use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::proxy::context::{ConnectionInfo, Context};
 use crate::util::clock;
 use crate::util::timer::SweepSlot;
 
-/// A request's sweep slot: taken from its connection when it first waits, and given back.
+/// A request's sweep slot, left clear when it is given back.
 pub(super) struct Patience {
-    pub connection: Rc<ConnectionInfo>,
-    slot: OnceCell<SweepSlot>,
+    slot: SweepSlot,
 }
 
 impl Patience {
-    pub fn new(connection: &Rc<ConnectionInfo>) -> Self {
-        Patience {
-            connection: connection.clone(),
-            slot: OnceCell::new(),
-        }
+    pub fn new(slot: SweepSlot) -> Self {
+        Patience { slot }
     }
 
     /// Has the task woken at `next`: a tenth of `limit` later at most, up to a sweep without one.
-    pub fn wake_at(
-        &self,
-        context: &Context,
-        next: Instant,
-        limit: Option<Duration>,
-        cx: &mut TaskContext<'_>,
-    ) {
-        let slot = self.slot(context);
+    pub fn wake_at(&self, next: Instant, limit: Option<Duration>, cx: &mut TaskContext<'_>) {
         match limit {
-            Some(limit) => slot.set_end(next, limit),
-            None => slot.set(next),
+            Some(limit) => self.slot.set_end(next, limit),
+            None => self.slot.set(next),
         }
         // Registers only: `next` is ahead.
-        let _registered = slot.poll_expired(cx);
-    }
-
-    fn slot(&self, context: &Context) -> &SweepSlot {
-        self.slot.get_or_init(|| {
-            let kept = self.connection.slot.take();
-            kept.unwrap_or_else(|| context.timers.slot())
-        })
+        let _registered = self.slot.poll_expired(cx);
     }
 }
 
 impl Drop for Patience {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            slot.clear();
-            self.connection.slot.set(Some(slot));
-        }
+        self.slot.clear();
     }
 }
 
@@ -80,16 +56,11 @@ impl IdleClock {
     }
 
     /// Call when nothing else is ready.
-    pub fn poll_expired(
-        &mut self,
-        patience: &Patience,
-        context: &Context,
-        cx: &mut TaskContext<'_>,
-    ) -> Poll<()> {
+    pub fn poll_expired(&mut self, patience: &Patience, cx: &mut TaskContext<'_>) -> Poll<()> {
         let Some(limit) = self.limit else {
             return Poll::Pending;
         };
-        let slot = patience.slot(context);
+        let slot = &patience.slot;
         if self.ends.is_none() {
             let ends = clock::now() + limit;
             self.ends = Some(ends);

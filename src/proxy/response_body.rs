@@ -5,14 +5,13 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use crate::message::{BodyError, BodyStream, Frame, Length};
+use crate::proxy::attempt::Held;
 use crate::proxy::context::{Bound, ConnectionInfo};
 use crate::proxy::hop_by_hop;
 use crate::proxy::passage::{Passage, Stage};
 use crate::proxy::patience::IdleClock;
 use crate::proxy::transaction::Transaction;
 use crate::telemetry::Reason;
-use crate::upstream::Lease;
-use crate::upstream::pool::Claim;
 use crate::util::clock;
 use crate::wire::h1::client::{Connection, ResponseBody};
 
@@ -25,14 +24,6 @@ pub(super) struct AnswerBody {
     clock: IdleClock,
     /// The exchange's, when its idle clock was last looked at.
     progress: u64,
-}
-
-/// A request's places at its server.
-pub(super) struct Held {
-    pub claim: Claim<Connection>,
-    pub lease: Lease,
-    /// The connection goes to this client alone when its exchange has ended.
-    pub bound: bool,
 }
 
 impl AnswerBody {
@@ -68,7 +59,7 @@ impl AnswerBody {
         }
         let Some(held) = self.held.take() else { return };
         match self.inner.take_connection() {
-            Some(connection) => held.hand_back(connection, &transaction.patience.connection),
+            Some(connection) => held.hand_back(connection, &transaction.connection),
             None => drop(held),
         }
         transaction.account.finish();
@@ -87,9 +78,8 @@ impl AnswerBody {
         if transaction.poll_total(cx).is_ready() {
             return Poll::Ready(BodyError::TotalTimeout);
         }
-        let context = &transaction.account.context;
         self.clock
-            .poll_expired(&transaction.patience, context, cx)
+            .poll_expired(&transaction.patience, cx)
             .map(|()| BodyError::IdleTimeout)
     }
 
@@ -215,7 +205,7 @@ impl Passage {
         }
     }
 
-    fn body(&self) -> Option<&AnswerBody> {
+    fn passing(&self) -> Option<&AnswerBody> {
         match &self.stage {
             Stage::Answering(body) => Some(body),
             _ => None,
@@ -226,7 +216,7 @@ impl Passage {
 /// In its last stage.
 impl BodyStream for Passage {
     fn length(&self) -> Length {
-        self.body()
+        self.passing()
             .map_or(Length::Unknown, |body| body.inner.length())
     }
 
@@ -244,11 +234,11 @@ impl BodyStream for Passage {
     }
 
     fn moves_request(&self) -> bool {
-        self.body().is_some_and(|body| body.held.is_some())
+        self.passing().is_some_and(|body| body.held.is_some())
     }
 
     fn at_end(&self) -> bool {
-        self.body().is_some_and(|body| body.inner.at_end())
+        self.passing().is_some_and(|body| body.inner.at_end())
     }
 
     fn poll_pump(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), BodyError>> {

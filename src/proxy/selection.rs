@@ -6,6 +6,7 @@ use std::task::Context as TaskContext;
 
 use crate::balance;
 use crate::config::model::{Balance, HashKey};
+use crate::proxy::attempt::Held;
 use crate::proxy::context::Bound;
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
@@ -13,23 +14,21 @@ use crate::proxy::retry;
 use crate::proxy::transaction::Transaction;
 use crate::router;
 use crate::telemetry::Reason;
-use crate::upstream::pool::{Acquired, Claim};
+use crate::upstream::pool::Acquired;
 use crate::upstream::{Lease, Pick, Refused, ServerId, Upstream};
 use crate::wire::h1::client::Connection;
 
-/// A server's slot, and what to reach it by.
+/// Places at a server, and what to reach it by.
 pub(super) struct Selected {
-    pub lease: Lease,
+    pub held: Held,
     pub via: Via,
 }
 
 pub(super) enum Via {
-    /// The connection that this client's authentication is bound to.
-    Bound(Connection, Claim<Connection>),
     /// A kept connection.
-    Kept(Connection, Claim<Connection>),
-    /// Leave to open one.
-    Dial(Claim<Connection>),
+    Kept(Connection),
+    /// One that is to be opened.
+    Dial,
 }
 
 impl Transaction {
@@ -83,12 +82,17 @@ impl Transaction {
         } else {
             pools.acquire_for_once(lease.server().connections(), waiter)
         };
-        let via = match acquired {
-            Acquired::Kept(connection, claim) => Via::Kept(connection, claim),
-            Acquired::Dial(claim) => Via::Dial(claim),
+        let (claim, via) = match acquired {
+            Acquired::Kept(connection, claim) => (claim, Via::Kept(connection)),
+            Acquired::Dial(claim) => (claim, Via::Dial),
             Acquired::Full => return Err(Refused::Full),
         };
-        Ok(Selected { lease, via })
+        let held = Held {
+            claim,
+            lease,
+            bound: false,
+        };
+        Ok(Selected { held, via })
     }
 
     pub(super) async fn wait_in_queue(
@@ -128,7 +132,7 @@ impl Transaction {
         upstream: &Arc<Upstream>,
         waiter: Option<&mut TaskContext<'_>>,
     ) -> Option<Selected> {
-        let mut slot = self.patience.connection.bound.borrow_mut();
+        let mut slot = self.connection.bound.borrow_mut();
         if slot.as_ref()?.server.upstream() != upstream.name() {
             return None;
         }
@@ -141,11 +145,13 @@ impl Transaction {
         if !connection.is_usable(waiter) {
             return None;
         }
-        let lease = upstream.claim(&server)?;
-        Some(Selected {
-            lease,
-            via: Via::Bound(connection, claim),
-        })
+        let held = Held {
+            claim,
+            lease: upstream.claim(&server)?,
+            bound: true,
+        };
+        let via = Via::Kept(connection);
+        Some(Selected { held, via })
     }
 
     /// Of `balance = "hash"`; a missing key falls back to the client's address.

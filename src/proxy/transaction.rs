@@ -26,6 +26,7 @@ use crate::wire::{Request, Response};
 /// A request under way. Attempts are in `attempt`, the choice of servers in `selection`.
 pub(super) struct Transaction {
     pub(super) account: Account,
+    pub(super) connection: Rc<ConnectionInfo>,
     pub(super) patience: Patience,
     pub(super) downstream: Rc<dyn Downstream>,
     pub(super) total: Option<Deadline>,
@@ -46,7 +47,8 @@ impl Transaction {
     ) -> Self {
         Transaction {
             account: Account::open(context, connection, request.head, request.began),
-            patience: Patience::new(connection),
+            connection: connection.clone(),
+            patience: Patience::new(request.slot),
             downstream: request.downstream,
             total: None,
             upgrade: None,
@@ -91,7 +93,7 @@ impl Transaction {
     }
 
     fn find_client(&mut self, trusted_proxies: &[IpNet]) {
-        let source = self.patience.connection.peer.ip();
+        let source = self.connection.peer.ip();
         self.trusted = client_address::is_trusted(source, trusted_proxies);
         if self.trusted {
             let fields = &self.account.head.fields;
@@ -136,7 +138,7 @@ impl Transaction {
     /// Hop-by-hop fields go, forwarding fields come.
     fn rewrite_fields(&mut self, pin: &Pin, route: &RouteState) {
         let rules = &pin.listener(self.account.listener).rules;
-        let connection = &self.patience.connection;
+        let connection = &self.connection;
         let head = &mut self.account.head;
         let requested =
             hop_by_hop::clean_request(&mut head.fields, head.version, &route.rules.upgrades);

@@ -105,8 +105,7 @@ impl Tunnel for ExchangeTunnel {
     }
 
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let context = &self.account.context;
-        match self.clock.poll_expired(&self.patience, context, cx) {
+        match self.clock.poll_expired(&self.patience, cx) {
             Poll::Ready(()) => {
                 Poll::Ready(self.failed(Reason::ResponseTimeout, BodyError::IdleTimeout))
             }

@@ -50,6 +50,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Slot {
+    /// Handles on it but one.
+    shared: u32,
     deadline: Option<Instant>,
     /// Of a duration that cannot wait for the regular sweep.
     short: bool,
@@ -284,7 +286,8 @@ fn store_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-/// One coarse deadline that can be moved at any time.
+/// One coarse deadline that can be moved at any time. A clone is another handle on the same one, for
+/// those who wait in turns.
 pub struct SweepSlot {
     shared: Rc<Shared>,
     key: usize,
@@ -328,9 +331,23 @@ impl SweepSlot {
     }
 }
 
+impl Clone for SweepSlot {
+    fn clone(&self) -> Self {
+        self.shared.slots.borrow_mut()[self.key].shared += 1;
+        SweepSlot {
+            shared: Rc::clone(&self.shared),
+            key: self.key,
+        }
+    }
+}
+
 impl Drop for SweepSlot {
     fn drop(&mut self) {
-        self.shared.slots.borrow_mut().remove(self.key);
+        let mut slots = self.shared.slots.borrow_mut();
+        match &mut slots[self.key].shared {
+            0 => drop(slots.remove(self.key)),
+            shared => *shared -= 1,
+        }
     }
 }
 
@@ -440,6 +457,23 @@ mod tests {
                 "clearing takes the expiry back"
             );
             assert!(cleared.poll_expired(&mut cx).is_pending());
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_lives_as_long_as_the_last_handle_on_it() {
+        with_driver(|timers| async move {
+            let start = Instant::now();
+            let (slot, other) = (timers.slot(), timers.slot());
+            let handles = [slot.clone(), slot.clone()];
+            drop(slot);
+            handles[0].set(start + SECOND);
+            poll_fn(|cx| handles[1].poll_expired(cx)).await;
+            drop(handles);
+            assert_eq!(timers.shared.slots.borrow().len(), 1);
+            drop(other);
+            assert!(timers.shared.slots.borrow().is_empty());
         })
         .await;
     }

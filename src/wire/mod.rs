@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::config::model::UnderscoreHeaders;
 use crate::message::{Body, Downstream, RequestHead, ResponseHead};
+use crate::util::timer::SweepSlot;
 
 /// One request as it comes off a wire.
 pub struct Request {
@@ -20,6 +21,8 @@ pub struct Request {
     pub downstream: Rc<dyn Downstream>,
     /// When its first byte came, where the head came in pieces; else it is now.
     pub began: Option<Instant>,
+    /// Whoever answers may wait with it until the answer is out; then it is left clear.
+    pub slot: SweepSlot,
 }
 
 /// One final answer as it goes on a wire. Interim answers go through [`Downstream`].

@@ -302,6 +302,7 @@ impl<H: Handler> Serve<H> {
             head,
             downstream: connection.downstream(),
             began: received.began,
+            slot: self.slot.clone(),
         });
         self.state = State::Exchange(Exchange::new(connection, work));
     }
