@@ -192,6 +192,23 @@ fn a_client_that_stops_reading_is_idle() {
 }
 
 #[test]
+fn whole_answers_to_a_client_that_stops_reading_are_idle_too() {
+    // Each comes in one piece with its head, and no server is waited for any more.
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 30000\r\n\r\n";
+    let origin = Origin::answering([head.as_bytes(), &[b'x'; 30_000]].concat());
+    let proxy = Proxy::start(&app(&[&origin], &timeouts("idle = \"300ms\"")));
+    let mut client = proxy.client();
+    let requests = "GET / HTTP/1.1\r\nHost: test\r\n\r\n".repeat(1_000);
+    client.send(requests);
+    let active = "evenkeel_connections_active{listener=\"web\"}";
+    eventually("it is answered", || proxy.metric(active) == Some(1.0));
+    let start = Instant::now();
+    eventually("it is given up", || proxy.metric(active) == Some(0.0));
+    assert!(start.elapsed() < Duration::from_secs(5), "that took long");
+    assert!(client.rest().len() < 30_000_000, "it was cut");
+}
+
+#[test]
 fn total_is_504_total_timeout() {
     let origin = Origin::stalling();
     let proxy = Proxy::start(&app(&[&origin], &timeouts("total = \"300ms\"")));

@@ -302,3 +302,23 @@ fn answer_of_ours_reaches_a_client_whose_body_nobody_wants() {
         );
     }
 }
+
+#[test]
+fn upload_that_was_answered_early_without_a_body_is_still_delivered_whole() {
+    let origin = Origin::scripted(|connection| {
+        while let Some(received) = connection.request_head() {
+            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            if received.header("content-length").is_some() {
+                assert_eq!(connection.exactly(8).as_deref(), Some(&b"halfhalf"[..]));
+            }
+        }
+    });
+    let proxy = start(&origin, "", "");
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 8\r\n\r\nhalf");
+    let answer = client.response();
+    assert_eq!((answer.status, answer.text().as_str()), (200, ""));
+    client.send("half");
+    assert_eq!(client.get("/").status, 200);
+    assert_eq!(origin.connections(), 1, "both connections are kept");
+}
