@@ -123,6 +123,7 @@ impl Future for Work {
 }
 
 thread_local! {
+    #[expect(clippy::vec_box, reason = "the object itself is kept, not its content")]
     static SPARE: RefCell<Vec<Box<Passage>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -158,7 +159,7 @@ impl Passage {
             return Poll::Pending;
         };
         if let Stage::Begun = stage {
-            *stage = Stage::Asking(transaction.begin(cx).map_err(Box::new)?);
+            *stage = Stage::Asking(transaction.begin(cx)?);
         }
         let Stage::Asking(attempt) = stage else {
             return Poll::Pending;
@@ -242,25 +243,25 @@ impl Passage {
 
 impl Transaction {
     /// Judges the head, picks a server and begins the exchange with it.
-    fn begin(&mut self, cx: &mut TaskContext<'_>) -> Result<Attempt, Rare> {
+    fn begin(&mut self, cx: &mut TaskContext<'_>) -> Result<Attempt, Box<Rare>> {
         let pin = self.account.pin.clone();
         let route = match self.prepare(&pin) {
             Ok(Prepared::Route(route)) => route,
-            Ok(Prepared::Answer(response)) => return Err(Rare::Own(response)),
-            Err(failure) => return Err(Rare::Refused(failure)),
+            Ok(Prepared::Answer(response)) => return Err(Box::new(Rare::Own(response))),
+            Err(failure) => return Err(Box::new(Rare::Refused(failure))),
         };
         let journey = Journey::new(&pin, route);
         journey.upstream.request_started(clock::now());
         let selected = match self.select_first(journey.upstream, Some(cx)) {
             Ok(selected) => selected,
-            Err(Refused::Full) => return Err(Rare::Detour(route, Turn::Full)),
+            Err(Refused::Full) => return Err(Box::new(Rare::Detour(route, Turn::Full))),
             Err(refused) => {
                 let failure = selection::failure(refused);
-                return Err(Rare::Detour(route, Turn::Failed(failure)));
+                return Err(Box::new(Rare::Detour(route, Turn::Failed(failure))));
             }
         };
         let Via::Kept(connection) = selected.via else {
-            return Err(Rare::Detour(route, Turn::Selected(selected)));
+            return Err(Box::new(Rare::Detour(route, Turn::Selected(selected))));
         };
         let held = selected.held;
         let started = self.attempt_starts(journey.asked, held.lease.server());
