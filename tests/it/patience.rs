@@ -187,9 +187,11 @@ fn a_server_that_does_not_take_the_body_is_given_up() {
     });
     let proxy = Proxy::start(&app(&[&origin], &timeouts("idle = \"500ms\"")));
     let mut client = proxy.client();
-    client.send("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\n");
     let mut stream = client.stream().try_clone().expect("descriptors are left");
-    let upload = thread::spawn(move || drop(stream.write_all(&vec![b'x'; 100_000_000])));
+    // Made before the head goes: a client that is slow to begin would be the one that is idle.
+    let head = "PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\n";
+    let bytes = [head.as_bytes(), &[b'x'; 1 << 16].repeat(500)].concat();
+    let upload = thread::spawn(move || drop(stream.write_all(&bytes)));
     let answer = client.response();
     assert_eq!(
         (answer.status, answer.evenkeel_reason()),

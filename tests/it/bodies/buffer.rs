@@ -52,9 +52,7 @@ fn clients_that_do_not_read_are_not_held_more_for_than_is_allowed() {
         pour(&connection.writer(), &count);
     });
     let proxy = start(&origin);
-    let mut clients: Vec<Client> = (0..MANY)
-        .map(|_| Client::connect(proxy.listener))
-        .collect();
+    let mut clients: Vec<Client> = (0..MANY).map(|_| Client::connect(proxy.listener)).collect();
     let before = proxy.resident();
     for client in &mut clients {
         client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -74,9 +72,7 @@ fn servers_that_do_not_read_are_not_held_more_for_than_is_allowed() {
         let _ = waiting.lock().map(|waiting| waiting.recv());
     });
     let proxy = start(&origin);
-    let clients: Vec<Client> = (0..MANY)
-        .map(|_| Client::connect(proxy.listener))
-        .collect();
+    let clients: Vec<Client> = (0..MANY).map(|_| Client::connect(proxy.listener)).collect();
     let before = proxy.resident();
     let sent = Arc::new(AtomicU64::new(0));
     for client in &clients {
