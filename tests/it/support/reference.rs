@@ -288,7 +288,7 @@ pub fn forwarded_fault(message: &Message, bytes: &[u8]) -> Option<Fault> {
     ];
     let harmless = |(name, _): &(Vec<u8>, Vec<u8>)| {
         let is = |other: &&str| name.eq_ignore_ascii_case(other.as_bytes());
-        !name.contains(&b'_') && !merged.iter().any(|other| is(other))
+        !name.contains(&b'_') && !merged.iter().any(is)
     };
     let underscore = |(name, _): &(Vec<u8>, Vec<u8>)| name.contains(&b'_');
     match () {
