@@ -133,7 +133,9 @@ fn json_has_every_attempt_of_a_retried_request() {
             .iter()
             .filter_map(|tried| tried["total_ms"].as_f64())
             .sum();
-        assert!(line["duration_ms"].as_f64() >= Some(total), "{line:#}");
+        // Attempts that follow each other without a gap add up to it, but for how fractions add.
+        let duration = line["duration_ms"].as_f64().expect("a number");
+        assert!(duration > total - 0.000_5, "{line:#}");
         let last = attempts.last().expect("one at least");
         assert_eq!(
             (&last["server"], &last["status"]),
