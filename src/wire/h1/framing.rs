@@ -212,21 +212,10 @@ pub(super) const FRAMING_TRAILERS: KnownSet = KnownSet::of(&[
 /// Fields that may not be in a trailer section: framing, routing, authentication and what we
 /// vouch for ourselves (RFC 9110 section 6.5.1). They are dropped, never merged.
 pub(super) fn forbidden_trailer(known: Option<Known>, name: &[u8]) -> bool {
-    const FORBIDDEN: KnownSet = KnownSet::of(&[
-        Known::Host,
-        Known::Connection,
-        Known::ContentLength,
-        Known::TransferEncoding,
-        Known::Te,
-        Known::Trailer,
-        Known::Upgrade,
-        Known::KeepAlive,
-        Known::ProxyConnection,
+    const FORBIDDEN: KnownSet = FRAMING_TRAILERS.union(KnownSet::of(&[
         Known::ProxyAuthenticate,
         Known::ProxyAuthorization,
         Known::ProxyAuthenticationInfo,
-        Known::Expect,
-        Known::MaxForwards,
         Known::Date,
         Known::Via,
         Known::Forwarded,
@@ -253,7 +242,6 @@ pub(super) fn forbidden_trailer(known: Option<Known>, name: &[u8]) -> bool {
         Known::Age,
         Known::Expires,
         Known::RetryAfter,
-        Known::Http2Settings,
         Known::Traceparent,
         Known::Tracestate,
         Known::Location,
@@ -264,7 +252,7 @@ pub(super) fn forbidden_trailer(known: Option<Known>, name: &[u8]) -> bool {
         Known::IfUnmodifiedSince,
         Known::IfRange,
         Known::XEvenkeelReason,
-    ]);
+    ]));
     match known {
         Some(known) => FORBIDDEN.contains(known),
         // `X_Forwarded_For` is `X-Forwarded-For` to a CGI-like server.
