@@ -5,16 +5,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 
 use tokio::net::TcpStream;
 
 use super::accept::Door;
 use super::group::{Member, Phase};
+use super::opening::{Entered, Opened, Opening, Refused};
 use super::share::Slot;
 use crate::proxy;
 use crate::proxy::{ConnectionInfo, Context, ListenerRules};
 use crate::telemetry::ListenerMetrics;
+use crate::util::clock;
 use crate::wire::h1::{Serve, serve};
 use crate::wire::io::Socket;
 use crate::wire::{Handler, Limits, Refusal, Request, Response};
@@ -71,9 +73,47 @@ impl Drop for Open {
 /// A connection's task. There may be many that wait, so its size has a test.
 struct Life {
     // In the order in which they go: closed, then counted as closed.
-    serve: Serve<Connection>,
+    stage: Stage,
     _open: Open,
     _slot: Slot,
+}
+
+enum Stage {
+    Opening(Box<Opening>),
+    Http1(Serve<Connection>),
+    Closed,
+}
+
+impl Stage {
+    fn member(&self) -> Option<&Member> {
+        match self {
+            Stage::Opening(opening) => Some(&opening.entered.member),
+            Stage::Http1(serve) => Some(&serve.handler().member),
+            Stage::Closed => None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        if let Stage::Opening(opening) = self {
+            let opened = ready!(opening.poll(cx));
+            self.begin(opened);
+        }
+        match self {
+            Stage::Http1(serve) => Pin::new(serve).poll(cx).map(drop),
+            Stage::Opening(_) | Stage::Closed => Poll::Ready(()),
+        }
+    }
+
+    /// What was opened goes on with what its opening held.
+    fn begin(&mut self, opened: Result<Opened, Refused>) {
+        let Stage::Opening(opening) = std::mem::replace(self, Stage::Closed) else {
+            return;
+        };
+        match opened {
+            Ok(opened) => *self = Stage::Http1(serve_http1(opening.entered, opened)),
+            Err(refused) => opening.refuse(&refused),
+        }
+    }
 }
 
 impl Future for Life {
@@ -81,15 +121,15 @@ impl Future for Life {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let life = &mut *self;
-        let member = &life.serve.handler().member;
-        member.join(cx.waker());
-        if member.phase() == Phase::Aborted {
-            return Poll::Ready(());
+        if let Some(member) = life.stage.member() {
+            member.join(cx.waker());
+            if member.phase() == Phase::Aborted {
+                return Poll::Ready(());
+            }
         }
         // A panic ends this connection and no other; `proxy` has its own guard around requests.
-        let serve = Pin::new(&mut life.serve);
-        match catch_unwind(AssertUnwindSafe(|| serve.poll(cx))) {
-            Ok(polled) => polled.map(drop),
+        match catch_unwind(AssertUnwindSafe(|| life.stage.poll(cx))) {
+            Ok(polled) => polled,
             Err(_) => {
                 tracing::error!("a connection ended in a panic; please report it");
                 Poll::Ready(())
@@ -100,18 +140,42 @@ impl Future for Life {
 
 /// Serves `stream` on this worker until it ends.
 pub(super) fn spawn(door: &Door, stream: TcpStream, peer: SocketAddr, slot: Slot) {
-    let info = ConnectionInfo::new(canonical(peer), door.port, door.rules.clone());
-    let connection = Connection {
+    let open = Open::new(&door.context, &door.rules);
+    let opened = Opened {
+        socket: Socket::from(stream),
+        peer: canonical(peer),
+        port: door.port,
+    };
+    let deadline = door.context.timers.slot();
+    let patience = door.rules.limits(&door.context).header_timeout;
+    deadline.set_end(clock::now() + patience, patience);
+    let entered = Entered {
         context: door.context.clone(),
-        info: Rc::new(info),
+        rules: door.rules.clone(),
         member: Member::new(door.group()),
+        deadline,
+    };
+    let stage = if Opening::is_needless(&entered) {
+        Stage::Http1(serve_http1(entered, opened))
+    } else {
+        Stage::Opening(Opening::new(entered, opened))
     };
     // The handle is dropped: a task ends by itself, or by its group.
     tokio::task::spawn_local(Life {
-        serve: serve(Socket::from(stream), &door.context.timers, connection),
-        _open: Open::new(&door.context, &door.rules),
+        stage,
+        _open: open,
         _slot: slot,
     });
+}
+
+fn serve_http1(entered: Entered, opened: Opened) -> Serve<Connection> {
+    let info = ConnectionInfo::new(opened.peer, opened.port, entered.rules);
+    let connection = Connection {
+        context: entered.context,
+        info: Rc::new(info),
+        member: entered.member,
+    };
+    serve(opened.socket, entered.deadline, connection)
 }
 
 /// An IPv4 client of a dual-stack socket is an IPv4 client to rules and logs.

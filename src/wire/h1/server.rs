@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::message::{Known, Method, RequestHead};
 use crate::util::clock;
-use crate::util::timer::{SweepSlot, Timers};
+use crate::util::timer::SweepSlot;
 use crate::util::turn::next_round;
 use crate::wire::h1::framing::{is_persistent, lists, of_request};
 use crate::wire::h1::inbound::{Fill, Inbound};
@@ -59,11 +59,9 @@ pub enum Ended {
 }
 
 /// The whole life of one downstream connection: requests one after the other, each answered by
-/// `handler`, until either side ends it. All of it in one task.
-pub fn serve<H: Handler>(socket: Socket, timers: &Timers, handler: H) -> Serve<H> {
-    let slot = timers.slot();
-    let patience = handler.limits().header_timeout;
-    slot.set_end(clock::now() + patience, patience);
+/// `handler`, until either side ends it. All of it in one task. `slot` is armed: the end of the
+/// first head's time.
+pub fn serve<H: Handler>(socket: Socket, slot: SweepSlot, handler: H) -> Serve<H> {
     Serve {
         handler,
         slot,

@@ -117,7 +117,10 @@ impl Client {
             closing: Cell::new(false),
         });
         let timers = Timers::new();
-        let serving = serve(Socket::from(ours), &timers, Rc::clone(&handler));
+        let deadline = timers.slot();
+        let patience = limits.header_timeout;
+        deadline.set_end(tokio::time::Instant::now() + patience, patience);
+        let serving = serve(Socket::from(ours), deadline, Rc::clone(&handler));
         let driver = tokio::task::spawn_local(async move { timers.run().await });
         let served = tokio::task::spawn_local(async move {
             let ended = serving.await;

@@ -1,0 +1,94 @@
+//! What a connection goes through before its first request: who it comes from, its handshake, and
+//! the protocol that it speaks.
+//!
+//! Boxed, and gone once it is open: plain HTTP/1 has nothing of this, and an idle connection must
+//! not pay for it. All of it is under the header deadline, which runs from accept. Whatever fails
+//! here is counted as a refused connection and closed without a word that another protocol's
+//! reader could take for an answer of ours.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+
+use super::group::Member;
+use crate::proxy::{Context, ListenerRules};
+use crate::util::timer::SweepSlot;
+use crate::wire::io::Socket;
+
+/// What a connection has from accept on.
+pub(super) struct Entered {
+    pub context: Rc<Context>,
+    pub rules: Rc<ListenerRules>,
+    pub member: Member,
+    /// Armed: the end of the first head's time.
+    pub deadline: SweepSlot,
+}
+
+/// A connection that is not open yet.
+pub(super) struct Opening {
+    pub entered: Entered,
+    steps: Steps,
+}
+
+type Steps = Pin<Box<dyn Future<Output = Result<Opened, Refused>>>>;
+
+/// A connection that may send its first request.
+pub(super) struct Opened {
+    pub socket: Socket,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// The port that it came in on.
+    pub port: u16,
+}
+
+/// Why a connection is closed before its first request. `Display` is for the log.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("it was not open in time")]
+    TimedOut,
+}
+
+impl Opening {
+    /// The listener's connections begin with their first request.
+    pub fn is_needless(_entered: &Entered) -> bool {
+        true
+    }
+
+    pub fn new(entered: Entered, accepted: Opened) -> Box<Self> {
+        let steps = Box::pin(open(
+            entered.context.clone(),
+            entered.rules.clone(),
+            accepted,
+        ));
+        Box::new(Opening { entered, steps })
+    }
+
+    /// Ready once.
+    pub fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Opened, Refused>> {
+        if let Poll::Ready(opened) = self.steps.as_mut().poll(cx) {
+            return Poll::Ready(opened);
+        }
+        self.entered
+            .deadline
+            .poll_expired(cx)
+            .map(|()| Err(Refused::TimedOut))
+    }
+
+    /// Counts it and says why.
+    pub fn refuse(&self, refused: &Refused) {
+        let (snapshot, listener) = self.entered.rules.current(&self.entered.context);
+        let state = snapshot.listener(listener);
+        state.metrics.connection_refused();
+        tracing::debug!(listener = %state.rules.name, error = %refused, "connection closed");
+    }
+}
+
+/// The steps in their order, each on what the one before it gave.
+async fn open(
+    _context: Rc<Context>,
+    _rules: Rc<ListenerRules>,
+    accepted: Opened,
+) -> Result<Opened, Refused> {
+    Ok(accepted)
+}
