@@ -17,7 +17,7 @@ use crate::telemetry::{Outcome, Reason};
 use crate::upstream::pool::Claim;
 use crate::upstream::{FailureKind, Lease, Server};
 use crate::util::clock;
-use crate::wire::h1::client::{Answer, Connection, Exchange, ExchangeError};
+use crate::wire::client::{Answer, Connection, Exchange, ExchangeError};
 
 /// A request on its way to a server. The order of fields matters: the connection is closed before
 /// its place is free.

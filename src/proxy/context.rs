@@ -14,7 +14,7 @@ use crate::upstream::pool::{Claim, Pools};
 use crate::util::random::Random;
 use crate::util::timer::Timers;
 use crate::wire::Limits;
-use crate::wire::h1::client::Connection;
+use crate::wire::client::Connection;
 
 /// One per worker; never leaves its thread.
 pub struct Context {

@@ -13,7 +13,7 @@ use crate::telemetry::{ConnectResult, Outcome, Reason};
 use crate::upstream::connector::{self, ConnectError};
 use crate::upstream::{FailureKind, Lease, Server};
 use crate::util::clock;
-use crate::wire::h1::client::Connection;
+use crate::wire::client::Connection;
 use crate::wire::io::Socket;
 
 impl Transaction {
@@ -44,7 +44,7 @@ impl Transaction {
         match connected {
             Ok(socket) => {
                 self.account.connected(clock::now() - started);
-                Ok(Connection::new(socket))
+                Ok(Connection::http1(socket))
             }
             Err(ConnectError::Exhausted(error)) => {
                 tracing::debug!(%error, "nothing left to connect to a server with");

@@ -11,7 +11,7 @@ use crate::proxy::attempt::Attempt;
 use crate::proxy::hop_by_hop;
 use crate::proxy::transaction::Transaction;
 use crate::util::clock;
-use crate::wire::h1::client::{Answer, ExchangeError};
+use crate::wire::client::{Answer, ExchangeError};
 
 /// How often a waiting attempt looks whether its server was taken out, or its client has left
 /// behind a body that the server does not take.

@@ -13,7 +13,7 @@ use crate::proxy::patience::IdleClock;
 use crate::proxy::transaction::Transaction;
 use crate::telemetry::Reason;
 use crate::util::clock;
-use crate::wire::h1::client::{Connection, ResponseBody};
+use crate::wire::client::{Connection, ResponseBody};
 
 /// What an answered exchange still holds. The order of fields matters: the connection is closed
 /// before its place is free.

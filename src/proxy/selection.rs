@@ -16,7 +16,7 @@ use crate::router;
 use crate::telemetry::Reason;
 use crate::upstream::pool::Acquired;
 use crate::upstream::{Lease, Pick, Refused, ServerId, Upstream};
-use crate::wire::h1::client::Connection;
+use crate::wire::client::Connection;
 
 /// Places at a server, and what to reach it by.
 pub(super) struct Selected {

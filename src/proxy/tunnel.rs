@@ -10,7 +10,7 @@ use crate::proxy::patience::{IdleClock, Patience};
 use crate::telemetry::Reason;
 use crate::upstream::Lease;
 use crate::upstream::pool::Claim;
-use crate::wire::h1::client::Connection;
+use crate::wire::client::Connection;
 use crate::wire::io::Socket;
 
 /// Holds what the exchange held; the account closes when the tunnel does.

@@ -3,6 +3,7 @@
 //! The server side of a protocol hands each request to a [`Handler`]; the client side offers
 //! three verbs: is it still usable, send this head and body, give me the response head and body.
 
+pub mod client;
 pub mod h1;
 pub mod io;
 

@@ -25,7 +25,7 @@ use foldhash::HashMap;
 use tokio::time::Instant;
 
 use crate::upstream::pool::kept::{Kept, Worker};
-use crate::wire::h1::client::Connection;
+use crate::wire::client::Connection;
 
 pub use hub::Hub;
 pub use shared::{HandOn, ServerConnections};

@@ -3,7 +3,7 @@
 //! An exchange is driven by the downstream connection's own task: [`Exchange::poll_head`] writes
 //! the request and pulls its body while it waits for the answer, [`ResponseBody`] goes on doing
 //! so while the answer's body is pulled. A server's answer gets the same care as a client's
-//! request: what is ambiguous is [`ExchangeError::BadResponse`], and its connection is not used
+//! request: what is ambiguous is [`ExchangeError::BadResponse`](crate::wire::client::ExchangeError::BadResponse), and its connection is not used
 //! again.
 //!
 //! [`Connection`], [`Exchange`] and [`ResponseBody`] are one object in three stages, held by a
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::task::coop::has_budget_remaining;
 
-use crate::message::{BodyError, Method, ResponseHead};
+use crate::message::{Method, ResponseHead};
 use crate::wire::h1::framing::Framing;
 use crate::wire::h1::inbound::Inbound;
 use crate::wire::io::Socket;
@@ -124,35 +124,4 @@ impl Inner {
     fn is_reusable(&self) -> bool {
         self.answer.1 && self.upload.is_done() && self.inbound.is_empty()
     }
-}
-
-/// What a server sent; its head is [`Exchange::take_head`]'s.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// 1xx other than 101; more follows.
-    Interim,
-    /// Then [`Exchange::into_whole`] or [`Exchange::into_body`].
-    Final,
-    /// 101 with the token that was asked for; then [`Exchange::into_tunnel`].
-    Switching,
-}
-
-/// Why an exchange ended without an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ExchangeError {
-    /// FIN before the answer's head was whole.
-    #[error("the server closed the connection before its answer")]
-    Closed {
-        /// A byte of an answer (interim ones count) had come.
-        answered: bool,
-        /// Bytes of the request that went into the socket.
-        written: u64,
-    },
-    #[error("the server reset the connection before its answer")]
-    Reset { answered: bool, written: u64 },
-    #[error("the server's answer is malformed: {0}")]
-    BadResponse(&'static str),
-    /// The client's side failed while the request went out.
-    #[error("the request's body broke off")]
-    RequestBody(#[source] BodyError),
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::config::model::UnderscoreHeaders;
 use crate::message::{Data, Downstream, Known, RequestHead, ResponseHead, Version};
-use crate::wire::h1::client::{Answer, Connection, ExchangeError, Inner, ResponseBody};
+use crate::wire::client::{Answer, ExchangeError};
+use crate::wire::h1::client::{Connection, Inner, ResponseBody};
 use crate::wire::h1::framing::{self, Framing, keep_alive_timeout, lists};
 use crate::wire::h1::inbound::Fill;
 use crate::wire::h1::parse::{self, HeadLimits};

@@ -11,7 +11,8 @@ use super::support::{Given, local, read_until};
 use crate::message::{
     BodyError, BodyStream, Data, Downstream, Frame, Known, Length, Method, RequestHead, Version,
 };
-use crate::wire::h1::client::{Answer, Connection, Exchange, ExchangeError};
+use crate::wire::client::{Answer, ExchangeError};
+use crate::wire::h1::client::{Connection, Exchange};
 use crate::wire::io::Socket;
 
 fn head(method: Method, pairs: &[(&str, &str)]) -> RequestHead {

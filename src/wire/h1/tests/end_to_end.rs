@@ -10,8 +10,9 @@ use tokio::net::UnixStream;
 
 use super::support::{Answer as Handled, Client, local, plain, read_until, without_date};
 use crate::message::{Body, BodyError, Data, Known, RequestHead, Tunnel};
+use crate::wire::client::Answer;
 use crate::wire::h1::Ended;
-use crate::wire::h1::client::{Answer, Connection, Exchange};
+use crate::wire::h1::client::{Connection, Exchange};
 use crate::wire::io::Socket;
 use crate::wire::{Request, Response};
 

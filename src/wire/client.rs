@@ -1,0 +1,274 @@
+//! The client side of both protocols behind one set of names: a connection to a server, one
+//! exchange on it, and the body of its answer.
+//!
+//! Everything above the wire speaks to servers by these verbs alone: is it still usable, send this
+//! head and body, give me the answer. Each is a branch on which protocol the connection speaks and
+//! moves a pointer or two, so that HTTP/1.1 pays nothing for its neighbour.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::message::{
+    BodyError, BodyStream, Data, Downstream, Frame, Length, RequestHead, ResponseHead,
+};
+use crate::wire::h1;
+use crate::wire::io::Socket;
+
+/// A connection to a server between two exchanges.
+#[derive(Debug)]
+pub enum Connection {
+    H1(h1::client::Connection),
+}
+
+/// One request and its answer. Dropping it breaks it off.
+pub enum Exchange {
+    H1(h1::client::Exchange),
+}
+
+/// The body of an answer, which owns its exchange: pulling it also moves the request body.
+/// Dropping it before its end breaks the exchange off.
+pub enum ResponseBody {
+    H1(h1::client::ResponseBody),
+}
+
+/// What a server sent; its head is [`Exchange::take_head`]'s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// 1xx other than 101; more follows.
+    Interim,
+    /// Then [`Exchange::into_whole`] or [`Exchange::into_body`].
+    Final,
+    /// 101 with the token that was asked for; then [`Exchange::into_tunnel`].
+    Switching,
+}
+
+/// Why an exchange ended without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExchangeError {
+    /// FIN before the answer's head was whole.
+    #[error("the server closed the connection before its answer")]
+    Closed {
+        /// A byte of an answer (interim ones count) had come.
+        answered: bool,
+        /// Bytes of the request that went into the socket.
+        written: u64,
+    },
+    #[error("the server reset the connection before its answer")]
+    Reset { answered: bool, written: u64 },
+    #[error("the server's answer is malformed: {0}")]
+    BadResponse(&'static str),
+    /// The client's side failed while the request went out.
+    #[error("the request's body broke off")]
+    RequestBody(#[source] BodyError),
+}
+
+impl Connection {
+    /// On a socket that has just been connected.
+    pub fn http1(socket: Socket) -> Self {
+        Connection::H1(h1::client::Connection::new(socket))
+    }
+
+    /// True if a request may be sent on it. Makes a system call only where the readiness flag says
+    /// that something has come.
+    ///
+    /// `waiter` is woken when something comes: an exchange that is started in the same wake-up waits
+    /// for its answer already, and looks at the socket only after that.
+    pub fn is_usable(&mut self, waiter: Option<&mut Context<'_>>) -> bool {
+        match self {
+            Connection::H1(connection) => connection.is_usable(waiter),
+        }
+    }
+
+    /// How long the server said that it keeps the connection, where it said so.
+    pub fn keep_alive_hint(&self) -> Option<Duration> {
+        match self {
+            Connection::H1(connection) => connection.keep_alive_hint(),
+        }
+    }
+}
+
+impl Exchange {
+    /// Nothing is written before the first [`Exchange::poll_head`]. `head` has been cleaned; the
+    /// wire decides about every field that frames a message or speaks of the connection.
+    pub fn start(
+        connection: Connection,
+        head: &RequestHead,
+        body: &Rc<dyn Downstream>,
+        expect_upgrade: Option<&str>,
+    ) -> Exchange {
+        match connection {
+            Connection::H1(connection) => {
+                let exchange = h1::client::Exchange::start(connection, head, body, expect_upgrade);
+                Exchange::H1(exchange)
+            }
+        }
+    }
+
+    /// Moves the request out and gives the next head of the answer. Not to be called again after
+    /// a final head or an error.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
+        match self {
+            Exchange::H1(exchange) => exchange.poll_head(cx),
+        }
+    }
+
+    /// The whole request has been handed to the socket.
+    pub fn request_written(&self) -> bool {
+        match self {
+            Exchange::H1(exchange) => exchange.request_written(),
+        }
+    }
+
+    /// What the exchange waits for is the client's request body.
+    pub fn awaits_client(&self) -> bool {
+        match self {
+            Exchange::H1(exchange) => exchange.awaits_client(),
+        }
+    }
+
+    /// The request body is under way: who pulls it notices when its client leaves, unless it is
+    /// the server that takes nothing.
+    pub fn pulls_body(&self) -> bool {
+        match self {
+            Exchange::H1(exchange) => exchange.pulls_body(),
+        }
+    }
+
+    /// The request is cut: the server must see that, whatever it reads.
+    pub fn break_off(&self) {
+        match self {
+            Exchange::H1(exchange) => exchange.break_off(),
+        }
+    }
+
+    /// Bytes of the request in the socket so far; 0 only where the server cannot have seen any.
+    pub fn bytes_written(&self) -> u64 {
+        match self {
+            Exchange::H1(exchange) => exchange.bytes_written(),
+        }
+    }
+
+    /// Changes whenever a byte moved in either direction: compare two readings to know whether
+    /// anything moved in between, without reading the clock per byte.
+    pub fn progress(&self) -> u64 {
+        match self {
+            Exchange::H1(exchange) => exchange.progress(),
+        }
+    }
+
+    /// The head that [`Exchange::poll_head`] told of last; once.
+    pub fn take_head(&mut self) -> Option<ResponseHead> {
+        match self {
+            Exchange::H1(exchange) => exchange.take_head(),
+        }
+    }
+
+    pub fn head(&self) -> Option<&ResponseHead> {
+        match self {
+            Exchange::H1(exchange) => exchange.head(),
+        }
+    }
+
+    /// After [`Answer::Final`], where all of a plain body came with its head and the request is
+    /// out: the body, and the connection to be used again.
+    pub fn into_whole(self) -> Result<(Option<Data>, Connection), Exchange> {
+        match self {
+            Exchange::H1(exchange) => match exchange.into_whole() {
+                Ok((data, connection)) => Ok((data, Connection::H1(connection))),
+                Err(exchange) => Err(Exchange::H1(exchange)),
+            },
+        }
+    }
+
+    /// After [`Answer::Final`]: the body.
+    pub fn into_body(self) -> ResponseBody {
+        match self {
+            Exchange::H1(exchange) => ResponseBody::H1(exchange.into_body()),
+        }
+    }
+
+    /// After [`Answer::Switching`]: the socket and what the server sent after its head.
+    pub fn into_tunnel(self) -> (Socket, Vec<u8>) {
+        match self {
+            Exchange::H1(exchange) => exchange.into_tunnel(),
+        }
+    }
+}
+
+impl ResponseBody {
+    /// The exchange broke off because the client's request body did.
+    pub fn request_failed(&self) -> bool {
+        match self {
+            ResponseBody::H1(body) => body.request_failed(),
+        }
+    }
+
+    /// Both bodies have ended.
+    pub fn is_over(&self) -> bool {
+        match self {
+            ResponseBody::H1(body) => body.is_over(),
+        }
+    }
+
+    /// Once both bodies have ended, and if it can be used again: the connection. It is closed
+    /// already if it cannot.
+    pub fn take_connection(&mut self) -> Option<Connection> {
+        match self {
+            ResponseBody::H1(body) => body.take_connection().map(Connection::H1),
+        }
+    }
+
+    /// The exchange is broken off.
+    pub fn close(&mut self) {
+        match self {
+            ResponseBody::H1(body) => body.close(),
+        }
+    }
+
+    /// As [`Exchange::awaits_client`].
+    pub fn awaits_client(&self) -> bool {
+        match self {
+            ResponseBody::H1(body) => body.awaits_client(),
+        }
+    }
+
+    /// As [`Exchange::progress`].
+    pub fn progress(&self) -> u64 {
+        match self {
+            ResponseBody::H1(body) => body.progress(),
+        }
+    }
+}
+
+impl BodyStream for ResponseBody {
+    fn length(&self) -> Length {
+        match self {
+            ResponseBody::H1(body) => body.length(),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        match self {
+            ResponseBody::H1(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn take_pipes(&mut self) {
+        match self {
+            ResponseBody::H1(body) => body.take_pipes(),
+        }
+    }
+
+    fn at_end(&self) -> bool {
+        match self {
+            ResponseBody::H1(body) => body.at_end(),
+        }
+    }
+
+    fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match self {
+            ResponseBody::H1(body) => body.poll_pump(cx),
+        }
+    }
+}
