@@ -6,6 +6,7 @@
 pub mod client;
 pub mod h1;
 pub mod io;
+pub mod proxy_protocol;
 
 use std::rc::Rc;
 use std::time::Duration;
