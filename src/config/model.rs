@@ -126,6 +126,8 @@ impl std::fmt::Debug for Secret {
 pub struct Listener {
     pub name: Arc<str>,
     pub address: SocketAddr,
+    /// Each connection begins with a PROXY header of a trusted proxy.
+    pub proxy_protocol: bool,
     pub trusted_proxies: Vec<IpNet>,
     pub underscore_headers: UnderscoreHeaders,
     /// A client's FIN after its request is not an abort.

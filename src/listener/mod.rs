@@ -5,7 +5,7 @@
 //!   reload can fail before anybody sees it.
 //! - [`accept`]: one loop per socket; a socket is closed only after `accept` found nothing more.
 //! - [`share`]: a worker clearly over its fair share hands a connection on before its first byte.
-//! - `opening`: what comes before the first request.
+//! - `opening`: what comes before the first request; `proxy_header` is its first step.
 //! - [`connection`]: what a downstream connection is to `wire`: a handler that calls `proxy`.
 //! - [`group`]: the connections of one listener on one worker that are told to end together.
 
@@ -13,6 +13,7 @@ pub mod accept;
 pub mod connection;
 pub mod group;
 mod opening;
+mod proxy_header;
 pub mod share;
 pub mod sockets;
 

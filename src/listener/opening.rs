@@ -6,15 +6,20 @@
 //! here is counted as a refused connection and closed without a word that another protocol's
 //! reader could take for an answer of ours.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 
-use super::group::Member;
+use super::group::{Member, Phase};
+use super::proxy_header;
 use crate::proxy::{Context, ListenerRules};
+use crate::telemetry::Reason;
+use crate::util::clock;
 use crate::util::timer::SweepSlot;
+use crate::wire::h1::LAST_REQUEST_GRACE;
 use crate::wire::io::Socket;
+use crate::wire::proxy_protocol::Malformed;
 
 /// What a connection has from accept on.
 pub(super) struct Entered {
@@ -29,6 +34,8 @@ pub(super) struct Entered {
 pub(super) struct Opening {
     pub entered: Entered,
     steps: Steps,
+    /// Told to end.
+    ending: bool,
 }
 
 type Steps = Pin<Box<dyn Future<Output = Result<Opened, Refused>>>>;
@@ -47,12 +54,21 @@ pub(super) struct Opened {
 pub(super) enum Refused {
     #[error("it was not open in time")]
     TimedOut,
+    #[error("no PROXY header is taken from {0}, which is not in trusted-proxies")]
+    NotTrusted(IpAddr),
+    #[error("its PROXY header: {0}")]
+    Header(#[from] Malformed),
+    #[error("it ended in its PROXY header")]
+    Ended,
+    #[error("it broke")]
+    Broken(#[from] std::io::Error),
 }
 
 impl Opening {
     /// The listener's connections begin with their first request.
-    pub fn is_needless(_entered: &Entered) -> bool {
-        true
+    pub fn is_needless(entered: &Entered) -> bool {
+        let (snapshot, listener) = entered.rules.current(&entered.context);
+        !snapshot.listener(listener).rules.proxy_protocol
     }
 
     pub fn new(entered: Entered, accepted: Opened) -> Box<Self> {
@@ -61,7 +77,11 @@ impl Opening {
             entered.rules.clone(),
             accepted,
         ));
-        Box::new(Opening { entered, steps })
+        Box::new(Opening {
+            entered,
+            steps,
+            ending: false,
+        })
     }
 
     /// Ready once.
@@ -69,7 +89,14 @@ impl Opening {
         if let Poll::Ready(opened) = self.steps.as_mut().poll(cx) {
             return Poll::Ready(opened);
         }
-        self.entered
+        let entered = &self.entered;
+        if !self.ending && entered.member.phase() > Phase::Serving {
+            self.ending = true;
+            let patience = entered.rules.limits(&entered.context).header_timeout;
+            let grace = patience.min(LAST_REQUEST_GRACE);
+            entered.deadline.set_end(clock::now() + grace, grace);
+        }
+        entered
             .deadline
             .poll_expired(cx)
             .map(|()| Err(Refused::TimedOut))
@@ -80,15 +107,24 @@ impl Opening {
         let (snapshot, listener) = self.entered.rules.current(&self.entered.context);
         let state = snapshot.listener(listener);
         state.metrics.connection_refused();
+        if let Refused::Header(_) | Refused::NotTrusted(_) = refused {
+            self.entered.context.metrics.rejected(Reason::BadRequest);
+        }
         tracing::debug!(listener = %state.rules.name, error = %refused, "connection closed");
     }
 }
 
 /// The steps in their order, each on what the one before it gave.
 async fn open(
-    _context: Rc<Context>,
-    _rules: Rc<ListenerRules>,
+    context: Rc<Context>,
+    rules: Rc<ListenerRules>,
     accepted: Opened,
 ) -> Result<Opened, Refused> {
-    Ok(accepted)
+    let (snapshot, listener) = rules.current(&context);
+    let rules = &snapshot.listener(listener).rules;
+    let mut opened = accepted;
+    if rules.proxy_protocol {
+        proxy_header::take(&mut opened, &rules.trusted_proxies).await?;
+    }
+    Ok(opened)
 }

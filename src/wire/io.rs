@@ -51,6 +51,30 @@ impl Socket {
         })
     }
 
+    /// Copies what has come into `buffer`, at least a byte, and leaves it to be read; `Ok(0)` is the
+    /// peer's FIN. `buffer` must not be empty. Ready again at once for the same bytes: whoever peeks
+    /// reads them before the next look.
+    pub fn poll_peek(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        debug_assert!(!buffer.is_empty(), "an empty peek would look like FIN");
+        let fd = self.fd();
+        loop {
+            // None is asked for, so that none is too few: the flag stays for the read.
+            let peeked = self.try_io(Interest::READABLE, 0, || {
+                recv(fd, buffer, MsgFlags::MSG_PEEK)
+            });
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_read_ready(cx))?;
+                }
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let (fd, whole) = (self.fd(), bytes.len());
         loop {

@@ -14,6 +14,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Change, Command, Shared};
+use crate::config::model::Listener;
 use crate::listener::accept::{self, Closed};
 use crate::listener::group::Phase;
 use crate::listener::{Door, Fresh, Group, Loads, Share};
@@ -125,7 +126,24 @@ struct Open {
     socket: Rc<TcpListener>,
     stop: oneshot::Sender<Closed>,
     backlog: u32,
+    belief: Belief,
+}
+
+/// What a listener takes as true about where a connection comes from: one that entered under
+/// another belief ends.
+#[derive(PartialEq)]
+struct Belief {
+    proxy_protocol: bool,
     trusted_proxies: Vec<IpNet>,
+}
+
+impl Belief {
+    fn of(rules: &Listener) -> Self {
+        Belief {
+            proxy_protocol: rules.proxy_protocol,
+            trusted_proxies: rules.trusted_proxies.clone(),
+        }
+    }
 }
 
 impl Worker {
@@ -187,7 +205,7 @@ impl Worker {
             socket: socket.clone(),
             stop,
             backlog: config.backlog,
-            trusted_proxies: config.trusted_proxies.clone(),
+            belief: Belief::of(config),
         };
         self.open.insert(address, open);
         tokio::task::spawn_local(accept::run(door, socket, stopped));
@@ -251,10 +269,11 @@ impl Open {
             // On a listening socket this only changes the length of its queue (listen(2)).
             let _ = socket2::SockRef::from(&*self.socket).listen(backlog);
         }
-        if self.trusted_proxies == config.trusted_proxies {
+        let belief = Belief::of(config);
+        if self.belief == belief {
             return None;
         }
-        self.trusted_proxies = config.trusted_proxies.clone();
+        self.belief = belief;
         Some(self.door.renew())
     }
 }

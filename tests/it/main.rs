@@ -29,6 +29,7 @@ mod metrics;
 mod modules;
 mod panic;
 mod patience;
+mod proxy_protocol;
 mod queue;
 mod races;
 mod reasons;

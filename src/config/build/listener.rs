@@ -64,10 +64,21 @@ fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
         "" => text,
         name => name,
     };
+    let trusted_proxies = networks(reader, building);
+    let proxy_protocol = reader.text("proxy-protocol") == "required";
+    if proxy_protocol && reader.list("trusted-proxies").is_empty() {
+        let place = reader.span_of("proxy-protocol");
+        let message = "PROXY headers are required, and nobody is trusted to send one";
+        let warning = building.problems.warning("nobody-trusted", place, message);
+        warning
+            .label("every connection is closed at once")
+            .help("trusted-proxies = [\"10.0.0.0/8\"]");
+    }
     Listener {
         name: Arc::from(name),
         address: address::listener(text).unwrap_or(stand_in),
-        trusted_proxies: networks(reader, building),
+        proxy_protocol,
+        trusted_proxies,
         underscore_headers: match reader.text("underscore-headers") {
             "allow" => UnderscoreHeaders::Allow,
             "reject" => UnderscoreHeaders::Reject,

@@ -24,9 +24,16 @@ pub(in crate::config) static LISTENER: Section = Section {
         )
         .default("[\"http/1.1\"]"),
         key(
+            "proxy-protocol",
+            Kind::Choice(&["off", "required"], &[]),
+            "required: each connection begins with a PROXY header (version 1 or 2) of a peer in \
+             `trusted-proxies`, which names the client; any other is closed",
+        )
+        .default("\"off\""),
+        key(
             "trusted-proxies",
             Kind::List(&Kind::Text(&rules::CIDR)),
-            "Networks whose X-Forwarded-* and Forwarded are believed",
+            "Networks whose PROXY header, X-Forwarded-* and Forwarded are believed",
         )
         .default("[]"),
         key(
@@ -52,7 +59,6 @@ pub(in crate::config) static LISTENER: Section = Section {
         )
         .default("4096"),
         key("limits", Kind::Table(&LIMITS), LIMITS.about).default("{}"),
-        later("proxy-protocol"),
         later("tls"),
     ],
 };

@@ -15,4 +15,4 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
-pub use server::{Ended, Serve, serve};
+pub use server::{Ended, LAST_REQUEST_GRACE, Serve, serve};

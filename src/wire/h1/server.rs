@@ -45,7 +45,7 @@ const BUDGET: u32 = 16;
 /// with `Connection: close`. A request that is on its way when we close is lost, and a client may
 /// repeat only some (RFC 9112 section 9.6): the busier a connection, the likelier one is; who was
 /// in the accept queue when a drain began has most likely sent its first already.
-const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+pub const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// How a downstream connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
