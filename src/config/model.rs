@@ -245,6 +245,14 @@ pub struct Health {
 #[derive(Debug, Clone, PartialEq)]
 pub enum HealthProbe {
     Tcp,
+    /// By the gRPC health protocol.
+    Grpc {
+        /// Empty: the server as a whole.
+        service: String,
+        headers: Vec<(String, String)>,
+        /// Empty: the server's address.
+        host: String,
+    },
     Http {
         path: String,
         method: String,
@@ -270,6 +278,29 @@ impl StatusRange {
     }
 }
 
+/// A set of gRPC statuses, of those that a configuration can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GrpcStatuses(u32);
+
+impl GrpcStatuses {
+    /// The names in the file, and the codes (gRPC's `statuscodes.md`).
+    pub const NAMED: [(&str, u8); 4] = [
+        ("grpc-unavailable", 14),
+        ("grpc-resource-exhausted", 8),
+        ("grpc-deadline-exceeded", 4),
+        ("grpc-internal", 13),
+    ];
+
+    /// `code`: below 32.
+    pub fn insert(&mut self, code: u8) {
+        self.0 |= 1 << code;
+    }
+
+    pub fn contains(self, code: u8) -> bool {
+        code < 32 && self.0 >> code & 1 != 0
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Breaker {
     pub mode: BreakerMode,
@@ -285,6 +316,7 @@ pub struct Breaker {
     pub probes: u32,
     pub max_ejected: Percent,
     pub failure_status: Vec<StatusRange>,
+    pub failure_grpc: GrpcStatuses,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,6 +349,7 @@ pub struct RetryOn {
     pub timeout: bool,
     pub bad_response: bool,
     pub status: Vec<StatusRange>,
+    pub grpc: GrpcStatuses,
 }
 
 #[derive(Debug, Clone, PartialEq)]

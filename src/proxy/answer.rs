@@ -67,6 +67,8 @@ impl Passage {
         if is_event_stream(head) {
             idle = timeout.tunnel;
             held.lease.release_slot();
+        } else if transaction.grpc {
+            idle = timeout.tunnel;
         }
         match exchange.into_whole() {
             Ok((data, connection)) => {

@@ -9,6 +9,7 @@ use crate::message::{BodyError, Known};
 use crate::proxy::account::Asked;
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
+use crate::proxy::grpc;
 use crate::proxy::head_wait::{WaitError, Waiting};
 use crate::proxy::retry::{self, Cause};
 use crate::proxy::selection::{Selected, Via};
@@ -60,6 +61,11 @@ impl Attempt {
     /// Of the answer, once its head has come.
     pub(super) fn status(&self) -> u16 {
         self.exchange.head().map_or(0, |head| head.status)
+    }
+
+    /// Of a call of gRPC whose answer is its status alone, once its head has come.
+    pub(super) fn call_status(&self) -> Option<u8> {
+        grpc::status(&self.exchange.head()?.fields)
     }
 }
 
@@ -234,8 +240,12 @@ impl Transaction {
         let now = clock::now();
         let latency = now - attempt.started;
         let status = attempt.status();
+        let refused = self.grpc.then(|| attempt.call_status()).flatten();
         let lease = &mut attempt.held.lease;
-        lease.answered(now, latency, status);
+        match refused {
+            None => lease.answered(now, latency, status),
+            Some(code) => lease.call_refused(now, latency, status, code),
+        }
         lease.server().metrics().attempted(Outcome::Status(status));
         self.account.head_came(status, now, latency);
     }

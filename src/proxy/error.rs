@@ -5,7 +5,8 @@
 
 use bytes::Bytes;
 
-use crate::message::{Body, Known, RequestHead, ResponseHead};
+use crate::message::{Body, Known, RequestHead, ResponseHead, Version};
+use crate::proxy::grpc;
 use crate::telemetry::Reason;
 use crate::wire::Response;
 
@@ -44,6 +45,9 @@ impl Failure {
 
 /// The answer for `failure`; `request` as far as it was read, for its `Accept`.
 pub fn answer(failure: &Failure, request: Option<&RequestHead>) -> Response {
+    if request.is_some_and(|request| grpc::is_grpc(&request.fields)) {
+        return grpc::answer(failure);
+    }
     let status = failure.reason.status();
     let mut head = ResponseHead::new(status);
     let json = request.is_some_and(wants_json);
@@ -75,7 +79,8 @@ pub fn answer(failure: &Failure, request: Option<&RequestHead>) -> Response {
     Response {
         head,
         body: Body::Bytes(body),
-        close: closes(failure.reason),
+        close: closes(failure.reason)
+            && request.is_none_or(|request| request.version != Version::H2),
     }
 }
 
@@ -101,7 +106,8 @@ pub fn fallback_answer(reason: Reason, status: u16, text: &str) -> Response {
     }
 }
 
-/// After these the rest of the connection cannot be trusted, or is not wanted.
+/// After these the rest of the connection cannot be trusted, or is not wanted. HTTP/2 tells where a
+/// request ends whatever it says.
 fn closes(reason: Reason) -> bool {
     match reason {
         Reason::BadRequest

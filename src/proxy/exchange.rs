@@ -83,7 +83,7 @@ impl Transaction {
         };
         loop {
             let mut last = match attempted {
-                Ok(attempt) => match journey.route.unwelcome(attempt.status()) {
+                Ok(attempt) => match self.unwelcome(journey.route, &attempt) {
                     Some(cause) => Last::Answer(Box::new(attempt), cause),
                     None => {
                         journey.retried(RetryResult::Success);
@@ -197,12 +197,15 @@ impl<'a> Journey<'a> {
     }
 }
 
-impl RouteState {
+impl Transaction {
     /// The cause to try elsewhere that a whole answer is by `retry.on`.
-    pub(super) fn unwelcome(&self, status: u16) -> Option<Cause> {
-        let mut listed = self.rules.retry.on.status.iter();
-        listed
-            .any(|range| range.contains(status))
-            .then_some(Cause::Status(status))
+    pub(super) fn unwelcome(&self, route: &RouteState, attempt: &Attempt) -> Option<Cause> {
+        let on = &route.rules.retry.on;
+        let status = attempt.status();
+        if on.status.iter().any(|range| range.contains(status)) {
+            return Some(Cause::Status(status));
+        }
+        let code = self.grpc.then(|| attempt.call_status()).flatten()?;
+        on.grpc.contains(code).then_some(Cause::Grpc(code))
     }
 }

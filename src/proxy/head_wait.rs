@@ -37,7 +37,7 @@ pub(super) enum WaitError {
 }
 
 /// What a wait remembers from one wake-up to the next. Either `idle` runs (the request is going
-/// out) or `first_byte` does: from the request's last byte to the head.
+/// out, or it is a call of gRPC) or `first_byte` does: from the request's last byte to the head.
 #[derive(Default)]
 pub(super) struct Waiting {
     /// Set once the request is out.
@@ -108,7 +108,8 @@ impl Attempt {
         let timeout = &transaction.account.pin.route(self.route).rules.timeout;
         let now = clock::now();
         let stalled = self.exchange.pulls_body() && !self.exchange.awaits_client();
-        let (limit, ends) = if self.exchange.request_written() {
+        // A call may take its time to say its first word: silence is what ends it.
+        let (limit, ends) = if self.exchange.request_written() && !transaction.grpc {
             let limit = timeout.first_byte;
             let first = &mut self.waiting.first_byte_ends;
             *first = first.or_else(|| limit.map(|limit| now + limit));

@@ -7,7 +7,7 @@
 //!    [`dial`] connects to it, [`head_wait`] watches it, [`retry`] judges a failure,
 //!    [`request_body`] is counted and kept for a replay.
 //! 5. [`answer`]: the response head cleaned, the body ([`response_body`]) or [`tunnel`] wrapped.
-//! 6. [`error`]: the only place that turns a failure into a status.
+//! 6. [`error`]: the only place that turns a failure into a status; [`grpc`] says it to a call.
 
 mod account;
 mod answer;
@@ -18,6 +18,7 @@ mod dial;
 mod error;
 mod exchange;
 pub mod forwarding;
+mod grpc;
 mod handle;
 mod head_wait;
 pub mod hop_by_hop;

@@ -169,7 +169,7 @@ impl Passage {
         if let Ok(answer) = waited {
             transaction.answered(attempt, answer);
             let state = transaction.account.pin.route(route);
-            if state.unwelcome(attempt.status()).is_none() {
+            if transaction.unwelcome(state, attempt).is_none() {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::message::{BodyError, BodyStream, Frame, Length};
 use crate::proxy::attempt::Held;
 use crate::proxy::context::{Bound, ConnectionInfo};
-use crate::proxy::hop_by_hop;
 use crate::proxy::passage::{Passage, Stage};
 use crate::proxy::patience::IdleClock;
 use crate::proxy::transaction::Transaction;
+use crate::proxy::{grpc, hop_by_hop};
 use crate::telemetry::Reason;
 use crate::util::clock;
 use crate::wire::client::{Connection, ResponseBody};
@@ -113,6 +113,11 @@ impl AnswerBody {
                 Ok(Frame::Piped(pipe))
             }
             Ok(Frame::Trailers(mut trailers)) => {
+                if transaction.grpc
+                    && let (Some(held), Some(code)) = (&mut self.held, grpc::status(&trailers))
+                {
+                    held.lease.call_ended(clock::now(), code);
+                }
                 hop_by_hop::clean_trailers(&mut trailers);
                 Ok(Frame::Trailers(trailers))
             }

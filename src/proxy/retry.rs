@@ -7,6 +7,7 @@
 
 use crate::config::model::Retry;
 use crate::message::Method;
+use crate::proxy::grpc;
 
 /// Why an attempt failed, as `retry.on` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Cause {
     Timeout,
     BadResponse,
     Status(u16),
+    /// A whole answer of gRPC that has this status (trailers-only).
+    Grpc(u8),
     /// Active checks took the server out while the attempt waited for its head.
     TakenOut,
 }
@@ -55,7 +58,9 @@ pub fn judge(situation: &Situation<'_>) -> Verdict {
         attempts,
     } = *situation;
     let unsent_connect = cause == Cause::Connect && !written;
-    let permitted = unsent_connect || (repeatable(policy, method) && replayable);
+    // The server says that it did nothing (gRPC's `statuscodes.md`), and every call is a POST.
+    let refused = cause == Cause::Grpc(grpc::UNAVAILABLE);
+    let permitted = unsent_connect || ((refused || repeatable(policy, method)) && replayable);
     if attempts > policy.attempts || !listed(policy, cause) || !permitted {
         return Verdict::Stop;
     }
@@ -84,6 +89,7 @@ fn listed(policy: &Retry, cause: Cause) -> bool {
         Cause::Reset => on.reset,
         Cause::Timeout => on.timeout,
         Cause::BadResponse => on.bad_response,
+        Cause::Grpc(code) => on.grpc.contains(code),
         Cause::Status(status) => on.status.iter().any(|range| range.contains(status)),
         Cause::TakenOut => on.timeout || on.reset,
     }
@@ -94,8 +100,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::model::{RetryBudget, RetryOn, StatusRange};
+    use crate::config::model::{GrpcStatuses, RetryBudget, RetryOn, StatusRange};
     use crate::util::units::{ByteSize, Percent};
+
+    fn unavailable() -> GrpcStatuses {
+        let mut statuses = GrpcStatuses::default();
+        statuses.insert(grpc::UNAVAILABLE);
+        statuses
+    }
 
     fn policy() -> Retry {
         Retry {
@@ -109,6 +121,7 @@ mod tests {
                     first: 502,
                     last: 504,
                 }],
+                grpc: unavailable(),
             },
             methods: vec!["GET".into(), "PUT".into()],
             budget: RetryBudget {
@@ -176,6 +189,21 @@ mod tests {
         );
         assert_eq!(
             verdict(Cause::Status(500), Method::Get, true, true),
+            Verdict::Stop
+        );
+    }
+
+    #[test]
+    fn a_call_that_a_server_refuses_goes_to_another_whatever_the_methods() {
+        let charged = Verdict::Retry { charge: true };
+        let unavailable = Cause::Grpc(grpc::UNAVAILABLE);
+        assert_eq!(verdict(unavailable, Method::Post, true, true), charged);
+        assert_eq!(
+            verdict(unavailable, Method::Post, true, false),
+            Verdict::Stop
+        );
+        assert_eq!(
+            verdict(Cause::Grpc(13), Method::Get, true, true),
             Verdict::Stop
         );
     }

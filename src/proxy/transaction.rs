@@ -15,7 +15,7 @@ use crate::proxy::forwarding::Arrival;
 use crate::proxy::patience::Patience;
 use crate::proxy::request_body::RequestBody;
 use crate::proxy::sanitise::{Refused, Sanitised};
-use crate::proxy::{client_address, forwarding, hop_by_hop, sanitise};
+use crate::proxy::{client_address, forwarding, grpc, hop_by_hop, sanitise};
 use crate::router::{NoTrace, Query};
 use crate::snapshot::{Pin, RouteState};
 use crate::telemetry::Reason;
@@ -35,6 +35,8 @@ pub(super) struct Transaction {
     pub(super) trusted: bool,
     /// HTTP/1.0 without `Host`: each attempt sends its server's address.
     pub(super) host_missing: bool,
+    /// A call of gRPC.
+    pub(super) grpc: bool,
     /// An interim answer went to the client: no retry after that.
     pub(super) interim_sent: bool,
 }
@@ -54,6 +56,7 @@ impl Transaction {
             upgrade: None,
             trusted: false,
             host_missing: false,
+            grpc: false,
             interim_sent: false,
         }
     }
@@ -73,11 +76,23 @@ impl Transaction {
         self.set_target(state, &sanitised)?;
         self.rewrite_fields(pin, state);
         self.take_body(state)?;
-        if let Some(total) = state.rules.timeout.total {
+        self.set_total(state.rules.timeout.total);
+        Ok(Prepared::Route(route))
+    }
+
+    /// `timeout.total`, or the deadline of a call where that is shorter.
+    fn set_total(&mut self, total: Option<Duration>) {
+        let fields = &self.account.head.fields;
+        self.grpc = grpc::is_grpc(fields);
+        let deadline = if self.grpc {
+            grpc::timeout(fields)
+        } else {
+            None
+        };
+        if let Some(total) = [total, deadline].into_iter().flatten().min() {
             let left = self.left_of(total);
             self.total = Some(self.account.context.timers.after(left));
         }
-        Ok(Prepared::Route(route))
     }
 
     /// Of a head that came in pieces a part is spent already. In hundredths: timers are kept by

@@ -77,6 +77,28 @@ impl Lease {
         self.note(transition);
     }
 
+    /// As [`Lease::answered`], for a call of gRPC whose status came with the head.
+    pub fn call_refused(&mut self, now: Instant, latency: Duration, status: u16, code: u8) {
+        if self.is_failed_call(code) {
+            self.failed(now, latency);
+        } else {
+            self.answered(now, latency, status);
+        }
+    }
+
+    /// The status of a call came after the response head: one of `failure-status` turns the
+    /// success that was reported with the head into a failure.
+    pub fn call_ended(&mut self, now: Instant, code: u8) {
+        if self.is_failed_call(code) {
+            self.body_failed(now);
+        }
+    }
+
+    fn is_failed_call(&self, code: u8) -> bool {
+        let settings = self.server.common().settings();
+        settings.breaker.failure_grpc.contains(code)
+    }
+
     /// No response head came; known at `now`, `elapsed` after the attempt started.
     pub fn failure(&mut self, now: Instant, elapsed: Duration, kind: FailureKind) {
         tracing::debug!(server = %self.server.label(), ?kind, "attempt failed");

@@ -85,6 +85,7 @@ fn breaker() -> Breaker {
         max_open: Duration::from_secs(300),
         probes: 3,
         max_ejected: Percent::from_fraction(0.5),
+        failure_grpc: Default::default(),
         failure_status: vec![StatusRange {
             first: 502,
             last: 504,

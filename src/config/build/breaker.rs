@@ -2,9 +2,9 @@
 
 use crate::config::build::Building;
 use crate::config::keys;
-use crate::config::model::{Breaker, BreakerMode, Slow};
+use crate::config::model::{Breaker, BreakerMode, GrpcStatuses, Slow};
 use crate::config::reader::Reader;
-use crate::config::values::status;
+use crate::config::values::status::{self, Failure};
 
 pub(super) fn breaker(reader: Reader<'_>, building: &mut Building<'_>) -> Breaker {
     let slow = reader.table_or_empty("slow", &keys::SLOW);
@@ -25,6 +25,15 @@ pub(super) fn breaker(reader: Reader<'_>, building: &mut Building<'_>) -> Breake
             reader.text("max-open")
         ));
     }
+    let (mut failure_status, mut failure_grpc) = (Vec::new(), GrpcStatuses::default());
+    for (_, text) in reader.texts("failure-status") {
+        match status::failure(text) {
+            Ok(Failure::Status(range)) => failure_status.push(range),
+            Ok(Failure::Grpc(code)) => failure_grpc.insert(code),
+            // Told by the checker of the key.
+            Err(_) => {}
+        }
+    }
     Breaker {
         mode: match reader.text("mode") {
             "watch" => BreakerMode::Watch,
@@ -43,9 +52,7 @@ pub(super) fn breaker(reader: Reader<'_>, building: &mut Building<'_>) -> Breake
         max_open,
         probes: reader.integer("probes"),
         max_ejected: reader.share("max-ejected"),
-        failure_status: reader
-            .texts("failure-status")
-            .filter_map(|(_, text)| status::failure(text).ok())
-            .collect(),
+        failure_status,
+        failure_grpc,
     }
 }

@@ -19,8 +19,18 @@ pub(super) fn health(reader: Reader<'_>, building: &mut Building<'_>) -> Health 
 
 fn probe(reader: Reader<'_>, building: &mut Building<'_>) -> HealthProbe {
     if let Some(tcp) = reader.entry("tcp").filter(|_| reader.switch("tcp")) {
-        only_http(reader, tcp, building);
+        let unused = ["path", "status", "body", "method", "headers", "host"];
+        without_effect(reader, &unused, (tcp, "tcp = true"), building);
         return HealthProbe::Tcp;
+    }
+    if let Some(grpc) = reader.entry("grpc") {
+        let unused = ["path", "status", "body", "method"];
+        without_effect(reader, &unused, (grpc, "grpc"), building);
+        return HealthProbe::Grpc {
+            service: reader.text("grpc").to_owned(),
+            headers: headers(reader, building),
+            host: reader.text("host").to_owned(),
+        };
     }
     HealthProbe::Http {
         path: reader.text("path").to_owned(),
@@ -32,17 +42,22 @@ fn probe(reader: Reader<'_>, building: &mut Building<'_>) -> HealthProbe {
     }
 }
 
-/// A TCP check asks nothing, so that what belongs to a question would be without effect.
-fn only_http(reader: Reader<'_>, tcp: &Entry, building: &mut Building<'_>) {
-    for key in ["path", "status", "body", "method", "headers", "host"] {
+/// What belongs to another kind of check must not look as if it counted.
+fn without_effect(
+    reader: Reader<'_>,
+    keys: &[&str],
+    (kind, name): (&Entry, &str),
+    building: &mut Building<'_>,
+) {
+    for key in keys {
         if let Some(entry) = reader.written(key) {
-            let message = format!("`{key}` means nothing with `tcp = true`");
+            let message = format!("`{key}` means nothing with `{name}`");
             let error = building
                 .problems
                 .error("conflicting-keys", entry.key_span, message);
             error
                 .label("only an HTTP check uses it")
-                .related(tcp.key_span, "a TCP check");
+                .related(kind.key_span, "another kind of check");
         }
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn with_budget(reader: Reader<'_>, budget: RetryBudget) -> Retry {
             RetryCause::Timeout => on.timeout = true,
             RetryCause::BadResponse => on.bad_response = true,
             RetryCause::Status(range) => on.status.push(range),
+            RetryCause::Grpc(code) => on.grpc.insert(code),
         }
     }
     Retry {

@@ -121,15 +121,15 @@ pub(in crate::config) static STATUS: Rule = Rule {
 };
 
 pub(in crate::config) static FAILURE_STATUS: Rule = Rule {
-    what: "a status or a range of them, like \"500-599\"",
+    what: "a status or a range of them, like \"500-599\", or one of gRPC, like \"grpc-unavailable\"",
     check: |text| status::failure(text).map(drop),
-    pattern: "[1-9][0-9]{2}(-[1-9][0-9]{2})?",
+    pattern: "([1-9][0-9]{2}(-[1-9][0-9]{2})?|grpc-(unavailable|resource-exhausted|deadline-exceeded|internal))",
 };
 
 pub(in crate::config) static RETRY_ON: Rule = Rule {
-    what: "connect, reset, timeout, bad-response or a status",
+    what: "connect, reset, timeout, bad-response or a status, of gRPC too",
     check: |text| status::retry_cause(text).map(drop),
-    pattern: "(connect|reset|timeout|bad-response|[1-9][0-9]{2}(-[1-9][0-9]{2})?)",
+    pattern: "(connect|reset|timeout|bad-response|[1-9][0-9]{2}(-[1-9][0-9]{2})?|grpc-(unavailable|resource-exhausted|deadline-exceeded|internal))",
 };
 
 pub(in crate::config) static MATCH_PATH: Rule = Rule {

@@ -115,9 +115,9 @@ pub(in crate::config) static HEALTH: Section = Section {
     about: "Active checks; absent: none",
     exclusive: &[
         &["path", "tcp", "grpc"],
-        &["status", "tcp"],
-        &["body", "tcp"],
-        &["method", "tcp"],
+        &["status", "tcp", "grpc"],
+        &["body", "tcp", "grpc"],
+        &["method", "tcp", "grpc"],
         &["headers", "tcp"],
         &["host", "tcp"],
     ],
@@ -132,6 +132,11 @@ pub(in crate::config) static HEALTH: Section = Section {
             "tcp",
             Kind::Switch,
             "true: a connection that opens is enough",
+        ),
+        key(
+            "grpc",
+            Kind::Text(&rules::ANY),
+            "The service that a check by the gRPC health protocol asks for; \"\": the server",
         ),
         key(
             "interval",
@@ -186,7 +191,6 @@ pub(in crate::config) static HEALTH: Section = Section {
             "0: the server's",
         )
         .default("0"),
-        later("grpc"),
         later("tls"),
     ],
 };
@@ -251,7 +255,7 @@ pub(in crate::config) static BREAKER: Section = Section {
             Kind::List(&Kind::Text(&rules::FAILURE_STATUS)),
             "Answers that count as failures; ranges too",
         )
-        .default("[\"502\", \"503\", \"504\"]"),
+        .default("[\"502\", \"503\", \"504\", \"grpc-unavailable\"]"),
     ],
 };
 
@@ -307,7 +311,7 @@ pub(in crate::config) static RETRY: Section = Section {
     keys: &[
         ATTEMPTS.default("1"),
         ON.default(
-            "[\"connect\", \"reset\", \"timeout\", \"bad-response\", \"502\", \"503\", \"504\"]",
+            "[\"connect\", \"reset\", \"timeout\", \"bad-response\", \"502\", \"503\", \"504\", \"grpc-unavailable\"]",
         ),
         METHODS.default("[\"GET\", \"HEAD\", \"OPTIONS\", \"PUT\", \"DELETE\"]"),
         key("budget", Kind::Table(&BUDGET), BUDGET.about).default("{}"),

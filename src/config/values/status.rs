@@ -1,16 +1,8 @@
 //! Statuses, and what is worth a retry.
 
-use crate::config::model::StatusRange;
+use crate::config::model::{GrpcStatuses, StatusRange};
 use crate::config::suggest::closest;
-use crate::config::tree::quote;
 use crate::config::values::Complaint;
-
-const GRPC: [&str; 4] = [
-    "grpc-unavailable",
-    "grpc-resource-exhausted",
-    "grpc-deadline-exceeded",
-    "grpc-internal",
-];
 
 /// `"200"` or `"200-399"`.
 pub(in crate::config) fn range(text: &str) -> Result<StatusRange, Complaint> {
@@ -38,12 +30,31 @@ fn one(text: &str) -> Result<u16, Complaint> {
     }
 }
 
-/// Of `breaker.failure-status`.
-pub(in crate::config) fn failure(text: &str) -> Result<StatusRange, Complaint> {
-    if GRPC.contains(&text) {
-        return Err(Complaint::later(&quote(text)));
+/// One entry of `breaker.failure-status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum Failure {
+    Status(StatusRange),
+    /// A code of gRPC.
+    Grpc(u8),
+}
+
+pub(in crate::config) fn failure(text: &str) -> Result<Failure, Complaint> {
+    if !text.starts_with("grpc") {
+        return range(text).map(Failure::Status);
     }
-    range(text)
+    grpc(text).map(Failure::Grpc).ok_or_else(|| {
+        let complaint = Complaint::new("not a status of gRPC that can be named here");
+        let names = GrpcStatuses::NAMED.map(|(name, _)| name);
+        match closest(text, names.into_iter()) {
+            Some(name) => complaint.suggest(name),
+            None => complaint.help(format!("there are {}", names.join(", "))),
+        }
+    })
+}
+
+fn grpc(text: &str) -> Option<u8> {
+    let mut named = GrpcStatuses::NAMED.into_iter();
+    named.find_map(|(name, code)| (name == text).then_some(code))
 }
 
 /// One entry of `retry.on`.
@@ -54,6 +65,8 @@ pub(in crate::config) enum RetryCause {
     Timeout,
     BadResponse,
     Status(StatusRange),
+    /// A code of gRPC.
+    Grpc(u8),
 }
 
 pub(in crate::config) fn retry_cause(text: &str) -> Result<RetryCause, Complaint> {
@@ -62,16 +75,24 @@ pub(in crate::config) fn retry_cause(text: &str) -> Result<RetryCause, Complaint
         "reset" => Ok(RetryCause::Reset),
         "timeout" => Ok(RetryCause::Timeout),
         "bad-response" => Ok(RetryCause::BadResponse),
-        text if GRPC.contains(&text) => Err(Complaint::later(&quote(text))),
         text if text.starts_with(|c: char| c.is_ascii_digit()) => {
             range(text).map(RetryCause::Status)
         }
         text => {
-            let words = ["connect", "reset", "timeout", "bad-response"];
+            if let Some(code) = grpc(text) {
+                return Ok(RetryCause::Grpc(code));
+            }
+            let words = [
+                "connect",
+                "reset",
+                "timeout",
+                "bad-response",
+                "grpc-unavailable",
+            ];
             let complaint = Complaint::new("neither a cause nor a status");
             Err(match closest(text, words.into_iter()) {
                 Some(word) => complaint.help(format!("did you mean \"{word}\"?")),
-                None => complaint.help("there are connect, reset, timeout, bad-response and statuses like \"502\" or \"500-599\""),
+                None => complaint.help("there are connect, reset, timeout, bad-response, grpc-unavailable and statuses like \"502\" or \"500-599\""),
             })
         }
     }
@@ -111,10 +132,11 @@ mod tests {
         ] {
             assert!(range(text).is_err(), "{text}");
         }
-        assert_eq!(
-            retry_cause("grpc-unavailable").unwrap_err().code,
-            "not-supported-yet"
-        );
+        assert_eq!(retry_cause("grpc-unavailable"), Ok(RetryCause::Grpc(14)));
+        assert!(retry_cause("grpc-internet").is_err());
+        assert_eq!(failure("grpc-internal"), Ok(Failure::Grpc(13)));
+        let complaint = failure("grpc-interna").unwrap_err();
+        assert!(complaint.help.unwrap().contains("\"grpc-internal\""));
         assert_eq!(retry_cause("reset"), Ok(RetryCause::Reset));
         assert!(
             retry_cause("conect")

@@ -26,6 +26,7 @@ fn settings() -> Settings {
         max_open: Duration::from_secs(300),
         probes: 3,
         max_ejected: percent(50.0),
+        failure_grpc: Default::default(),
         failure_status: Vec::new(),
     }
 }

@@ -5,6 +5,7 @@
 //! next check on. What a result means is [`verdict`]'s business, how one check is made
 //! [`probe`]'s; here is when.
 
+mod grpc;
 mod probe;
 pub mod verdict;
 

@@ -20,11 +20,12 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::config::model::{Health, HealthProbe, ServerAddress, StatusRange};
 use crate::upstream::connector::{ConnectError, Target, connect};
+use crate::upstream::health::grpc::{self, Question};
 use crate::wire::io::Socket;
 
 /// As much of a body is searched.
 const BODY_LIMIT: usize = 256 * 1024;
-const AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"), " (health check)");
+pub(super) const AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"), " (health check)");
 
 /// Makes one check; a seam for tests of the schedule.
 pub(super) trait Probe: Send + Sync + 'static {
@@ -53,9 +54,26 @@ pub(super) enum Failure {
     Body { wanted: String },
     #[error("body broke off: {0}")]
     BodyBroken(#[source] hyper::Error),
+    #[error("malformed answer: {0}")]
+    Http2(#[source] h2::Error),
+    #[error("malformed answer: {0}")]
+    Protocol(&'static str),
+    #[error("status {status}, not an answer of gRPC")]
+    NotGrpc { status: u16 },
+    #[error("grpc-status {status}{}", in_brackets(.message))]
+    Grpc { status: String, message: String },
+    #[error("the service is {0}")]
+    NotServing(grpc::Health),
     /// The checker lets no such settings through.
     #[error("cannot be sent: {0}")]
     Request(#[source] http::Error),
+}
+
+fn in_brackets(message: &str) -> String {
+    match message {
+        "" => String::new(),
+        message => format!(" ({})", message.escape_debug()),
+    }
 }
 
 fn chain(error: &ConnectError) -> String {
@@ -96,17 +114,13 @@ impl Probe for SocketProbe {
             Err(ConnectError::Timeout) => return Err(Failure::TimedOut(settings.timeout)),
             Err(error) => return Err(Failure::Connect(error)),
         };
-        let HealthProbe::Http { status, body, .. } = &settings.probe else {
-            return Ok(());
-        };
-        let request = self.request(settings).map_err(Failure::Request)?;
-        let exchange = async {
+        let asked = async {
             match socket {
-                Socket::Tcp(stream) => exchange(stream, request, status, body).await,
-                Socket::Unix(stream) => exchange(stream, request, status, body).await,
+                Socket::Tcp(stream) => self.ask(stream, settings).await,
+                Socket::Unix(stream) => self.ask(stream, settings).await,
             }
         };
-        match timeout_at(deadline, exchange).await {
+        match timeout_at(deadline, asked).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::TimedOut(settings.timeout)),
         }
@@ -114,6 +128,33 @@ impl Probe for SocketProbe {
 }
 
 impl SocketProbe {
+    async fn ask(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        settings: &Health,
+    ) -> Result<(), Failure> {
+        match &settings.probe {
+            HealthProbe::Tcp => Ok(()),
+            HealthProbe::Http { status, body, .. } => {
+                let request = self.request(settings).map_err(Failure::Request)?;
+                exchange(stream, request, status, body).await
+            }
+            HealthProbe::Grpc {
+                service,
+                headers,
+                host,
+            } => {
+                let question = Question {
+                    service,
+                    host: &self.host(host, settings.port),
+                    scheme: "http",
+                    headers,
+                };
+                grpc::check(stream, &question).await
+            }
+        }
+    }
+
     fn request(&self, settings: &Health) -> Result<Request<Empty<Bytes>>, http::Error> {
         let HealthProbe::Http {
             path,
@@ -125,11 +166,7 @@ impl SocketProbe {
         else {
             return Ok(Request::new(Empty::new()));
         };
-        let host = if host.is_empty() {
-            self.default_host(settings.port)
-        } else {
-            host.clone()
-        };
+        let host = self.host(host, settings.port);
         let mut request = Request::builder()
             .method(method.as_str())
             .uri(path.as_str())
@@ -150,7 +187,11 @@ impl SocketProbe {
         Ok(request)
     }
 
-    fn default_host(&self, port: u16) -> String {
+    /// As configured, else the server's address.
+    fn host(&self, configured: &str, port: u16) -> String {
+        if !configured.is_empty() {
+            return configured.to_owned();
+        }
         match &self.target.address {
             ServerAddress::Ip(address) if port == 0 => address.to_string(),
             ServerAddress::Ip(address) => std::net::SocketAddr::new(address.ip(), port).to_string(),
