@@ -60,11 +60,11 @@
 //! |---|---|
 //! | [`util`] | nothing |
 //! | [`message`] | util |
-//! | [`config`] | util |
+//! | [`config`], [`tls`] | util |
 //! | [`balance`] | config util |
 //! | [`router`] | message config util |
 //! | [`telemetry`] | message config util |
-//! | [`wire`] | message telemetry config util |
+//! | [`wire`] | message tls telemetry config util |
 //! | [`upstream`] | balance wire message telemetry config util |
 //! | [`snapshot`] | config router upstream telemetry balance util |
 //! | [`proxy`] | snapshot router upstream balance wire message telemetry config util |
@@ -90,6 +90,7 @@ pub mod reload;
 pub mod router;
 pub mod snapshot;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;
 pub mod util;
 pub mod wire;

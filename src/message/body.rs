@@ -140,6 +140,11 @@ pub trait Tunnel {
     /// Writes some of `bytes` to the server.
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, BodyError>>;
 
+    /// Ready when all that was written is with the kernel: a write may leave bytes behind.
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        Poll::Ready(Ok(()))
+    }
+
     /// For the downstream's wire, whenever it waits: ready when the tunnel's idle time is over.
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<BodyError>;
 

@@ -104,6 +104,15 @@ impl Tunnel for ExchangeTunnel {
         }
     }
 
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match self.socket.poll_flush(cx) {
+            Poll::Ready(Err(_)) => {
+                Poll::Ready(Err(self.failed(Reason::UpstreamReset, BodyError::Reset)))
+            }
+            flushed => flushed.map(|_| Ok(())),
+        }
+    }
+
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         match self.clock.poll_expired(&self.patience, cx) {
             Poll::Ready(()) => {

@@ -1,4 +1,4 @@
-//! One socket type over TCP and unix (TLS later), so that everything above is one code.
+//! One socket type over TCP and unix, plain and TLS, so that everything above is one code.
 //!
 //! Every call is tried first, where the readiness flag that the last event left says that it may
 //! succeed, and only what finds nothing asks to be woken. That is the other way round than tokio's
@@ -13,16 +13,20 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use nix::sys::socket::{MsgFlags, recv, send};
-use tokio::io::{AsyncWrite, Interest, Ready};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop;
 
 use crate::message::Pipe;
+use crate::wire::tls::TlsSocket;
 
 /// A connected stream socket.
 #[derive(Debug)]
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Boxed: a plain one must not be as large.
+    Tls(Box<TlsSocket>),
 }
 
 impl Socket {
@@ -43,8 +47,11 @@ impl Socket {
     }
 
     /// As [`Socket::poll_read`], `WouldBlock` where there is nothing: registers nothing.
-    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         debug_assert!(!buffer.is_empty(), "an empty read would look like FIN");
+        if let Socket::Tls(tls) = self {
+            return tls.try_read(buffer);
+        }
         let (fd, whole) = (self.fd(), buffer.len());
         self.try_io(Interest::READABLE, whole, || {
             recv(fd, buffer, MsgFlags::empty())
@@ -75,21 +82,34 @@ impl Socket {
         }
     }
 
+    /// Bytes that are written may still wait inside, encrypted: see [`Socket::poll_flush`].
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let (fd, whole) = (self.fd(), bytes.len());
+        if let Socket::Tls(tls) = self {
+            return tls.poll_write_vectored(cx, &[IoSlice::new(bytes)]);
+        }
         loop {
-            let written = self.try_io(Interest::WRITABLE, whole, || {
-                send(fd, bytes, MsgFlags::MSG_NOSIGNAL)
-            });
-            match written {
+            match self.try_write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(match self {
-                        Socket::Tcp(stream) => stream.poll_write_ready(cx),
-                        Socket::Unix(stream) => stream.poll_write_ready(cx),
-                    })?;
+                    ready!(self.poll_write_ready(cx))?;
                 }
                 result => return Poll::Ready(result),
             }
+        }
+    }
+
+    /// As [`Socket::poll_write`] without TLS, `WouldBlock` where nothing goes: registers nothing.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let (fd, whole) = (self.fd(), bytes.len());
+        self.try_io(Interest::WRITABLE, whole, || {
+            send(fd, bytes, MsgFlags::MSG_NOSIGNAL)
+        })
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Tcp(stream) => stream.poll_write_ready(cx),
+            Socket::Unix(stream) => stream.poll_write_ready(cx),
+            Socket::Tls(tls) => tls.raw().poll_write_ready(cx),
         }
     }
 
@@ -101,6 +121,15 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Socket::Tls(tls) => tls.poll_write_vectored(cx, slices),
+        }
+    }
+
+    /// Ready when all that was written is with the kernel. Plain sockets hold nothing.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Tcp(_) | Socket::Unix(_) => Poll::Ready(Ok(())),
+            Socket::Tls(tls) => tls.poll_flush(cx),
         }
     }
 
@@ -142,11 +171,12 @@ impl Socket {
         }
     }
 
-    /// Sends FIN; bytes can still be read.
+    /// Sends FIN, over TLS `close_notify` before it; bytes can still be read.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Tls(tls) => tls.poll_shutdown(cx),
         }
     }
 
@@ -156,6 +186,7 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => stream.poll_read_ready(cx),
             Socket::Unix(stream) => stream.poll_read_ready(cx),
+            Socket::Tls(tls) => tls.poll_read_ready(cx),
         }
     }
 
@@ -165,6 +196,7 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
             Socket::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
+            Socket::Tls(tls) => return tls.is_read_ready(),
         }
         .is_ok()
     }
@@ -172,19 +204,27 @@ impl Socket {
     /// True if the peer's FIN or reset has arrived, also behind bytes that are not read yet. Looks
     /// at a flag that is only as new as the last event; registers nothing.
     pub fn is_read_closed(&self) -> bool {
+        if let Socket::Tls(tls) = self {
+            return tls.is_read_closed();
+        }
         self.readiness(Interest::READABLE).is_read_closed()
     }
 
     /// As [`Socket::is_read_closed`], but not for a FIN alone: nothing that we write arrives.
     pub fn is_broken(&self) -> bool {
+        if let Socket::Tls(tls) = self {
+            return tls.is_broken();
+        }
         self.readiness(Interest::WRITABLE).is_write_closed()
     }
 
     /// Makes the coming close a reset: the peer must see that something was cut off.
     pub fn reset_on_close(&self) {
-        if let Socket::Tcp(stream) = self {
+        match self {
             // Fails only on a socket that is broken already.
-            let _ = stream.set_zero_linger();
+            Socket::Tcp(stream) => drop(stream.set_zero_linger()),
+            Socket::Unix(_) => {}
+            Socket::Tls(tls) => tls.reset_on_close(),
         }
     }
 
@@ -193,6 +233,7 @@ impl Socket {
         let ready = match self {
             Socket::Tcp(stream) => pin!(stream.ready(interest)).poll(&mut cx),
             Socket::Unix(stream) => pin!(stream.ready(interest)).poll(&mut cx),
+            Socket::Tls(tls) => return tls.raw().readiness(interest),
         };
         match ready {
             Poll::Ready(Ok(ready)) => ready,
@@ -220,6 +261,8 @@ impl Socket {
         let result = match self {
             Socket::Tcp(stream) => stream.try_io(interest, call),
             Socket::Unix(stream) => stream.try_io(interest, call),
+            // Its own calls are made on the socket below.
+            Socket::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         };
         short.map_or(result, Ok)
     }
@@ -228,6 +271,7 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => stream.as_raw_fd(),
             Socket::Unix(stream) => stream.as_raw_fd(),
+            Socket::Tls(tls) => tls.raw().fd(),
         }
     }
 }
@@ -241,5 +285,64 @@ impl From<TcpStream> for Socket {
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Self {
         Socket::Unix(stream)
+    }
+}
+
+/// For what brings its own loop around a stream. Each call takes a turn of tokio's budget, as those
+/// of tokio's own sockets do.
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let turn = ready!(coop::poll_proceed(cx));
+        let count = ready!(Socket::poll_read(
+            &mut self,
+            cx,
+            buffer.initialize_unfilled()
+        ))?;
+        turn.made_progress();
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let turn = ready!(coop::poll_proceed(cx));
+        let count = ready!(Socket::poll_write(&mut self, cx, bytes))?;
+        turn.made_progress();
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let turn = ready!(coop::poll_proceed(cx));
+        let count = ready!(Socket::poll_write_vectored(&mut self, cx, slices))?;
+        turn.made_progress();
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Socket::poll_flush(&mut self, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Socket::poll_shutdown(&mut self, cx)
     }
 }

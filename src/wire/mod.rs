@@ -7,6 +7,7 @@ pub mod client;
 pub mod h1;
 pub mod io;
 pub mod proxy_protocol;
+pub mod tls;
 
 use std::rc::Rc;
 use std::time::Duration;

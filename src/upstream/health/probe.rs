@@ -21,7 +21,6 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::config::model::{Health, HealthProbe, ServerAddress, StatusRange};
 use crate::upstream::connector::{ConnectError, Target, connect};
 use crate::upstream::health::grpc::{self, Question};
-use crate::wire::io::Socket;
 
 /// As much of a body is searched.
 const BODY_LIMIT: usize = 256 * 1024;
@@ -114,12 +113,7 @@ impl Probe for SocketProbe {
             Err(ConnectError::Timeout) => return Err(Failure::TimedOut(settings.timeout)),
             Err(error) => return Err(Failure::Connect(error)),
         };
-        let asked = async {
-            match socket {
-                Socket::Tcp(stream) => self.ask(stream, settings).await,
-                Socket::Unix(stream) => self.ask(stream, settings).await,
-            }
-        };
+        let asked = self.ask(socket, settings);
         match timeout_at(deadline, asked).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::TimedOut(settings.timeout)),

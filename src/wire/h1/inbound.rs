@@ -110,7 +110,7 @@ impl Inbound {
 
     /// As [`Inbound::poll_fill`], but `WouldBlock` where there is nothing. It takes a scratch
     /// buffer for the call: to be made only where bytes are to be expected.
-    pub(super) fn read(&mut self, socket: &Socket) -> io::Result<Fill> {
+    pub(super) fn read(&mut self, socket: &mut Socket) -> io::Result<Fill> {
         self.unpark();
         let Buffer::Scratch(scratch) = &mut self.buffer else {
             return Ok(Fill::Full);

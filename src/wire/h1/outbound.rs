@@ -162,7 +162,7 @@ impl Outbound {
                 self.whole();
             }
         }
-        Poll::Ready(Ok(()))
+        socket.poll_flush(cx)
     }
 
     fn poll_write(&self, socket: &mut Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

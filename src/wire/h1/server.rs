@@ -200,6 +200,12 @@ impl<H: Handler> Serve<H> {
                 Ok(Fill::End) if head.waiting() == 0 => {
                     return Poll::Ready(Err(Ended::Cleanly));
                 }
+                // TLS without close_notify: nothing was under way that could have been cut.
+                Err(error)
+                    if error.kind() == io::ErrorKind::UnexpectedEof && head.waiting() == 0 =>
+                {
+                    return Poll::Ready(Err(Ended::Cleanly));
+                }
                 Ok(Fill::Full) => {
                     let detail = "the request head is too large";
                     let reason = RefusalReason::HeaderTooLarge;

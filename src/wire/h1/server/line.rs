@@ -55,7 +55,7 @@ impl Line {
     /// that was mistaken.
     pub(super) fn read(&mut self, inbound: &mut Inbound) -> io::Result<Fill> {
         self.watching = false;
-        inbound.read(&self.socket)
+        inbound.read(&mut self.socket)
     }
 
     /// Both of them; `inbound` is parked where it waits.

@@ -84,6 +84,9 @@ impl TunnelPump {
                 }
                 continue;
             }
+            if let Poll::Ready(Err(_)) = self.tunnel.poll_flush(cx) {
+                return Err(Broken);
+            }
             match self.upward {
                 Way::Ended => return Ok(()),
                 Way::Ending => match self.tunnel.poll_shutdown(cx) {
