@@ -75,6 +75,7 @@ impl Transaction {
         self.account.routed(route);
         self.set_target(state, &sanitised)?;
         self.rewrite_fields(pin, state);
+        self.grpc = grpc::is_grpc(&self.account.head.fields);
         self.take_body(state)?;
         self.set_total(state.rules.timeout.total);
         Ok(Prepared::Route(route))
@@ -83,7 +84,6 @@ impl Transaction {
     /// `timeout.total`, or the deadline of a call where that is shorter.
     fn set_total(&mut self, total: Option<Duration>) {
         let fields = &self.account.head.fields;
-        self.grpc = grpc::is_grpc(fields);
         let deadline = if self.grpc {
             grpc::timeout(fields)
         } else {
@@ -190,11 +190,30 @@ impl Transaction {
             }
             _ => {}
         }
-        let replay = replay_bytes(route, &self.account.head.method, length);
+        let replay = self.replay_bytes(route, length);
         let body = Rc::new(RequestBody::new(self.downstream.clone(), limit, replay));
         self.downstream = body.clone();
         self.account.body = Some(body);
         Ok(())
+    }
+
+    /// How much of the body is worth recording: nothing that no further attempt could use.
+    fn replay_bytes(&self, route: &RouteState, length: Length) -> u64 {
+        let retry = &route.rules.retry;
+        let method = &self.account.head.method;
+        let repeated = method.is_idempotent()
+            || retry
+                .methods
+                .iter()
+                .any(|allowed| allowed == method.as_str())
+            || (self.grpc && retry.on.grpc.contains(grpc::UNAVAILABLE))
+            || route.fallback.is_some();
+        let max = retry.max_replay_body.0;
+        match length {
+            Length::Exact(bytes) if bytes > max => 0,
+            _ if repeated => max,
+            _ => 0,
+        }
     }
 
     /// True while the request body can be sent again from its first byte.
@@ -264,23 +283,5 @@ fn options_answer() -> Response {
         head,
         body: Body::Empty,
         close: false,
-    }
-}
-
-/// How much of the body is worth recording: nothing that no further attempt could use.
-fn replay_bytes(route: &RouteState, method: &Method, length: Length) -> u64 {
-    let max = route.rules.retry.max_replay_body.0;
-    let repeated = method.is_idempotent()
-        || route
-            .rules
-            .retry
-            .methods
-            .iter()
-            .any(|allowed| allowed == method.as_str())
-        || route.fallback.is_some();
-    match length {
-        Length::Exact(bytes) if bytes > max => 0,
-        _ if repeated => max,
-        _ => 0,
     }
 }

@@ -19,6 +19,7 @@ mod fallback;
 mod faults;
 mod framing;
 mod fuzz;
+mod grpc;
 mod half_close;
 mod heads;
 mod health;
