@@ -60,7 +60,8 @@
 //! |---|---|
 //! | [`util`] | nothing |
 //! | [`message`] | util |
-//! | [`config`], [`tls`] | util |
+//! | [`tls`] | util |
+//! | [`config`] | tls util |
 //! | [`balance`] | config util |
 //! | [`router`] | message config util |
 //! | [`telemetry`] | message config util |

@@ -4,8 +4,10 @@
 //! only when there was none.
 
 mod breaker;
+mod files;
 mod health;
 mod listener;
+mod listener_tls;
 mod process;
 mod retry;
 mod route;
@@ -27,7 +29,7 @@ use crate::config::tree::{Node, Span, Table, quote};
 /// What building needs everywhere.
 pub(super) struct Building<'a> {
     pub problems: &'a mut Problems,
-    pub sources: &'a Sources,
+    pub sources: &'a mut Sources,
 }
 
 impl Building<'_> {
@@ -58,7 +60,7 @@ impl Building<'_> {
 }
 
 /// Builds the model of `effective`.
-pub(super) fn build(effective: &Table, problems: &mut Problems, sources: &Sources) -> Config {
+pub(super) fn build(effective: &Table, problems: &mut Problems, sources: &mut Sources) -> Config {
     let mut building = Building { problems, sources };
     let root = Reader::root(effective, &keys::ROOT);
     let process = process::process(root.table_or_empty("process", &keys::PROCESS));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::model::{Config, Route, Server, Upstream};
+use crate::config::model::{Config, Listener, Route, Server, Upstream};
 
 /// One thing that is different.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -156,7 +156,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         |a, b| match a {
             _ if a == b => None,
             _ if a.address != b.address => Some(format!("{} -> {}", a.address, b.address)),
-            _ => Some("settings".to_owned()),
+            _ => Some(listener_change(a, b)),
         },
     );
     upstreams(&mut diff, old, new);
@@ -171,6 +171,26 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         |a, b| route_change(a, old, b, new),
     );
     diff
+}
+
+fn listener_change(a: &Listener, b: &Listener) -> String {
+    let tls = match (&a.tls, &b.tls) {
+        (None, None) => None,
+        (None, Some(_)) => Some("TLS"),
+        (Some(_), None) => Some("no TLS any more"),
+        (Some(a), Some(b)) if a.certificates != b.certificates => Some("certificates"),
+        (Some(a), Some(b)) => (a != b).then_some("TLS settings"),
+    };
+    let without = |listener: &Listener| Listener {
+        tls: None,
+        ..listener.clone()
+    };
+    let others = without(a) != without(b);
+    match (tls, others) {
+        (Some(tls), false) => tls.to_owned(),
+        (Some(tls), true) => format!("{tls}, settings"),
+        (None, _) => "settings".to_owned(),
+    }
 }
 
 fn upstreams(diff: &mut Diff, old: &Config, new: &Config) {

@@ -10,7 +10,7 @@ mod route;
 pub(super) mod rules;
 mod upstream;
 
-pub(super) use self::listener::{LIMITS, LISTENER};
+pub(super) use self::listener::{CERTIFICATE, LIMITS, LISTENER, LISTENER_TLS};
 pub(super) use self::process::{ACCESS_LOG, ADMIN, LOG, PROCESS};
 pub(super) use self::route::{FALLBACK, ROUTE, ROUTE_DEFAULTS, ROUTE_RETRY, ROUTE_TIMEOUT, WHEN};
 pub(super) use self::upstream::{

@@ -80,7 +80,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     let mut reading = Reading::new(env);
     let merged = reading.read(path, Span::NONE);
     let Reading {
-        sources,
+        mut sources,
         mut problems,
         broken,
         ..
@@ -91,7 +91,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     }
     check::check(&merged, &keys::ROOT, &mut problems);
     let effective = effective::effective(&merged);
-    let config = build::build(&effective, &mut problems, &sources);
+    let config = build::build(&effective, &mut problems, &mut sources);
     let failed = problems.has_errors();
     let diagnostics = problems.finish(sources.clone());
     if failed {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use regex::bytes::Regex;
 
+use crate::tls::Terms;
 use crate::util::units::{ByteSize, Percent};
 
 /// Index of an upstream in [`Config::upstreams`].
@@ -134,6 +135,8 @@ pub struct Listener {
     pub half_close: bool,
     pub via: bool,
     pub backlog: u32,
+    /// `None`: plain HTTP.
+    pub tls: Option<Arc<Terms>>,
     pub limits: ListenerLimits,
 }
 

@@ -107,16 +107,62 @@ pub(super) struct Pattern {
     pub span: Span,
 }
 
+/// A file that a value names (a certificate), as it was read.
+#[derive(Debug, Clone)]
+pub(super) struct NamedFile {
+    pub path: PathBuf,
+    /// Behind symlinks.
+    pub canonical: PathBuf,
+    hash: u64,
+}
+
 /// Everything that was read for one load, whether it succeeded or not: what a watcher watches.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     pub(super) files: Vec<SourceFile>,
     pub(super) patterns: Vec<Pattern>,
+    /// What values name; part of the configuration like what it is written in.
+    named: Vec<NamedFile>,
     /// Named but not readable.
     pub(super) missing: Vec<PathBuf>,
 }
 
 impl Sources {
+    /// Reads a file that a value in the file at `place` names: relative to that one. From now on a
+    /// change of it is a change of the configuration.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be read, as a sentence without its name.
+    pub(super) fn read_named(&mut self, name: &str, place: Span) -> Result<Vec<u8>, String> {
+        let beside = self.file(place.file).and_then(|file| file.path.parent());
+        let path = beside.map_or_else(|| PathBuf::from(name), |folder| folder.join(name));
+        let bytes = match read_bytes(&path) {
+            Ok(bytes) => bytes,
+            Err(cause) => {
+                if !self.missing.contains(&path) {
+                    self.missing.push(path);
+                }
+                return Err(cause);
+            }
+        };
+        if !self.named.iter().any(|file| file.path == path) {
+            let canonical = path.canonicalize().unwrap_or_else(|_| path.clone());
+            let hash = content_hash(&bytes);
+            self.named.push(NamedFile {
+                path,
+                canonical,
+                hash,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// The files that values name.
+    pub fn named(&self) -> impl Iterator<Item = &Path> {
+        self.named.iter().map(|file| file.path.as_path())
+    }
+
     pub(super) fn file(&self, index: u32) -> Option<&SourceFile> {
         self.files.get(index as usize)
     }
@@ -141,7 +187,15 @@ impl Sources {
         let named = self.files.iter().map(|file| &file.path);
         let behind = self.files.iter().map(|file| &file.canonical);
         let included = self.patterns.iter().map(|pattern| &pattern.path);
-        let all = named.chain(behind).chain(included).chain(&self.missing);
+        let by_values = self
+            .named
+            .iter()
+            .flat_map(|file| [&file.path, &file.canonical]);
+        let all = named
+            .chain(behind)
+            .chain(included)
+            .chain(&self.missing)
+            .chain(by_values);
         let parents = all.filter_map(|path| {
             Some(match path.parent()? {
                 parent if parent.as_os_str().is_empty() => PathBuf::from("."),
@@ -172,6 +226,9 @@ impl Sources {
         for file in &self.files {
             (&file.path, Some(file.hash)).hash(&mut hasher);
         }
+        for file in &self.named {
+            (&file.path, Some(file.hash)).hash(&mut hasher);
+        }
         for path in &self.missing {
             (path, None::<u64>).hash(&mut hasher);
         }
@@ -189,6 +246,7 @@ impl Sources {
             .files
             .iter()
             .map(|file| &file.path)
+            .chain(self.named.iter().map(|file| &file.path))
             .chain(&self.missing)
         {
             (

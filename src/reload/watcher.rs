@@ -121,7 +121,10 @@ fn note(watch: &mut Watch, event: &Event, path: &Path, sources: &Sources) {
 fn is_ours(changed: &Path, path: &Path, sources: &Sources) -> bool {
     let name = changed.file_name();
     name == path.file_name()
-        || sources.files().any(|file| file.file_name() == name)
+        || sources
+            .files()
+            .chain(sources.named())
+            .any(|file| file.file_name() == name)
         || changed
             .extension()
             .is_some_and(|extension| extension == "toml")

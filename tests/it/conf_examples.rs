@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use evenkeel::config;
+use evenkeel::config::Loaded;
 use serde_json::Value as Json;
+use tempfile::TempDir;
 
 use crate::check::to_json;
+use crate::support::tls::Authority;
 
 fn examples() -> Vec<PathBuf> {
     let entries = std::fs::read_dir("conf").expect("the folder of examples");
@@ -19,6 +22,34 @@ fn examples() -> Vec<PathBuf> {
         .collect()
 }
 
+/// The examples as they stand, with the certificates that they name beside them.
+fn installed() -> (TempDir, Vec<PathBuf>) {
+    let directory = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new();
+    authority
+        .issue(&["site.example"])
+        .write(directory.path(), "site");
+    authority
+        .issue(&["*.other.example"])
+        .write(directory.path(), "other");
+    let ca = directory.path().join("clients.pem");
+    std::fs::write(ca, authority.pem()).expect("space for it");
+    let copies = examples().into_iter().map(|path| {
+        let copy = directory.path().join(path.file_name().expect("a name"));
+        std::fs::copy(&path, &copy).expect("space for it");
+        copy
+    });
+    let copies = copies.collect();
+    (directory, copies)
+}
+
+fn load(path: &std::path::Path) -> Loaded {
+    match config::load(path, &|_| None) {
+        Ok(loaded) => loaded,
+        Err(mistakes) => panic!("{}", mistakes.render_human(false)),
+    }
+}
+
 fn as_json(path: &std::path::Path) -> Json {
     let text = std::fs::read_to_string(path).expect("an example");
     to_json(&toml::Value::Table(toml::from_str(&text).expect("TOML")))
@@ -27,15 +58,11 @@ fn as_json(path: &std::path::Path) -> Json {
 #[test]
 fn examples_are_accepted_without_a_warning() {
     assert!(examples().len() >= 3);
-    for path in examples() {
-        match config::load(&path, &|_| None) {
-            Ok(loaded) => assert!(
-                loaded.warnings.is_empty(),
-                "{}",
-                loaded.warnings.render_human(false)
-            ),
-            Err(mistakes) => panic!("{}", mistakes.render_human(false)),
-        }
+    let (_directory, examples) = installed();
+    for path in examples {
+        let loaded = load(&path);
+        let warnings = loaded.warnings.render_human(false);
+        assert!(loaded.warnings.is_empty(), "{warnings}");
     }
 }
 
@@ -69,8 +96,9 @@ fn examples_are_valid_by_the_schema() {
 #[test]
 fn what_is_effective_of_an_example_is_valid_by_the_schema() {
     let validator = jsonschema::draft202012::new(&config::schema()).expect("a schema");
-    for path in examples() {
-        let loaded = config::load(&path, &|_| None).expect("a valid example");
+    let (_directory, examples) = installed();
+    for path in examples {
+        let loaded = load(&path);
         for effective in [false, true] {
             let shown: toml::Table =
                 toml::from_str(&config::show(&loaded, effective)).expect("TOML");

@@ -8,7 +8,7 @@ use std::path::Path;
 const ALLOWED: [(&str, &str); 16] = [
     ("util", ""),
     ("message", "util"),
-    ("config", "util"),
+    ("config", "tls util"),
     ("tls", "util"),
     ("balance", "config util"),
     ("router", "message config util"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::config::build::Building;
+use crate::config::build::{Building, listener_tls};
 use crate::config::keys;
 use crate::config::model::{Admin, AdminAddress, Listener, ListenerLimits, UnderscoreHeaders};
 use crate::config::reader::Reader;
@@ -65,6 +65,7 @@ fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
         name => name,
     };
     let trusted_proxies = networks(reader, building);
+    let tls = listener_tls::terms(reader, building);
     let proxy_protocol = reader.text("proxy-protocol") == "required";
     if proxy_protocol && reader.list("trusted-proxies").is_empty() {
         let place = reader.span_of("proxy-protocol");
@@ -87,6 +88,7 @@ fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
         half_close: reader.switch("half-close"),
         via: reader.switch("via"),
         backlog: reader.integer("backlog"),
+        tls,
         limits: limits(reader.table_or_empty("limits", &keys::LIMITS)),
     }
 }

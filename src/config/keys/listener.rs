@@ -59,7 +59,52 @@ pub(in crate::config) static LISTENER: Section = Section {
         )
         .default("4096"),
         key("limits", Kind::Table(&LIMITS), LIMITS.about).default("{}"),
-        later("tls"),
+        key("tls", Kind::Table(&LISTENER_TLS), LISTENER_TLS.about),
+    ],
+};
+
+pub(in crate::config) static LISTENER_TLS: Section = Section {
+    name: "[listener.tls]",
+    about: "TLS towards clients; absent: plain HTTP",
+    exclusive: &[],
+    keys: &[
+        key(
+            "certificates",
+            Kind::Tables(&CERTIFICATE),
+            "Chosen by the name that the client asks for (SNI): exact, then `*.` for one label, else \
+             the first; the files are watched",
+        ),
+        key(
+            "min-version",
+            Kind::Choice(&["1.2", "1.3"], &[]),
+            "The oldest version of TLS that is spoken",
+        )
+        .default("\"1.2\""),
+        key(
+            "client-ca",
+            Kind::Text(&rules::ANY),
+            "PEM file of the authorities whose certificates clients must show; empty: none are asked \
+             for",
+        )
+        .default("\"\""),
+    ],
+};
+
+pub(in crate::config) static CERTIFICATE: Section = Section {
+    name: "a certificate",
+    about: "A certificate and its key",
+    exclusive: &[],
+    keys: &[
+        key(
+            "cert",
+            Kind::Text(&rules::NOT_EMPTY),
+            "PEM file: the certificate, then those between it and the root; relative to this file",
+        ),
+        key(
+            "key",
+            Kind::Text(&rules::NOT_EMPTY),
+            "PEM file: its private key, not encrypted; relative to this file",
+        ),
     ],
 };
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::DEADLINE;
 use super::reference::{self, Reading};
+use super::tls::Stream;
 
-/// One connection.
+/// One connection, plain or over TLS.
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     /// Read but not yet part of a response.
     buffer: Vec<u8>,
 }
@@ -57,13 +58,17 @@ impl Client {
 
     /// On a socket that is connected already.
     pub fn over(stream: TcpStream) -> Self {
-        stream
-            .set_read_timeout(Some(DEADLINE))
+        Self::speaking(Stream::Plain(stream))
+    }
+
+    /// On a connection that has been opened already, TLS or not.
+    pub fn speaking(stream: Stream) -> Self {
+        let tcp = stream.tcp();
+        tcp.set_read_timeout(Some(DEADLINE))
             .expect("a timeout can be set");
-        stream
-            .set_write_timeout(Some(DEADLINE))
+        tcp.set_write_timeout(Some(DEADLINE))
             .expect("a timeout can be set");
-        stream.set_nodelay(true).expect("the socket is alive");
+        tcp.set_nodelay(true).expect("the socket is alive");
         Client {
             stream,
             buffer: Vec::new(),
@@ -71,11 +76,20 @@ impl Client {
     }
 
     pub fn local(&self) -> SocketAddr {
-        self.stream.local_addr().expect("the socket is alive")
+        self.stream().local_addr().expect("the socket is alive")
     }
 
+    /// The socket, below TLS.
     pub fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.stream.tcp()
+    }
+
+    /// What TLS says of the connection.
+    pub fn tls(&mut self) -> &mut rustls::ClientConnection {
+        match &mut self.stream {
+            Stream::Tls(tls) => &mut tls.conn,
+            Stream::Plain(_) => panic!("this connection is plain"),
+        }
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
@@ -173,11 +187,11 @@ impl Client {
 
     /// Nothing comes for `time`.
     pub fn is_silent_for(&mut self, time: Duration) -> bool {
-        self.stream
+        self.stream()
             .set_read_timeout(Some(time))
             .expect("a timeout can be set");
-        let read = self.stream.peek(&mut [0; 1]);
-        self.stream
+        let read = self.stream().peek(&mut [0; 1]);
+        self.stream()
             .set_read_timeout(Some(DEADLINE))
             .expect("a timeout can be set");
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -207,9 +221,13 @@ impl Client {
         Ok(self.buffer.drain(..count).collect())
     }
 
-    /// FIN: we send nothing more.
+    /// FIN (and close_notify before it): we send nothing more.
     pub fn finish(&mut self) -> &mut Self {
-        self.stream
+        if let Stream::Tls(tls) = &mut self.stream {
+            tls.conn.send_close_notify();
+            tls.flush().expect("the socket is alive");
+        }
+        self.stream()
             .shutdown(Shutdown::Write)
             .expect("the socket is alive");
         self
@@ -217,7 +235,7 @@ impl Client {
 
     /// Closes with a reset.
     pub fn reset(self) {
-        socket2::SockRef::from(&self.stream)
+        socket2::SockRef::from(self.stream())
             .set_linger(Some(Duration::ZERO))
             .expect("the socket is alive");
     }

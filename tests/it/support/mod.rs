@@ -10,6 +10,7 @@ pub mod origin;
 pub mod process;
 pub mod proxy;
 pub mod reference;
+pub mod tls;
 pub mod wait;
 
 pub use app::{ONE_WORKER, app, app_with, count};
