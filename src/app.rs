@@ -9,7 +9,6 @@ mod drain;
 mod signals;
 mod start;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,7 +18,7 @@ use tokio::sync::mpsc;
 pub use drain::Stop;
 pub use start::StartError;
 
-use crate::config::model::AdminAddress;
+use crate::config::model::BindAddress;
 use crate::reload;
 use crate::reload::Environment;
 use crate::telemetry::Metrics;
@@ -60,9 +59,9 @@ pub struct Running {
 #[derive(Clone)]
 pub struct Started {
     /// Name and bound address, in the order of the file.
-    pub listeners: Vec<(Arc<str>, SocketAddr)>,
+    pub listeners: Vec<(Arc<str>, BindAddress)>,
     /// Where the admin listener is; port 0 resolved.
-    pub admin: Option<AdminAddress>,
+    pub admin: Option<BindAddress>,
     pub reload: reload::Handle,
     pub metrics: Arc<Metrics>,
 }
@@ -90,11 +89,11 @@ impl Running {
         }
     }
 
-    pub fn listeners(&self) -> &[(Arc<str>, SocketAddr)] {
+    pub fn listeners(&self) -> &[(Arc<str>, BindAddress)] {
         &self.started.listeners
     }
 
-    pub fn admin(&self) -> Option<&AdminAddress> {
+    pub fn admin(&self) -> Option<&BindAddress> {
         self.started.admin.as_ref()
     }
 

@@ -1,6 +1,5 @@
 //! What the admin listener needs of the rest of the process.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -92,7 +91,8 @@ pub struct LastReload {
 #[derive(Debug, Clone, Serialize)]
 pub struct ListenerStatus {
     pub name: String,
-    pub address: SocketAddr,
+    /// As in the file.
+    pub address: String,
     pub connections: i64,
     pub requests_in_flight: i64,
 }

@@ -207,9 +207,10 @@ fn describe_refusal(refused: Refused) -> String {
 
 fn choose_listener(snapshot: &Snapshot, url: &Url) -> Result<(ListenerId, Option<String>), String> {
     let listeners = &snapshot.listeners;
-    let wanted = |one: &ListenerState| Some(one.rules.address.port()) == url.port;
+    let tcp = |one: &ListenerState| one.rules.address.tcp();
+    let wanted = |one: &ListenerState| tcp(one).is_some_and(|at| Some(at.port()) == url.port);
     // Several may share a port on addresses of their own.
-    let named = |one: &ListenerState| wanted(one) && url.ip() == Some(one.rules.address.ip());
+    let named = |one: &ListenerState| wanted(one) && url.ip() == tcp(one).map(|at| at.ip());
     let found = listeners.iter().position(named);
     if let Some(index) = found.or_else(|| listeners.iter().position(wanted)) {
         return Ok((ListenerId(index), None));
@@ -222,7 +223,7 @@ fn choose_listener(snapshot: &Snapshot, url: &Url) -> Result<(ListenerId, Option
         return Ok((ListenerId(0), note));
     };
     if listeners.len() == 1 {
-        let address = first.rules.address;
+        let address = &first.rules.address;
         let note = format!("the only one; it is on {address}, not on port {port}");
         return Ok((ListenerId(0), Some(note)));
     }
@@ -233,7 +234,7 @@ fn choose_listener(snapshot: &Snapshot, url: &Url) -> Result<(ListenerId, Option
     }
     let ports: Vec<_> = listeners
         .iter()
-        .map(|one| one.rules.address.port().to_string())
+        .filter_map(|one| Some(tcp(one)?.port().to_string()))
         .collect();
     Err(format!(
         "no listener has port {port}; there are {}",

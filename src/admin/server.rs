@@ -1,10 +1,7 @@
 //! The admin listener itself: TCP or a unix socket, hyper, bounded in number and time.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +14,9 @@ use tokio::sync::Semaphore;
 
 use super::api;
 use super::context::Control;
-use crate::config::model::AdminAddress;
+use crate::config::model::BindAddress;
+use crate::util::unix_socket;
+use crate::util::unix_socket::SocketFile;
 
 /// From the start of a connection, or of waiting for its next request, to the end of a head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,13 +38,6 @@ enum Socket {
         /// Held for its drop.
         _file: SocketFile,
     },
-}
-
-/// Removes the socket's file when the listener goes, unless another one has taken the path since.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    inode: Option<u64>,
 }
 
 /// Where a connection came in.
@@ -79,9 +71,9 @@ impl Local {
 }
 
 /// Binds without accepting. On the control runtime.
-pub fn bind(address: &AdminAddress) -> io::Result<Bound> {
+pub fn bind(address: &BindAddress) -> io::Result<Bound> {
     Ok(Bound(match address {
-        AdminAddress::Tcp(address) => {
+        BindAddress::Tcp(address) => {
             let socket = if address.is_ipv4() {
                 tokio::net::TcpSocket::new_v4()?
             } else {
@@ -91,62 +83,16 @@ pub fn bind(address: &AdminAddress) -> io::Result<Bound> {
             socket.bind(*address)?;
             Socket::Tcp(socket.listen(1024)?)
         }
-        AdminAddress::Unix(path) => {
-            let listener = bind_unix(path)?;
-            let inode = inode(path);
+        BindAddress::Unix(path) => {
+            let (socket, file) = unix_socket::bind(path, 0o660)?;
+            socket.listen(1024)?;
+            let listener = std::os::unix::net::UnixListener::from(socket);
             Socket::Unix {
-                listener,
-                _file: SocketFile {
-                    path: path.clone(),
-                    inode,
-                },
+                listener: UnixListener::from_std(listener)?,
+                _file: file,
             }
         }
     }))
-}
-
-/// Binds under another name, sets the mode, and moves into place: nobody can connect before the
-/// mode is right, and a socket left behind by a process that is gone is replaced. A living one
-/// is not.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if let Ok(metadata) = fs::symlink_metadata(path) {
-        let taken = !metadata.file_type().is_socket();
-        if taken || std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-    }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let fresh = path.with_file_name(name);
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&fresh)?;
-    let placed = fs::set_permissions(&fresh, fs::Permissions::from_mode(0o660))
-        .and_then(|()| fs::rename(&fresh, path));
-    if let Err(error) = placed {
-        // The first error says more than one from cleaning up.
-        let _ = fs::remove_file(&fresh);
-        return Err(error);
-    }
-    Ok(listener)
-}
-
-fn inode(path: &Path) -> Option<u64> {
-    use std::os::unix::fs::MetadataExt;
-    fs::symlink_metadata(path)
-        .ok()
-        .map(|metadata| metadata.ino())
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if self.inode.is_some() && inode(&self.path) == self.inode {
-            // Nothing is lost when it stays: the next start replaces it.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 impl Bound {

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::config::model::{AdminAddress, Secret};
+use crate::config::model::{BindAddress, Secret};
 use crate::upstream::view::{ServerView, UpstreamView};
 use crate::upstream::{Override, OverrideError};
 
@@ -144,7 +144,7 @@ impl Control for Process {
 
 /// Serves `process` on a free port of loopback.
 pub fn serve(process: &Arc<Process>) -> SocketAddr {
-    let address = AdminAddress::Tcp(([127, 0, 0, 1], 0).into());
+    let address = BindAddress::Tcp(([127, 0, 0, 1], 0).into());
     let bound = bind(&address).expect("a free port");
     let local = bound.local_addr().expect("a TCP address");
     tokio::spawn(bound.serve(process.clone()));

@@ -7,7 +7,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::testing::{Process, ask, exchange, serve};
 use super::*;
-use crate::config::model::AdminAddress;
+use crate::config::model::BindAddress;
 
 #[tokio::test]
 async fn calls_answer_what_they_are_for() {
@@ -219,7 +219,7 @@ async fn a_unix_socket_has_its_mode_and_replaces_a_dead_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("admin.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket that nobody serves"));
-    let address = AdminAddress::Unix(path.clone());
+    let address = BindAddress::Unix(path.as_path().into());
     let bound = bind(&address).expect("the dead socket is replaced");
     let mode = std::fs::metadata(&path)
         .expect("the socket")

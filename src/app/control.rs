@@ -133,7 +133,7 @@ fn told(outcome: Outcome) -> Result<Reloaded, Rejected> {
 fn listener(state: &crate::snapshot::ListenerState) -> ListenerStatus {
     ListenerStatus {
         name: state.rules.name.to_string(),
-        address: state.rules.address,
+        address: state.rules.address.to_string(),
         connections: state.metrics.connections_active(),
         requests_in_flight: state.metrics.requests_in_flight(),
     }

@@ -13,7 +13,7 @@ use super::signals::Signals;
 use super::{Options, Started, Stop, descriptors, drain};
 use crate::admin;
 use crate::admin::Bound;
-use crate::config::model::{Admin, AdminAddress};
+use crate::config::model::{Admin, BindAddress};
 use crate::config::{Diagnostics, Loaded};
 use crate::reload;
 use crate::reload::{Parts, Rejection};
@@ -154,7 +154,7 @@ async fn start(
     let admin = bound_admin
         .as_ref()
         .and_then(Bound::local_addr)
-        .map(AdminAddress::Tcp);
+        .map(BindAddress::Tcp);
     let admin = admin.or_else(|| {
         first
             .handle
@@ -179,7 +179,7 @@ async fn start(
         tracing::info!(%address, "admin listening");
     }
     for (name, address) in &first.listeners {
-        events::listening(name, *address);
+        events::listening(name, address);
     }
     events::started(&metrics, 1, count);
     let started = Started {

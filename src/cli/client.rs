@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config;
-use crate::config::model::{Admin, AdminAddress, Secret};
+use crate::config::model::{Admin, BindAddress, Secret};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -213,8 +213,8 @@ impl Address {
     /// An address that means "all of this machine" is reached over loopback.
     fn of(admin: &Admin) -> Self {
         match &admin.address {
-            AdminAddress::Unix(path) => Address::Unix(path.clone()),
-            AdminAddress::Tcp(address) => {
+            BindAddress::Unix(path) => Address::Unix(path.to_path_buf()),
+            BindAddress::Tcp(address) => {
                 let ip = match address.ip() {
                     IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
                     IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(Address::parse("localhost:9900"), tcp("localhost:9900"));
         assert_eq!(Address::parse("http://[::1]:9900/"), tcp("[::1]:9900"));
         let admin = |address: &str| Admin {
-            address: AdminAddress::Tcp(address.parse().expect("an address")),
+            address: BindAddress::Tcp(address.parse().expect("an address")),
             token: None,
             hosts: Vec::new(),
         };

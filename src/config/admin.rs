@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::model::{Admin, AdminAddress, Secret};
+use super::model::{Admin, BindAddress, Secret};
 
 /// `None`: the file cannot be read, or its table says nothing usable. `Some(None)`: it is off.
 pub fn of_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Option<Option<Admin>> {
@@ -19,9 +19,11 @@ pub fn of_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Option<Opti
     };
     let address = match value("address").as_deref() {
         Some("off") => return Some(None),
-        Some(unix) if unix.starts_with("unix:") => AdminAddress::Unix(unix[5..].into()),
-        Some(address) => AdminAddress::Tcp(address.parse().ok()?),
-        None => AdminAddress::Tcp(([127, 0, 0, 1], 9900).into()),
+        Some(unix) if unix.starts_with("unix:") => {
+            BindAddress::Unix(std::path::Path::new(&unix[5..]).into())
+        }
+        Some(address) => BindAddress::Tcp(address.parse().ok()?),
+        None => BindAddress::Tcp(([127, 0, 0, 1], 9900).into()),
     };
     let token = value("token").filter(|token| !token.is_empty()).map(Secret);
     Some(Some(Admin {
@@ -68,12 +70,15 @@ mod tests {
         let admin =
             of("[admin]\naddress = \"unix:/run/a\"\ntoken = \"${TOKEN:-}\"\n[nonsense]\nx = 1\n");
         let admin = admin.flatten().expect("a table");
-        assert_eq!(admin.address, AdminAddress::Unix("/run/a".into()));
+        assert_eq!(
+            admin.address,
+            BindAddress::Unix(std::path::Path::new("/run/a").into())
+        );
         assert_eq!(admin.token, Some(Secret("s3cret".into())));
         let default = of("[[listener]\n").flatten().expect("the default");
         assert_eq!(
             default.address,
-            AdminAddress::Tcp(([127, 0, 0, 1], 9900).into())
+            BindAddress::Tcp(([127, 0, 0, 1], 9900).into())
         );
         assert_eq!(
             of("[admin]\ntoken = \"${NONE:-}\"")

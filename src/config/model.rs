@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub struct Config {
 
 impl Config {
     /// Where the admin listener is, unless it is off.
-    pub fn admin_address(&self) -> Option<&AdminAddress> {
+    pub fn admin_address(&self) -> Option<&BindAddress> {
         self.admin.as_ref().map(|admin| &admin.address)
     }
 }
@@ -92,23 +92,34 @@ pub enum AccessLogFormat {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
-    pub address: AdminAddress,
+    pub address: BindAddress,
     /// Empty string in the file means none.
     pub token: Option<Secret>,
     pub hosts: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AdminAddress {
+/// Where something of ours listens. As configured, it is a listener's identity over reloads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum BindAddress {
     Tcp(SocketAddr),
-    Unix(PathBuf),
+    Unix(Arc<Path>),
 }
 
-impl std::fmt::Display for AdminAddress {
+impl BindAddress {
+    /// `None` for a unix socket.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            BindAddress::Tcp(address) => Some(*address),
+            BindAddress::Unix(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for BindAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            AdminAddress::Tcp(address) => write!(f, "{address}"),
-            AdminAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+            BindAddress::Tcp(address) => write!(f, "{address}"),
+            BindAddress::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -126,7 +137,7 @@ impl std::fmt::Debug for Secret {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     pub name: Arc<str>,
-    pub address: SocketAddr,
+    pub address: BindAddress,
     /// Each connection begins with a PROXY header of a trusted proxy.
     pub proxy_protocol: bool,
     pub trusted_proxies: Vec<IpNet>,

@@ -6,20 +6,23 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::acceptor::{Acceptor, Detached, Listening};
 use super::connection;
 use super::group::{Group, Phase};
 use super::share::{Fresh, Share};
+use crate::config::model::BindAddress;
 use crate::proxy::{Context, ListenerRules};
 use crate::util::exhaustion::is_exhaustion;
+use crate::wire::io::Socket;
 
 /// Connections taken in one go: enough for a burst, few enough not to starve the open ones.
 const BURST: usize = 64;
@@ -34,8 +37,9 @@ const TOLD_AGAIN: Duration = Duration::from_secs(10);
 /// Where one listener's connections enter one worker.
 pub struct Door {
     /// As configured.
-    pub address: SocketAddr,
-    /// Where clients connect to; not that of the address where the system chose it.
+    pub address: BindAddress,
+    /// Where clients connect to; not that of the address where the system chose it. That of the
+    /// scheme for a unix socket.
     pub(super) port: u16,
     pub rules: Rc<ListenerRules>,
     pub(super) context: Rc<Context>,
@@ -49,7 +53,7 @@ pub type Closed = tokio::sync::mpsc::Sender<()>;
 
 impl Door {
     pub fn new(
-        address: SocketAddr,
+        address: BindAddress,
         port: u16,
         rules: Rc<ListenerRules>,
         context: Rc<Context>,
@@ -78,30 +82,30 @@ impl Door {
 
     /// Lets a connection in that another worker accepted.
     pub fn enter(&self, fresh: Fresh) {
-        match TcpStream::from_std(fresh.stream) {
-            Ok(stream) => {
-                connection::spawn(self, stream, fresh.peer, fresh.slot);
+        match fresh.stream.into_socket() {
+            Ok(socket) => {
+                connection::spawn(self, socket, fresh.peer, fresh.slot);
             }
             Err(error) => self.refuse(&error),
         }
     }
 
     /// Serves an accepted connection here, or hands it over.
-    fn accepted(&self, stream: TcpStream, peer: SocketAddr) {
+    fn accepted(&self, socket: Socket, peer: SocketAddr) {
         let slot = self.share.slot();
         let better = match self.group.borrow().phase() {
             Phase::Serving => self.share.better(),
             Phase::Ending | Phase::Aborted => None,
         };
         let Some(worker) = better else {
-            return connection::spawn(self, stream, peer, slot);
+            return connection::spawn(self, socket, peer, slot);
         };
-        match stream.into_std() {
+        match Detached::from_socket(socket) {
             Ok(stream) => {
                 let fresh = Fresh {
                     stream,
                     peer,
-                    listener: self.address,
+                    listener: self.address.clone(),
                     slot,
                 };
                 if let Err(fresh) = self.share.hand_over(worker, fresh) {
@@ -122,7 +126,7 @@ impl Door {
 
 /// Accepts until told to stop; what is in the queue then is still accepted. `stop` brings what is
 /// dropped once the socket is closed.
-pub async fn run(door: Rc<Door>, socket: Rc<TcpListener>, mut stop: oneshot::Receiver<Closed>) {
+pub async fn run(door: Rc<Door>, socket: Rc<Acceptor>, mut stop: oneshot::Receiver<Closed>) {
     let mut pause = FIRST_PAUSE;
     let mut told: Option<Instant> = None;
     let closed = loop {
@@ -141,7 +145,7 @@ pub async fn run(door: Rc<Door>, socket: Rc<TcpListener>, mut stop: oneshot::Rec
             Step::Full => {
                 if told.is_none_or(|told| told.elapsed() > TOLD_AGAIN) {
                     told = Some(Instant::now());
-                    let address = door.address;
+                    let address = &door.address;
                     tracing::warn!(%address, "no descriptors for more connections: new ones wait");
                 }
                 tokio::select! {
@@ -164,9 +168,13 @@ pub async fn run(door: Rc<Door>, socket: Rc<TcpListener>, mut stop: oneshot::Rec
         }
     };
     if let Ok(socket) = Rc::try_unwrap(socket)
-        && let Ok(socket) = socket.into_std()
+        && let Ok(socket) = socket.detach()
     {
+        socket.hide();
         take_queued(&door, &socket);
+        if let Some(socket) = socket.last() {
+            take_queued(&door, &socket);
+        }
     }
     drop(closed);
 }
@@ -180,13 +188,13 @@ enum Step {
     Exhausted(io::Error),
 }
 
-fn poll_burst(door: &Door, socket: &TcpListener, cx: &mut TaskContext<'_>) -> Poll<Step> {
+fn poll_burst(door: &Door, socket: &Acceptor, cx: &mut TaskContext<'_>) -> Poll<Step> {
     for _ in 0..BURST {
         if !door.share.has_room() {
             return Poll::Ready(Step::Full);
         }
         match std::task::ready!(socket.poll_accept(cx)) {
-            Ok((stream, peer)) => door.accepted(stream, peer),
+            Ok((socket, peer)) => door.accepted(socket, peer),
             Err(error) if is_exhaustion(&error) => return Poll::Ready(Step::Exhausted(error)),
             // A client that left while it was queued; a firewall's verdict: accept(2) names a
             // dozen that concern that connection only.
@@ -197,19 +205,22 @@ fn poll_burst(door: &Door, socket: &TcpListener, cx: &mut TaskContext<'_>) -> Po
 }
 
 /// Accepts directly, because the runtime's readiness may not know yet of the last arrivals.
-fn take_queued(door: &Door, socket: &std::net::TcpListener) {
+fn take_queued(door: &Door, socket: &Listening) {
     loop {
         match socket.accept() {
-            Ok((stream, peer)) => {
-                let stream = stream
-                    .set_nonblocking(true)
-                    .and_then(|()| TcpStream::from_std(stream));
-                match stream {
-                    Ok(stream) => door.accepted(stream, peer),
-                    Err(error) => door.refuse(&error),
-                }
+            Ok((stream, peer)) => match stream.into_socket() {
+                Ok(socket) => door.accepted(socket, peer),
+                Err(error) => door.refuse(&error),
+            },
+            // One that was shut is invalid where another only has nobody waiting.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::InvalidInput
+                ) =>
+            {
+                return;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) if is_exhaustion(&error) => return door.refuse(&error),
             Err(_) => {}
         }

@@ -7,8 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 
-use tokio::net::TcpStream;
-
 use super::accept::Door;
 use super::group::{Member, Phase};
 use super::opening::{Entered, Opened, Opening, Refused};
@@ -138,11 +136,11 @@ impl Future for Life {
     }
 }
 
-/// Serves `stream` on this worker until it ends.
-pub(super) fn spawn(door: &Door, stream: TcpStream, peer: SocketAddr, slot: Slot) {
+/// Serves `socket` on this worker until it ends.
+pub(super) fn spawn(door: &Door, socket: Socket, peer: SocketAddr, slot: Slot) {
     let open = Open::new(&door.context, &door.rules);
     let opened = Opened {
-        socket: Socket::from(stream),
+        socket,
         peer: canonical(peer),
         port: door.port,
     };

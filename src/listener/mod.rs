@@ -1,8 +1,9 @@
 //! The accepting side: sockets, fresh connections and which worker serves them, and how the
 //! connections of a listener end together.
 //!
-//! - [`sockets`]: one `SO_REUSEPORT` socket per worker; bound first, listening last, so that a
+//! - [`sockets`]: one `SO_REUSEPORT` socket per worker, one unix socket for all; bound first, listening last, so that a
 //!   reload can fail before anybody sees it.
+//! - [`acceptor`]: TCP and unix sockets as one type.
 //! - [`accept`]: one loop per socket; a socket is closed only after `accept` found nothing more.
 //! - [`share`]: a worker clearly over its fair share hands a connection on before its first byte.
 //! - `opening`: what comes before the first request; `proxy_header` is its first step.
@@ -10,6 +11,7 @@
 //! - [`group`]: the connections of one listener on one worker that are told to end together.
 
 pub mod accept;
+pub mod acceptor;
 pub mod connection;
 pub mod group;
 mod opening;
@@ -18,6 +20,7 @@ pub mod share;
 pub mod sockets;
 
 pub use accept::Door;
+pub use acceptor::{Acceptor, Listening};
 pub use group::Group;
 pub use share::{Fresh, Loads, Share};
 pub use sockets::{BindError, Bound, bind};

@@ -5,7 +5,7 @@
 //! connection, before its first byte, to the least loaded one: connections move at most once,
 //! requests never.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,6 +13,9 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
+
+use super::acceptor::Detached;
+use crate::config::model::BindAddress;
 
 /// Open connections of every worker.
 ///
@@ -49,10 +52,10 @@ pub struct Slot {
 /// A connection on its way to the worker that will serve it.
 #[derive(Debug)]
 pub struct Fresh {
-    pub stream: TcpStream,
+    pub stream: Detached,
     pub peer: SocketAddr,
     /// The configured address of its listener.
-    pub listener: SocketAddr,
+    pub listener: BindAddress,
     pub slot: Slot,
 }
 
@@ -225,11 +228,11 @@ mod tests {
 
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
         let peer = listener.local_addr().expect("bound");
-        let stream = TcpStream::connect(peer).expect("listening");
+        let stream = std::net::TcpStream::connect(peer).expect("listening");
         let fresh = Fresh {
-            stream,
+            stream: Detached::Tcp(stream),
             peer,
-            listener: peer,
+            listener: BindAddress::Tcp(peer),
             slot: second,
         };
         share.hand_over(1, fresh).expect("the worker is there");

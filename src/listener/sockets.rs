@@ -7,42 +7,86 @@
 //!
 //! `[::]` takes IPv4 as well, as with most servers; `0.0.0.0` next to it on the same port is fine
 //! too (the kernel prefers the more specific family).
+//!
+//! A unix socket is one for all workers, because `SO_REUSEPORT` means nothing there: each has its
+//! own descriptor of it. Like nginx's it has mode 0666: who may enter its directory may connect.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::acceptor::Listening;
+use crate::config::model::BindAddress;
+use crate::util::unix_socket;
+use crate::util::unix_socket::SocketFile;
+
 /// Why a listener cannot have its address.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot bind {address} (listener \"{listener}\"){}", hint(cause))]
+#[error(
+    "cannot bind {address} (listener \"{listener}\"){}",
+    hint(address, cause)
+)]
 pub struct BindError {
-    pub address: SocketAddr,
+    pub address: BindAddress,
     pub listener: String,
     #[source]
     pub cause: io::Error,
 }
 
-fn hint(cause: &io::Error) -> &'static str {
-    match cause.kind() {
-        io::ErrorKind::AddrInUse => ": another process listens there",
-        io::ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE",
-        io::ErrorKind::AddrNotAvailable => ": no interface of this machine has this address",
+fn hint(address: &BindAddress, cause: &io::Error) -> &'static str {
+    match (address, cause.kind()) {
+        (BindAddress::Tcp(_), io::ErrorKind::AddrInUse) => ": another process listens there",
+        (BindAddress::Tcp(_), io::ErrorKind::PermissionDenied) => {
+            ": ports below 1024 need CAP_NET_BIND_SERVICE"
+        }
+        (BindAddress::Tcp(_), io::ErrorKind::AddrNotAvailable) => {
+            ": no interface of this machine has this address"
+        }
+        (BindAddress::Unix(_), io::ErrorKind::AddrInUse) => {
+            ": another process listens there, or a file that is no socket is in the way"
+        }
+        (BindAddress::Unix(_), io::ErrorKind::NotFound) => ": its directory does not exist",
         _ => "",
     }
 }
+
+/// Whoever may enter the directory may connect.
+const UNIX_MODE: u32 = 0o666;
 
 /// The sockets of one listener: they own the port, but nobody can connect yet.
 #[derive(Debug)]
 pub struct Bound {
     /// With the port that the system chose where the configured one is 0.
-    pub address: SocketAddr,
+    pub address: BindAddress,
     sockets: Vec<Socket>,
+    /// Of a unix socket.
+    file: Option<Arc<SocketFile>>,
 }
 
 /// Binds `count` sockets to `address`. `held`: the addresses that sockets of ours have now.
-pub fn bind(address: SocketAddr, count: usize, held: &[SocketAddr]) -> io::Result<Bound> {
-    if address.port() != 0 && !held.iter().any(|other| overlap(*other, address)) {
+pub fn bind(address: &BindAddress, count: usize, held: &[BindAddress]) -> io::Result<Bound> {
+    match address {
+        BindAddress::Tcp(address) => bind_tcp(*address, count, held),
+        BindAddress::Unix(path) => {
+            let (first, file) = unix_socket::bind(path, UNIX_MODE)?;
+            let mut sockets = vec![first];
+            while sockets.len() < count.max(1) {
+                sockets.push(sockets[0].try_clone()?);
+            }
+            Ok(Bound {
+                address: address.clone(),
+                sockets,
+                file: Some(Arc::new(file)),
+            })
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr, count: usize, held: &[BindAddress]) -> io::Result<Bound> {
+    let mut held = held.iter().filter_map(BindAddress::tcp);
+    if address.port() != 0 && !held.any(|other| overlap(other, address)) {
         open(address, false)?;
     }
     let first = open(address, true)?;
@@ -52,8 +96,9 @@ pub fn bind(address: SocketAddr, count: usize, held: &[SocketAddr]) -> io::Resul
         sockets.push(open(bound, true)?);
     }
     Ok(Bound {
-        address: bound,
+        address: BindAddress::Tcp(bound),
         sockets,
+        file: None,
     })
 }
 
@@ -66,8 +111,16 @@ impl Bound {
             .try_for_each(|socket| socket.listen(backlog))
     }
 
-    pub fn into_listeners(self) -> Vec<TcpListener> {
-        self.sockets.into_iter().map(TcpListener::from).collect()
+    /// One for each worker.
+    pub fn into_listeners(self) -> Vec<Listening> {
+        let file = self.file;
+        self.sockets
+            .into_iter()
+            .map(|socket| match &file {
+                None => Listening::Tcp(socket.into()),
+                Some(file) => Listening::Unix(socket.into(), file.clone()),
+            })
+            .collect()
     }
 }
 
@@ -102,55 +155,70 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn loopback() -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], 0))
+    fn loopback() -> BindAddress {
+        BindAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    fn tcp(bound: &Bound) -> SocketAddr {
+        bound.address.tcp().expect("an IP address")
+    }
+
+    fn taken(bound: Bound) -> Vec<std::net::TcpListener> {
+        let listeners = bound.into_listeners().into_iter();
+        let socket = |listening| match listening {
+            Listening::Tcp(socket) => socket,
+            Listening::Unix(..) => panic!("is no unix socket"),
+        };
+        listeners.map(socket).collect()
     }
 
     #[test]
     fn port_0_is_one_port_for_all_sockets() {
-        let bound = bind(loopback(), 3, &[]).expect("loopback can be bound");
-        assert_ne!(bound.address.port(), 0);
-        let address = bound.address;
-        for listener in bound.into_listeners() {
+        let bound = bind(&loopback(), 3, &[]).expect("loopback can be bound");
+        let address = tcp(&bound);
+        assert_ne!(address.port(), 0);
+        for listener in taken(bound) {
             assert_eq!(listener.local_addr().expect("bound"), address);
         }
     }
 
     #[test]
     fn a_second_owner_is_refused_even_though_ports_are_shared() {
-        let first = bind(loopback(), 2, &[]).expect("loopback can be bound");
+        let first = bind(&loopback(), 2, &[]).expect("loopback can be bound");
         first.listen(16).expect("nothing is in the way");
-        let error = bind(first.address, 2, &[]).expect_err("the port has an owner");
+        let error = bind(&first.address, 2, &[]).expect_err("the port has an owner");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        bind(first.address, 2, &[first.address]).expect("the owner itself may add sockets");
+        bind(&first.address, 2, std::slice::from_ref(&first.address))
+            .expect("the owner itself may add sockets");
     }
 
     #[test]
     fn an_overlapping_address_of_ours_is_no_obstacle() {
-        let narrow = bind(loopback(), 1, &[]).expect("loopback can be bound");
+        let narrow = bind(&loopback(), 1, &[]).expect("loopback can be bound");
         narrow.listen(16).expect("nothing is in the way");
-        let wide = SocketAddr::from(([0, 0, 0, 0], narrow.address.port()));
-        bind(wide, 1, &[]).expect_err("for a stranger it is");
-        bind(wide, 1, &[narrow.address]).expect("for us it is not");
+        let wide = SocketAddr::from(([0, 0, 0, 0], tcp(&narrow).port()));
+        let wide = BindAddress::Tcp(wide);
+        bind(&wide, 1, &[]).expect_err("for a stranger it is");
+        bind(&wide, 1, &[narrow.address]).expect("for us it is not");
     }
 
     #[test]
     fn the_unspecified_v6_address_takes_v4_too() {
-        let any = SocketAddr::from(([0u16; 8], 0));
-        let Ok(bound) = bind(any, 1, &[]) else {
+        let any = BindAddress::Tcp(SocketAddr::from(([0u16; 8], 0)));
+        let Ok(bound) = bind(&any, 1, &[]) else {
             return; // A machine without IPv6.
         };
         bound.listen(16).expect("nothing is in the way");
-        let v4 = SocketAddr::from(([127, 0, 0, 1], bound.address.port()));
+        let v4 = SocketAddr::from(([127, 0, 0, 1], tcp(&bound).port()));
         std::net::TcpStream::connect(v4).expect("IPv4 arrives at [::]");
     }
 
     #[test]
     fn accepted_sockets_send_small_answers_at_once() {
-        let bound = bind(loopback(), 1, &[]).expect("loopback can be bound");
+        let bound = bind(&loopback(), 1, &[]).expect("loopback can be bound");
         bound.listen(16).expect("nothing is in the way");
-        let _client = std::net::TcpStream::connect(bound.address).expect("it listens");
-        let socket = &bound.into_listeners()[0];
+        let _client = std::net::TcpStream::connect(tcp(&bound)).expect("it listens");
+        let socket = &taken(bound)[0];
         socket.set_nonblocking(false).expect("is a socket");
         let (stream, _) = socket.accept().expect("somebody has connected");
         assert!(stream.nodelay().expect("is a socket"));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::config::model::ListenerId;
+use crate::config::model::{BindAddress, ListenerId};
 use crate::proxy::forwarding::Introductions;
 use crate::snapshot::{Pin, Reader};
 use crate::telemetry::{AccessLog, Metrics};
@@ -31,7 +31,7 @@ pub struct Context {
 /// connection pins no snapshot.
 pub struct ListenerRules {
     /// As configured: the listener's identity over reloads.
-    address: SocketAddr,
+    address: BindAddress,
     current: RefCell<Current>,
 }
 
@@ -43,7 +43,7 @@ struct Current {
 
 /// One downstream connection.
 pub struct ConnectionInfo {
-    /// The TCP peer.
+    /// Where it comes from: the TCP peer, or whom its PROXY header names.
     pub peer: SocketAddr,
     /// The port it came in on.
     pub port: u16,
@@ -61,8 +61,8 @@ pub(super) struct Bound {
 
 impl ListenerRules {
     /// `None` when the current snapshot has no listener with `address`.
-    pub fn new(context: &Context, address: SocketAddr) -> Option<Rc<Self>> {
-        let current = Current::of(context.snapshots.pin(), address)?;
+    pub fn new(context: &Context, address: BindAddress) -> Option<Rc<Self>> {
+        let current = Current::of(context.snapshots.pin(), &address)?;
         Some(Rc::new(ListenerRules {
             address,
             current: RefCell::new(current),
@@ -85,7 +85,7 @@ impl ListenerRules {
     fn refreshed(&self, context: &Context) -> RefMut<'_, Current> {
         let mut current = self.current.borrow_mut();
         if !context.snapshots.is_current(&current.pin)
-            && let Some(next) = Current::of(context.snapshots.pin(), self.address)
+            && let Some(next) = Current::of(context.snapshots.pin(), &self.address)
         {
             *current = next;
         }
@@ -94,7 +94,7 @@ impl ListenerRules {
 }
 
 impl Current {
-    fn of(pin: Pin, address: SocketAddr) -> Option<Self> {
+    fn of(pin: Pin, address: &BindAddress) -> Option<Self> {
         let listener = pin.listener_at(address)?;
         let rules = &pin.listener(listener).rules;
         let limits = Limits {

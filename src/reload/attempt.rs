@@ -1,7 +1,6 @@
 //! One attempt at a new configuration, and the first one.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,10 +11,10 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{Current, Environment, Handle, LastReload, Outcome, Reloader, State, Trigger};
 use crate::config;
-use crate::config::model::LogTarget;
+use crate::config::model::{BindAddress, LogTarget};
 use crate::config::{Config, Diagnostics, Loaded, Sources};
 use crate::listener;
-use crate::listener::{BindError, Bound};
+use crate::listener::{BindError, Bound, Listening};
 use crate::snapshot;
 use crate::snapshot::Snapshot;
 use crate::telemetry::logging::Logging;
@@ -92,14 +91,14 @@ pub(super) struct Live {
     pub snapshots: Arc<ArcSwap<Snapshot>>,
     pub loaded: Arc<Loaded>,
     /// Configured to bound address.
-    pub listeners: HashMap<SocketAddr, SocketAddr>,
+    pub listeners: HashMap<BindAddress, BindAddress>,
 }
 
 /// Everything of a new configuration that can fail, done.
 struct Ready {
     snapshot: Snapshot,
     access: Prepared,
-    sockets: Vec<(SocketAddr, Bound)>,
+    sockets: Vec<(BindAddress, Bound)>,
 }
 
 /// What starting gives: the task that reloads, and what others use.
@@ -108,7 +107,7 @@ pub struct First {
     pub handle: Handle,
     pub workers: Arc<Workers>,
     /// Name and bound address, in the order of the file.
-    pub listeners: Vec<(Arc<str>, SocketAddr)>,
+    pub listeners: Vec<(Arc<str>, BindAddress)>,
 }
 
 /// Reads the file of `parts`.
@@ -144,13 +143,13 @@ pub async fn first(parts: Parts, loaded: Loaded, count: usize) -> Result<First, 
     let loaded = Arc::new(loaded);
     let listeners: HashMap<_, _> = sockets
         .iter()
-        .map(|(configured, bound)| (*configured, bound.address))
+        .map(|(configured, bound)| (configured.clone(), bound.address.clone()))
         .collect();
     let names = snapshot
         .config
         .listeners
         .iter()
-        .filter_map(|rules| Some((rules.name.clone(), *listeners.get(&rules.address)?)))
+        .filter_map(|rules| Some((rules.name.clone(), listeners.get(&rules.address)?.clone())))
         .collect();
     workers.follow(into_listeners(sockets)).await;
 
@@ -203,7 +202,7 @@ async fn prepare(
     config: &Config,
     generation: u64,
     workers: usize,
-    live: &HashMap<SocketAddr, SocketAddr>,
+    live: &HashMap<BindAddress, BindAddress>,
 ) -> Result<Ready, Rejection> {
     let snapshot = {
         let (config, registry, metrics) = (
@@ -230,15 +229,15 @@ async fn prepare(
             Rejection::AccessLog { path, source }
         })?;
     let mut sockets = Vec::new();
-    let mut held: Vec<_> = live.values().copied().collect();
+    let mut held: Vec<_> = live.values().cloned().collect();
     for rules in &config.listeners {
         if live.contains_key(&rules.address) {
             continue;
         }
-        let bound = listener::bind(rules.address, workers, &held)
+        let bound = listener::bind(&rules.address, workers, &held)
             .map_err(|cause| bind_error(rules, cause))?;
-        held.push(bound.address);
-        sockets.push((rules.address, bound));
+        held.push(bound.address.clone());
+        sockets.push((rules.address.clone(), bound));
     }
     // From the first `listen` on clients may come: all binding is behind us then.
     for (address, bound) in &sockets {
@@ -261,15 +260,13 @@ async fn prepare(
 
 fn bind_error(rules: &config::model::Listener, cause: std::io::Error) -> BindError {
     BindError {
-        address: rules.address,
+        address: rules.address.clone(),
         listener: rules.name.to_string(),
         cause,
     }
 }
 
-fn into_listeners(
-    sockets: Vec<(SocketAddr, Bound)>,
-) -> Vec<(SocketAddr, Vec<std::net::TcpListener>)> {
+fn into_listeners(sockets: Vec<(BindAddress, Bound)>) -> Vec<(BindAddress, Vec<Listening>)> {
     sockets
         .into_iter()
         .map(|(address, bound)| (address, bound.into_listeners()))
@@ -334,14 +331,15 @@ impl Reloader {
         self.live.snapshots.store(snapshot.clone());
         self.parts.registry.publish(&snapshot.upstreams);
         for (configured, bound) in &sockets {
-            self.live.listeners.insert(*configured, bound.address);
+            let bound = bound.address.clone();
+            self.live.listeners.insert(configured.clone(), bound);
         }
         self.live
             .listeners
-            .retain(|configured, _| snapshot.listener_at(*configured).is_some());
+            .retain(|configured, _| snapshot.listener_at(configured).is_some());
         for (configured, bound) in &sockets {
-            if let Some(id) = snapshot.listener_at(*configured) {
-                events::listening(&snapshot.listener(id).rules.name, bound.address);
+            if let Some(id) = snapshot.listener_at(configured) {
+                events::listening(&snapshot.listener(id).rules.name, &bound.address);
             }
         }
         self.live.workers.follow(into_listeners(sockets)).await;

@@ -7,13 +7,12 @@
 mod reader;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use reader::{Pin, Reader};
 
 use crate::config::model;
-use crate::config::model::{Config, ListenerId, RouteId};
+use crate::config::model::{BindAddress, Config, ListenerId, RouteId};
 use crate::router::Router;
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
 use crate::upstream::{Registry, Upstream};
@@ -30,7 +29,7 @@ pub struct Snapshot {
     pub listeners: Vec<ListenerState>,
     /// By [`model::UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
-    listeners_by_address: HashMap<SocketAddr, ListenerId>,
+    listeners_by_address: HashMap<BindAddress, ListenerId>,
 }
 
 /// A route with what it uses, resolved to handles.
@@ -76,7 +75,7 @@ pub fn build(
         .listeners
         .iter()
         .enumerate()
-        .map(|(index, rules)| (rules.address, ListenerId(index)))
+        .map(|(index, rules)| (rules.address.clone(), ListenerId(index)))
         .collect();
     Snapshot {
         generation,
@@ -116,7 +115,7 @@ impl Snapshot {
     }
 
     /// The listener configured with `address`, whatever its name is now.
-    pub fn listener_at(&self, address: SocketAddr) -> Option<ListenerId> {
-        self.listeners_by_address.get(&address).copied()
+    pub fn listener_at(&self, address: &BindAddress) -> Option<ListenerId> {
+        self.listeners_by_address.get(address).copied()
     }
 }

@@ -1,7 +1,6 @@
 //! Things that happen once: each function logs and counts.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 
 use super::{BreakerReading, Metrics, ServerMetrics};
 
@@ -16,7 +15,7 @@ pub fn started(metrics: &Metrics, generation: u64, workers: usize) {
     );
 }
 
-pub fn listening(listener: &str, address: SocketAddr) {
+pub fn listening(listener: &str, address: &dyn Display) {
     tracing::info!(listener, %address, "listening");
 }
 

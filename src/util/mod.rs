@@ -12,4 +12,5 @@ pub(crate) mod scan;
 pub mod timer;
 pub mod turn;
 pub mod units;
+pub mod unix_socket;
 pub mod window;

@@ -6,15 +6,15 @@
 
 mod run;
 
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use crate::config::model::BindAddress;
 use crate::listener::accept::Closed;
-use crate::listener::{Loads, Share};
+use crate::listener::{Listening, Loads, Share};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLogWriter, Metrics};
 use crate::upstream::pool::Hub;
@@ -36,7 +36,7 @@ enum Command {
 #[derive(Debug)]
 struct Change {
     /// Listening, by configured address.
-    added: Vec<(SocketAddr, TcpListener)>,
+    added: Vec<(BindAddress, Listening)>,
     /// Dropped when removed sockets are closed.
     closed: Closed,
 }
@@ -101,7 +101,7 @@ impl Workers {
 
     /// Lets every worker take up the published snapshot, and gives each one socket of every added
     /// listener. Returns once the sockets of removed listeners are closed.
-    pub async fn follow(&self, added: Vec<(SocketAddr, Vec<TcpListener>)>) {
+    pub async fn follow(&self, added: Vec<(BindAddress, Vec<Listening>)>) {
         let (closed, mut all_closed) = mpsc::channel(1);
         let mut added: Vec<_> = added
             .into_iter()
@@ -110,7 +110,7 @@ impl Workers {
         for worker in &self.commands {
             let added = added
                 .iter_mut()
-                .filter_map(|(address, sockets)| Some((*address, sockets.next()?)))
+                .filter_map(|(address, sockets)| Some((address.clone(), sockets.next()?)))
                 .collect();
             // A worker that has ended (a drain overtook the reload) needs nothing.
             let _ = worker.send(Command::Follow(Change {

@@ -3,21 +3,19 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use ipnet::IpNet;
-use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Change, Command, Shared};
-use crate::config::model::Listener;
+use crate::config::model::{BindAddress, Listener};
 use crate::listener::accept::{self, Closed};
 use crate::listener::group::Phase;
-use crate::listener::{Door, Fresh, Group, Loads, Share};
+use crate::listener::{Acceptor, Door, Fresh, Group, Listening, Loads, Share};
 use crate::proxy::{Context, ListenerRules};
 use crate::snapshot::Reader;
 use crate::telemetry::shard;
@@ -108,13 +106,18 @@ async fn work(start: Start) {
     }
 }
 
+/// What forwarding fields say where clients use no port: a unix socket.
+const HTTP_PORT: u16 = 80;
+
 struct Worker {
     context: Rc<Context>,
     share: Rc<Share>,
-    open: HashMap<SocketAddr, Open>,
+    open: HashMap<BindAddress, Open>,
     /// Listeners that went with the last reload, until no accept loop is left that could hand over
     /// a connection of theirs. No longer: each holds the last snapshot that it was in.
-    retired: HashMap<SocketAddr, Rc<Door>>,
+    retired: HashMap<BindAddress, Rc<Door>>,
+    /// Of listeners that are new: their worker heard of the reload before this one.
+    early: Vec<Fresh>,
     /// Groups that no new connection joins.
     ending: Vec<Rc<Group>>,
     draining: bool,
@@ -123,7 +126,7 @@ struct Worker {
 /// One listener as this worker accepts for it.
 struct Open {
     door: Rc<Door>,
-    socket: Rc<TcpListener>,
+    socket: Rc<Acceptor>,
     stop: oneshot::Sender<Closed>,
     backlog: u32,
     belief: Belief,
@@ -153,6 +156,7 @@ impl Worker {
             share,
             open: HashMap::new(),
             retired: HashMap::new(),
+            early: Vec::new(),
             ending: Vec::new(),
             draining: false,
         }
@@ -168,10 +172,10 @@ impl Worker {
         let gone: Vec<_> = self
             .open
             .keys()
-            .filter(|address| snapshot.listener_at(**address).is_none())
-            .copied()
+            .filter(|address| snapshot.listener_at(address).is_none())
+            .cloned()
             .collect();
-        for address in gone {
+        for address in &gone {
             self.close(address, &change.closed);
         }
         for open in self.open.values_mut() {
@@ -180,13 +184,16 @@ impl Worker {
         for (address, socket) in change.added {
             self.listen(address, socket);
         }
+        for fresh in std::mem::take(&mut self.early) {
+            self.enter(fresh);
+        }
     }
 
-    fn listen(&mut self, address: SocketAddr, socket: std::net::TcpListener) {
-        let Some(rules) = ListenerRules::new(&self.context, address) else {
+    fn listen(&mut self, address: BindAddress, socket: Listening) {
+        let Some(rules) = ListenerRules::new(&self.context, address.clone()) else {
             return; // A reload that is already overtaken by the next one.
         };
-        let socket = match TcpListener::from_std(socket) {
+        let socket = match Acceptor::new(socket) {
             Ok(socket) => Rc::new(socket),
             Err(error) => {
                 // Only a lack of memory does that; the other workers' sockets still accept.
@@ -196,9 +203,9 @@ impl Worker {
         };
         let (pin, listener) = rules.current(&self.context);
         let config = &pin.listener(listener).rules;
-        let port = socket.local_addr().unwrap_or(address).port();
+        let port = socket.port().unwrap_or(HTTP_PORT);
         let context = self.context.clone();
-        let door = Door::new(address, port, rules, context, self.share.clone());
+        let door = Door::new(address.clone(), port, rules, context, self.share.clone());
         let (stop, stopped) = oneshot::channel();
         let open = Open {
             door: door.clone(),
@@ -212,10 +219,10 @@ impl Worker {
     }
 
     /// Stops accepting at `address`; its connections end after their current request.
-    fn close(&mut self, address: SocketAddr, closed: &Closed) {
+    fn close(&mut self, address: &BindAddress, closed: &Closed) {
         let Some(Open {
             door, socket, stop, ..
-        }) = self.open.remove(&address)
+        }) = self.open.remove(address)
         else {
             return;
         };
@@ -226,7 +233,7 @@ impl Worker {
         self.ending.push(group);
         // The loop only ends by this message.
         let _ = stop.send(closed.clone());
-        self.retired.insert(address, door);
+        self.retired.insert(address.clone(), door);
     }
 
     fn enter(&mut self, fresh: Fresh) {
@@ -234,8 +241,10 @@ impl Worker {
             Some(open) => Some(&open.door),
             None => self.retired.get(&fresh.listener),
         };
-        if let Some(door) = door {
-            door.enter(fresh);
+        match door {
+            Some(door) => door.enter(fresh),
+            None if self.draining => {}
+            None => self.early.push(fresh),
         }
     }
 
@@ -243,9 +252,10 @@ impl Worker {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
+        self.early.clear();
         let (closed, _) = mpsc::channel(1);
-        let addresses: Vec<_> = self.open.keys().copied().collect();
-        for address in addresses {
+        let addresses: Vec<_> = self.open.keys().cloned().collect();
+        for address in &addresses {
             self.close(address, &closed);
         }
     }
@@ -265,9 +275,7 @@ impl Open {
         let config = &pin.listener(listener).rules;
         if self.backlog != config.backlog {
             self.backlog = config.backlog;
-            let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
-            // On a listening socket this only changes the length of its queue (listen(2)).
-            let _ = socket2::SockRef::from(&*self.socket).listen(backlog);
+            self.socket.set_backlog(config.backlog);
         }
         let belief = Belief::of(config);
         if self.belief == belief {

@@ -45,4 +45,5 @@ mod storms;
 mod support;
 mod tags;
 mod timeouts;
+mod unix_listeners;
 mod upgrades;

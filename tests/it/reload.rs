@@ -82,7 +82,7 @@ fn a_configmap_swap_is_seen() {
     std::os::unix::fs::symlink("..data/config.toml", &file).expect("links");
     let options = evenkeel::app::Options::new(&file);
     let running = evenkeel::app::Running::start(options).expect("starts");
-    let address = running.listeners()[0].1;
+    let address = running.listeners()[0].1.tcp().expect("an IP address");
     assert_eq!(Client::connect(address).get("/").text(), "old");
     for (version, (origin, body)) in [(&new, "new"), (&old, "old")].into_iter().enumerate() {
         let name = format!("..{}", version + 2);

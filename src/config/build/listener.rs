@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::config::build::{Building, listener_tls};
 use crate::config::keys;
-use crate::config::model::{Admin, AdminAddress, Listener, ListenerLimits, UnderscoreHeaders};
+use crate::config::model::{Admin, BindAddress, Listener, ListenerLimits, UnderscoreHeaders};
 use crate::config::reader::Reader;
 use crate::config::tree::{Span, quote};
 use crate::config::values::address;
@@ -58,7 +58,7 @@ fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
             .error("bad-value", node.span, "`protocols` is empty");
         error.help("write [\"http/1.1\"]");
     }
-    let stand_in = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let stand_in = BindAddress::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let text = reader.text("address");
     let name = match reader.text("name") {
         "" => text,
@@ -77,7 +77,7 @@ fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
     }
     Listener {
         name: Arc::from(name),
-        address: address::listener(text).unwrap_or(stand_in),
+        address: address::bind(text).unwrap_or(stand_in),
         proxy_protocol,
         trusted_proxies,
         underscore_headers: match reader.text("underscore-headers") {
@@ -134,7 +134,11 @@ fn distinct<'a>(
     building: &mut Building<'_>,
 ) {
     for (other, earlier) in others {
-        if listener.address == other.address && listener.address.port() != 0 {
+        let port_0 = listener
+            .address
+            .tcp()
+            .is_some_and(|address| address.port() == 0);
+        if listener.address == other.address && !port_0 {
             let message = format!(
                 "two listeners have the address {}",
                 quote(reader.text("address"))
@@ -169,12 +173,12 @@ pub(super) fn apart_from_admin(
     listeners: &[Listener],
     building: &mut Building<'_>,
 ) {
-    let Some(AdminAddress::Tcp(bound)) = admin.map(|admin| &admin.address) else {
+    let Some(bound) = admin.map(|admin| &admin.address) else {
         return;
     };
     let reader = root.table_or_empty("admin", &keys::ADMIN);
     for (listener, node) in listeners.iter().zip(root.list("listener")) {
-        if !address::overlap(listener.address, *bound) {
+        if !address::overlap(&listener.address, bound) {
             continue;
         }
         let place = Reader::new(node, &keys::LISTENER).span_of("address");

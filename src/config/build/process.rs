@@ -47,7 +47,7 @@ pub(super) fn admin(reader: Reader<'_>) -> Option<Admin> {
         return None;
     }
     Some(Admin {
-        address: address::admin(reader.text("address")).ok()?,
+        address: address::bind(reader.text("address")).ok()?,
         token: Some(reader.text("token"))
             .filter(|token| !token.is_empty())
             .map(|token| Secret(token.to_owned())),

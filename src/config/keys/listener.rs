@@ -15,7 +15,8 @@ pub(in crate::config) static LISTENER: Section = Section {
         key(
             "address",
             Kind::Text(&rules::LISTENER_ADDRESS),
-            "An IP address and port",
+            "An IP address and port, or \"unix:/path\": a socket of mode 0666, whose clients all count \
+             as 127.0.0.1, also for `trusted-proxies`",
         ),
         key(
             "protocols",

@@ -43,14 +43,14 @@ pub(in crate::config) static LOG_LEVEL: Rule = Rule {
 };
 
 pub(in crate::config) static LISTENER_ADDRESS: Rule = Rule {
-    what: "an IP address and a port, like \"0.0.0.0:8080\" or \"[::]:8080\"",
-    check: |text| address::listener(text).map(drop),
-    pattern: "([0-9.]+|\\[[0-9a-fA-F:.%]+\\]):[0-9]{1,5}",
+    what: "an IP address and a port, like \"0.0.0.0:8080\" or \"[::]:8080\", or \"unix:/path\"",
+    check: |text| address::bind(text).map(drop),
+    pattern: "(([0-9.]+|\\[[0-9a-fA-F:.%]+\\]):[0-9]{1,5}|unix:/.+)",
 };
 
 pub(in crate::config) static ADMIN_ADDRESS: Rule = Rule {
     what: "an IP address and a port, \"unix:/path\" or \"off\"",
-    check: |text| address::admin(text).map(drop),
+    check: |text| address::bind(text).map(drop),
     pattern: "(([0-9.]+|\\[[0-9a-fA-F:.%]+\\]):[0-9]{1,5}|unix:/.+)",
 };
 

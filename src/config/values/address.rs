@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::config::model::{AdminAddress, ServerAddress};
+use crate::config::model::{BindAddress, ServerAddress};
 use crate::config::values::Complaint;
 
 /// Longest path that `sockaddr_un` holds, without its final zero.
 const MAX_UNIX_PATH: usize = 107;
 
-pub(in crate::config) fn listener(text: &str) -> Result<SocketAddr, Complaint> {
-    if text.starts_with("unix:") {
-        return Err(Complaint::later("a unix: listener"));
+/// Of a listener, or of the admin listener.
+pub(in crate::config) fn bind(text: &str) -> Result<BindAddress, Complaint> {
+    match text.strip_prefix("unix:") {
+        Some(path) => unix(path).map(|path| BindAddress::Unix(Arc::from(path))),
+        None => bound(text).map(BindAddress::Tcp),
     }
-    bound(text)
 }
 
 /// An address to bind: no names, because a name may be several addresses or none.
@@ -46,13 +47,6 @@ fn bound(text: &str) -> Result<SocketAddr, Complaint> {
         false => Err(Complaint::new(
             "an IP address is needed to bind, not a name",
         )),
-    }
-}
-
-pub(in crate::config) fn admin(text: &str) -> Result<AdminAddress, Complaint> {
-    match text.strip_prefix("unix:") {
-        Some(path) => unix(path).map(|path| AdminAddress::Unix(path.to_owned())),
-        None => bound(text).map(AdminAddress::Tcp),
     }
 }
 
@@ -188,7 +182,10 @@ pub(in crate::config) fn network(text: &str) -> Result<IpNet, Complaint> {
 }
 
 /// Whether binding both would put two listeners on one socket address.
-pub(in crate::config) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+pub(in crate::config) fn overlap(a: &BindAddress, b: &BindAddress) -> bool {
+    let (BindAddress::Tcp(a), BindAddress::Tcp(b)) = (a, b) else {
+        return a == b;
+    };
     let family = a.is_ipv4() == b.is_ipv4();
     let wild = a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() != 0
@@ -246,17 +243,18 @@ mod tests {
 
     #[test]
     fn listeners_bind_addresses_only() {
-        let help = |text| listener(text).unwrap_err().help.unwrap_or_default();
+        let help = |text| bind(text).unwrap_err().help.unwrap_or_default();
         assert_eq!(help("8080"), "write \"0.0.0.0:8080\"");
         assert_eq!(help(":8080"), "write \"0.0.0.0:8080\"");
         assert_eq!(help("*:8080"), "write \"0.0.0.0:8080\"");
         assert_eq!(help("localhost:8080"), "write \"127.0.0.1:8080\"");
-        assert_eq!(listener("unix:/x").unwrap_err().code, "not-supported-yet");
+        assert_eq!(bind("unix:/x").unwrap().to_string(), "unix:/x");
+        assert_eq!(help("unix:x"), "write \"unix:/x\"");
     }
 
     #[test]
     fn wildcards_overlap_what_they_hold() {
-        let overlap = |a: &str, b: &str| overlap(a.parse().unwrap(), b.parse().unwrap());
+        let overlap = |a: &str, b: &str| overlap(&bind(a).unwrap(), &bind(b).unwrap());
         assert!(overlap("0.0.0.0:80", "127.0.0.1:80"));
         assert!(overlap("[::]:80", "127.0.0.1:80"));
         assert!(!overlap("0.0.0.0:80", "[::1]:80"));
@@ -266,7 +264,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_an_address_or_refused(text in "([a-z0-9:\\[\\]./%*-]|\\PC){0,30}") {
-            let _ = (server(&text), listener(&text), admin(&text), network(&text));
+            let _ = (server(&text), bind(&text), network(&text));
         }
 
         #[test]

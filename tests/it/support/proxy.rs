@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evenkeel::app::{Options, Running, StartError, Stop};
-use evenkeel::config::model::AdminAddress;
+use evenkeel::config::model::BindAddress;
 use tempfile::TempDir;
 
 use super::{Client, Response, eventually};
@@ -47,10 +47,10 @@ impl Proxy {
         let listeners = running.listeners();
         let listeners = listeners
             .iter()
-            .map(|(name, at)| (name.to_string(), *at))
+            .filter_map(|(name, at)| Some((name.to_string(), at.tcp()?)))
             .collect();
         let admin = match running.admin() {
-            Some(AdminAddress::Tcp(address)) => Some(*address),
+            Some(BindAddress::Tcp(address)) => Some(*address),
             _ => None,
         };
         Ok(Proxy {
