@@ -67,6 +67,7 @@ fn route(i: usize) -> Arc<Route> {
             max_replay_body: ByteSize(65_536),
         },
         fallback: None,
+        access: Default::default(),
     })
 }
 

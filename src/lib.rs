@@ -65,10 +65,11 @@
 //! | [`balance`] | config util |
 //! | [`router`] | message config util |
 //! | [`telemetry`] | message config util |
+//! | [`filter`] | message telemetry config util |
 //! | [`wire`] | message tls telemetry config util |
 //! | [`upstream`] | balance wire message telemetry config util |
 //! | [`snapshot`] | config router upstream telemetry balance util |
-//! | [`proxy`] | snapshot router upstream balance wire message telemetry config util |
+//! | [`proxy`] | snapshot router filter upstream balance wire message telemetry config util |
 //! | [`listener`] | proxy wire message snapshot telemetry config util |
 //! | [`worker`] | listener proxy snapshot upstream wire telemetry config util |
 //! | [`reload`] | config snapshot worker listener upstream telemetry util |
@@ -84,6 +85,7 @@ pub mod app;
 pub mod balance;
 pub mod cli;
 pub mod config;
+pub mod filter;
 pub mod listener;
 pub mod message;
 pub mod proxy;

@@ -320,7 +320,7 @@ fn comparable(route: &Route, config: &Config) -> String {
         (fallback.status, &fallback.body, upstream)
     });
     format!(
-        "{listeners:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?} {fallback:?}",
+        "{listeners:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {fallback:?}",
         route.host,
         route.path,
         route.when,
@@ -330,6 +330,7 @@ fn comparable(route: &Route, config: &Config) -> String {
         route.max_body,
         route.timeout,
         route.retry,
+        route.access,
     )
 }
 

@@ -413,6 +413,16 @@ pub struct Route {
     /// The upstream's, with the route's overrides already applied. The budget is the upstream's.
     pub retry: Retry,
     pub fallback: Option<Fallback>,
+    pub access: Access,
+}
+
+/// Which client addresses may ask; both empty: all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Access {
+    /// Not empty: only these.
+    pub allow: Vec<IpNet>,
+    /// Tested first.
+    pub deny: Vec<IpNet>,
 }
 
 /// Lower case, without port.

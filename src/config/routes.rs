@@ -510,6 +510,7 @@ pub(crate) mod fixtures {
                 max_replay_body: ByteSize(0),
             },
             fallback: None,
+            access: Default::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::model::{Forward, RouteId};
+use crate::filter::access;
 use crate::message::{Body, Downstream, Length, Method, ResponseHead};
 use crate::proxy::account::Account;
 use crate::proxy::context::{ConnectionInfo, Context};
@@ -73,6 +74,9 @@ impl Transaction {
         let route = self.find_route(pin, &sanitised)?;
         let state = pin.route(route);
         self.account.routed(route);
+        if !access::admits(&state.rules.access, self.account.client) {
+            return Err(Failure::new(Reason::Denied));
+        }
         self.set_target(state, &sanitised)?;
         self.rewrite_fields(pin, state);
         self.grpc = grpc::is_grpc(&self.account.head.fields);

@@ -1,6 +1,7 @@
 //! Behaviour over real sockets: one module per behaviour, helpers in `support`.
 
 mod aborts;
+mod access;
 mod access_log;
 mod admin;
 mod balancing;

@@ -64,7 +64,7 @@ fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
         "" => text,
         name => name,
     };
-    let trusted_proxies = networks(reader, building);
+    let trusted_proxies = networks(reader, "trusted-proxies", building);
     let tls = listener_tls::terms(reader, building);
     let proxy_protocol = reader.text("proxy-protocol") == "required";
     if proxy_protocol && reader.list("trusted-proxies").is_empty() {
@@ -93,9 +93,10 @@ fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
     }
 }
 
-fn networks(reader: Reader<'_>, building: &mut Building<'_>) -> Vec<IpNet> {
+/// The networks that `key` lists.
+pub(super) fn networks(reader: Reader<'_>, key: &str, building: &mut Building<'_>) -> Vec<IpNet> {
     let mut networks = Vec::new();
-    for (node, text) in reader.texts("trusted-proxies") {
+    for (node, text) in reader.texts(key) {
         let Ok(network) = address::network(text) else {
             continue;
         };

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
+use crate::config::build::listener::networks;
 use crate::config::build::{Building, retry, when};
 use crate::config::keys;
 use crate::config::model::{
-    Condition, Expected, Fallback, Forward, HostPattern, Listener, ListenerId, PathMatch,
+    Access, Condition, Expected, Fallback, Forward, HostPattern, Listener, ListenerId, PathMatch,
     PathRegex, Retry, Route, Timeouts, Upstream, UpstreamId,
 };
 use crate::config::reader::Reader;
@@ -78,6 +81,7 @@ fn route(
         timeout,
         retry: retries(reader, own),
         fallback: fallback(reader, names, building),
+        access: access(reader, building),
     }
 }
 
@@ -223,6 +227,20 @@ fn fallback(reader: Reader<'_>, names: &Names, building: &mut Building<'_>) -> O
         body: table.text("body").to_owned(),
         upstream,
     })
+}
+
+fn access(reader: Reader<'_>, building: &mut Building<'_>) -> Access {
+    let deny = networks(reader, "deny", building);
+    let allow = networks(reader, "allow", building);
+    let closed = |network: &IpNet| deny.iter().any(|denied| denied.contains(network));
+    if !allow.is_empty() && allow.iter().all(closed) {
+        let message = "everybody that `allow` admits is denied by `deny`";
+        let warning = building
+            .problems
+            .warning("nobody-allowed", reader.span_of("allow"), message);
+        warning.label("`deny` is tested first");
+    }
+    Access { allow, deny }
 }
 
 /// Refuses a name that is given twice, and names the routes without one after their match.

@@ -48,6 +48,19 @@ const TIMEOUTS: Key = key("timeout", Kind::Table(&ROUTE_TIMEOUT), ROUTE_TIMEOUT.
 const RETRIES: Key = key("retry", Kind::Table(&ROUTE_RETRY), ROUTE_RETRY.about)
     .or_off()
     .default("{}");
+static NETWORK: Kind = Kind::Text(&rules::CIDR);
+const ALLOW: Key = key(
+    "allow",
+    Kind::List(&NETWORK),
+    "Networks of the clients that may ask; empty: all",
+)
+.default("[]");
+const DENY: Key = key(
+    "deny",
+    Kind::List(&NETWORK),
+    "Networks of clients that may not ask; tested before `allow`",
+)
+.default("[]");
 const FALLBACKS: Key = key("fallback", Kind::Table(&FALLBACK), FALLBACK.about).or_off();
 
 pub(in crate::config) static ROUTE: Section = Section {
@@ -102,8 +115,8 @@ pub(in crate::config) static ROUTE: Section = Section {
         later("response-headers"),
         later("limit"),
         later("mirror"),
-        later("allow"),
-        later("deny"),
+        ALLOW,
+        DENY,
     ],
 };
 
@@ -141,8 +154,8 @@ pub(in crate::config) static ROUTE_DEFAULTS: Section = Section {
         later("response-headers"),
         later("limit"),
         later("mirror"),
-        later("allow"),
-        later("deny"),
+        ALLOW,
+        DENY,
     ],
 };
 
