@@ -228,6 +228,7 @@ fn settings(a: &Upstream, b: &Upstream) -> String {
         ("slow-start", a.slow_start == b.slow_start),
         ("max-requests", a.max_requests == b.max_requests),
         ("queue", a.queue == b.queue),
+        ("protocol", a.protocol == b.protocol),
         ("panic-threshold", a.panic_threshold == b.panic_threshold),
         ("health", a.health == b.health),
         ("breaker", a.breaker == b.breaker),

@@ -182,12 +182,24 @@ pub struct Upstream {
     pub queue: Option<Queue>,
     /// `None` is "off": never panic.
     pub panic_threshold: Option<Percent>,
+    pub protocol: Protocol,
     pub servers: Vec<Server>,
     pub health: Option<Health>,
     pub breaker: Breaker,
     pub retry: Retry,
     pub timeout: Timeouts,
     pub connections: Connections,
+}
+
+/// What is spoken to the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Protocol {
+    Http1,
+    /// Without TLS by prior knowledge.
+    H2,
+    /// What the server chooses in its TLS handshake; without TLS there is nothing to choose by.
+    Auto,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -104,8 +104,7 @@ impl Passage {
         lease.release_slot();
         let limit = account.pin.route(route).rules.timeout.tunnel;
         let clock = (IdleClock::new(limit), patience);
-        let (socket, received) = exchange.into_tunnel();
-        let tunnel = ExchangeTunnel::new(socket, received, lease, claim, account, clock);
+        let tunnel = ExchangeTunnel::new(exchange.into_tunnel(), lease, claim, account, clock);
         Body::Tunnel(Box::new(tunnel))
     }
 }

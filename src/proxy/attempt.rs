@@ -15,10 +15,13 @@ use crate::proxy::retry::{self, Cause};
 use crate::proxy::selection::{Selected, Via};
 use crate::proxy::transaction::Transaction;
 use crate::telemetry::{Outcome, Reason};
-use crate::upstream::pool::Claim;
+use crate::upstream::pool::{Acquired, Claim};
 use crate::upstream::{FailureKind, Lease, Server};
 use crate::util::clock;
-use crate::wire::client::{Answer, Connection, Exchange, ExchangeError};
+use crate::wire::client::{Answer, Connection, Exchange, ExchangeError, Request};
+
+/// How often a server may refuse a request unseen before it counts as failing.
+const MOST_REFUSALS: u8 = 3;
 
 /// A request on its way to a server. The order of fields matters: the connection is closed before
 /// its place is free.
@@ -31,6 +34,8 @@ pub(super) struct Attempt {
     pub kept: bool,
     /// It ends when checks take its server out.
     pub watched: bool,
+    /// How often it was sent again because its server refused it unseen.
+    pub refused: u8,
     /// An interim answer went to the client.
     pub interim_sent: bool,
     /// The answer is 101 with the token that was asked for.
@@ -95,14 +100,20 @@ impl Transaction {
         held: Held,
         started: Instant,
     ) -> Attempt {
-        let upgrade = self.upgrade.as_deref();
+        let request = Request {
+            head: &self.account.head,
+            body: &self.downstream,
+            upgrade: self.upgrade.as_deref(),
+            te_trailers: self.te_trailers,
+        };
         Attempt {
-            exchange: Exchange::start(connection, &self.account.head, &self.downstream, upgrade),
+            exchange: Exchange::start(connection, &request),
             held,
             started,
             route: journey.id,
             kept,
             watched: journey.upstream.config().health.is_some(),
+            refused: 0,
             interim_sent: false,
             switching: false,
             waiting: Waiting::default(),
@@ -119,7 +130,7 @@ impl Transaction {
         let started = self.attempt_starts(journey.asked, held.lease.server());
         let (connection, kept) = match via {
             Via::Kept(connection) => (connection, true),
-            Via::Dial => (self.dial(journey, &mut held.lease, started).await?, false),
+            Via::Dial => (self.dial(journey, &mut held, started).await?, false),
         };
         let mut attempt = self.ask(journey, connection, kept, held, started);
         let waited = poll_fn(|cx| attempt.poll_head(self, cx)).await;
@@ -156,6 +167,11 @@ impl Transaction {
                 Err(WaitError::Exchange(error)) if attempt.kept && is_stale(&error) => {
                     attempt = self.replace_connection(journey, attempt, &error).await?;
                 }
+                Err(WaitError::Exchange(ExchangeError::Refused))
+                    if attempt.refused < MOST_REFUSALS && self.replayable() =>
+                {
+                    attempt = self.ask_again(journey, attempt).await?;
+                }
                 Err(error) => {
                     attempt.exchange.break_off();
                     return Err(self.failed(attempt, &error));
@@ -186,9 +202,52 @@ impl Transaction {
             let failure = Failure::new(Reason::UpstreamReset);
             return Err(self.given_up(held.lease.server(), failure, started));
         }
-        self.rewind();
-        let connection = self.dial(journey, &mut held.lease, started).await?;
+        let connection = self.reconnect(journey, &mut held, started).await?;
         Ok(self.ask(journey, connection, false, held, started))
+    }
+
+    /// Sends again what the server refused unseen: its connection is ending, or had no room.
+    async fn ask_again(
+        &mut self,
+        journey: &Journey<'_>,
+        refused: Attempt,
+    ) -> Result<Attempt, Failed> {
+        let Attempt {
+            exchange,
+            mut held,
+            started,
+            refused,
+            ..
+        } = refused;
+        drop(exchange);
+        let connection = self.reconnect(journey, &mut held, started).await?;
+        let attempt = self.ask(journey, connection, true, held, started);
+        Ok(Attempt {
+            refused: refused + 1,
+            ..attempt
+        })
+    }
+
+    /// Another connection to the same server, for the request from its first byte.
+    async fn reconnect(
+        &mut self,
+        journey: &Journey<'_>,
+        held: &mut Held,
+        started: Instant,
+    ) -> Result<Connection, Failed> {
+        self.rewind();
+        if held.claim.is_place() {
+            let pools = self.account.context.pools.clone();
+            match pools.acquire(held.lease.server().connections(), None) {
+                Acquired::Kept(connection, claim) => {
+                    held.claim = claim;
+                    return Ok(connection);
+                }
+                Acquired::Dial(claim) => held.claim = claim,
+                Acquired::Full => return Err(self.no_room(&held.lease, started)),
+            }
+        }
+        self.dial(journey, held, started).await
     }
 
     /// The attempt ends without a word to the breaker, and none follows.
@@ -303,6 +362,26 @@ fn classify(error: &WaitError) -> Classified {
                 FailureKind::BadResponse,
             )
         },
+        WaitError::Exchange(ExchangeError::Violation { detail, .. }) => Classified {
+            failure: Failure::because(Reason::BadResponse, detail),
+            ..servers(
+                Reason::BadResponse,
+                Cause::BadResponse,
+                FailureKind::BadResponse,
+            )
+        },
+        // Nothing of it was looked at, whatever was written: as good as no connection.
+        WaitError::Exchange(ExchangeError::Refused) => Classified {
+            written: false,
+            ..servers(Reason::UpstreamReset, Cause::Connect, FailureKind::Reset)
+        },
+        WaitError::Exchange(ExchangeError::StreamReset) => {
+            servers(Reason::UpstreamReset, Cause::Reset, FailureKind::Reset)
+        }
+        WaitError::Exchange(ExchangeError::Unsendable(detail)) => Classified {
+            failure: Failure::because(Reason::BadRequest, detail),
+            ..ours(Reason::BadRequest)
+        },
         WaitError::Exchange(
             ExchangeError::Closed { written, .. } | ExchangeError::Reset { written, .. },
         ) => {
@@ -340,13 +419,22 @@ fn is_stale(error: &ExchangeError) -> bool {
         } | ExchangeError::Reset {
             answered: false,
             ..
+        } | ExchangeError::Violation {
+            answered: false,
+            ..
         }
     )
 }
 
 fn bytes_written(error: &ExchangeError) -> u64 {
     match error {
-        ExchangeError::Closed { written, .. } | ExchangeError::Reset { written, .. } => *written,
-        ExchangeError::BadResponse(_) | ExchangeError::RequestBody(_) => u64::MAX,
+        ExchangeError::Closed { written, .. }
+        | ExchangeError::Reset { written, .. }
+        | ExchangeError::Violation { written, .. } => *written,
+        ExchangeError::Refused => 0,
+        ExchangeError::BadResponse(_)
+        | ExchangeError::RequestBody(_)
+        | ExchangeError::StreamReset
+        | ExchangeError::Unsendable(_) => u64::MAX,
     }
 }

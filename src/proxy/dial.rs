@@ -1,69 +1,124 @@
 //! A new connection for an attempt, and whose fault it is when there is none.
 
-use std::time::Duration;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 
 use tokio::time::Instant;
 
-use crate::proxy::attempt::Failed;
+use crate::config::model::Protocol;
+use crate::proxy::attempt::{Failed, Held};
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
 use crate::proxy::retry::Cause;
 use crate::proxy::transaction::Transaction;
 use crate::telemetry::{ConnectResult, Outcome, Reason};
 use crate::upstream::connector::{self, ConnectError};
+use crate::upstream::pool::{Acquired, Outcome as Dialled};
 use crate::upstream::{FailureKind, Lease, Server};
 use crate::util::clock;
-use crate::wire::client::Connection;
-use crate::wire::io::Socket;
+use crate::util::timer::Deadline;
+use crate::wire::client::{Connection, HandshakeError};
 
 impl Transaction {
-    /// A new connection to the leased server, within `timeout.connect`.
+    /// A connection to the leased server within `timeout.connect`: a new one, or a place on one that
+    /// another request is opening.
     pub(super) async fn dial(
         &mut self,
         journey: &Journey<'_>,
-        lease: &mut Lease,
+        held: &mut Held,
         started: Instant,
     ) -> Result<Connection, Failed> {
-        let server = lease.server().clone();
-        let connecting = self.connecting(&server, journey.route.rules.timeout.connect);
-        let connected = match self.within(connecting).await {
-            Ok(connected) => connected,
-            Err(failure) => {
-                // A server that answers no dial must not hide behind a short total time.
-                if failure.reason == Reason::TotalTimeout {
-                    let now = clock::now();
-                    lease.failure(now, now - started, FailureKind::Timeout);
+        let limit = journey.route.rules.timeout.connect;
+        let mut deadline = limit.map(|limit| self.account.context.timers.after(limit));
+        while let Some(wait) = held.claim.waits() {
+            let dialled = poll_fn(|cx| match wait.poll(cx) {
+                Poll::Ready(dialled) => Poll::Ready(dialled),
+                Poll::Pending => {
+                    poll_deadline(&mut deadline, cx).map(|()| Dialled::Failed(timed_out()))
                 }
-                return Err(self.given_up(lease.server(), failure, started));
+            });
+            match self.within(dialled).await {
+                Ok(Dialled::Over) => {}
+                Ok(Dialled::Failed(error)) => {
+                    return Err(self.connect_failed(&mut held.lease, &error, started));
+                }
+                Err(failure) => return Err(self.interrupted(&mut held.lease, failure, started)),
             }
+            let pools = self.account.context.pools.clone();
+            match pools.acquire(held.lease.server().connections(), None) {
+                Acquired::Kept(connection, claim) => {
+                    held.claim = claim;
+                    self.account.connected(clock::now() - started);
+                    return Ok(connection);
+                }
+                Acquired::Dial(claim) => held.claim = claim,
+                Acquired::Full => return Err(self.no_room(&held.lease, started)),
+            }
+        }
+        let server = held.lease.server().clone();
+        let connected = match self.within(self.connecting(&server, deadline)).await {
+            Ok(connected) => connected.map_err(Arc::new),
+            Err(failure) => return Err(self.interrupted(&mut held.lease, failure, started)),
         };
         let result = connected.as_ref().err();
         server
             .metrics()
-            .connected(result.map_or(ConnectResult::Ok, ConnectError::result));
+            .connected(result.map_or(ConnectResult::Ok, |error| error.result()));
         match connected {
-            Ok(socket) => {
+            Ok(connection) => {
                 self.account.connected(clock::now() - started);
-                Ok(Connection::http1(socket))
-            }
-            Err(ConnectError::Exhausted(error)) => {
-                tracing::debug!(%error, "nothing left to connect to a server with");
-                let failure = Failure::new(Reason::Overloaded).retry_after(1);
-                Err(self.given_up(&server, failure, started))
+                Ok(held.claim.opened(connection))
             }
             Err(error) => {
-                tracing::debug!(server = %server.label(), %error, "connect failed");
-                let now = clock::now();
-                lease.failure(now, now - started, FailureKind::Connect);
-                let failure = Failure::new(connect_reason(&error));
-                self.attempt_ended(&server, Outcome::Failed(failure.reason), started);
-                Err(Failed {
-                    cause: Some(Cause::Connect),
-                    failure,
-                    written: false,
-                    next: None,
-                })
+                held.claim.failed(&error);
+                Err(self.connect_failed(&mut held.lease, &error, started))
             }
+        }
+    }
+
+    /// The client left while its connection was opened, or its time was over.
+    fn interrupted(&mut self, lease: &mut Lease, failure: Failure, started: Instant) -> Failed {
+        // A server that answers no dial must not hide behind a short total time.
+        if failure.reason == Reason::TotalTimeout {
+            let now = clock::now();
+            lease.failure(now, now - started, FailureKind::Timeout);
+        }
+        self.given_up(lease.server(), failure, started)
+    }
+
+    /// At `max-connections` by now: another server may have room.
+    pub(super) fn no_room(&mut self, lease: &Lease, started: Instant) -> Failed {
+        let failure = Failure::new(Reason::Overloaded).retry_after(1);
+        Failed {
+            cause: Some(Cause::Connect),
+            written: false,
+            ..self.given_up(lease.server(), failure, started)
+        }
+    }
+
+    fn connect_failed(
+        &mut self,
+        lease: &mut Lease,
+        error: &ConnectError,
+        started: Instant,
+    ) -> Failed {
+        if let ConnectError::Exhausted(error) = error {
+            tracing::debug!(%error, "nothing left to connect to a server with");
+            let failure = Failure::new(Reason::Overloaded).retry_after(1);
+            return self.given_up(lease.server(), failure, started);
+        }
+        tracing::debug!(server = %lease.server().label(), %error, "connect failed");
+        let now = clock::now();
+        lease.failure(now, now - started, FailureKind::Connect);
+        let failure = connect_failure(error);
+        self.attempt_ended(lease.server(), Outcome::Failed(failure.reason), started);
+        Failed {
+            cause: Some(Cause::Connect),
+            failure,
+            written: false,
+            next: None,
         }
     }
 
@@ -71,36 +126,56 @@ impl Transaction {
     fn connecting(
         &self,
         server: &Server,
-        limit: Option<Duration>,
-    ) -> impl Future<Output = Result<Socket, ConnectError>> + use<> {
+        mut deadline: Option<Deadline>,
+    ) -> impl Future<Output = Result<Connection, ConnectError>> + use<> {
         let target = server.target();
-        let mut deadline = limit.map(|limit| self.account.context.timers.after(limit));
-        let expired = std::future::poll_fn(move |cx| match &mut deadline {
-            Some(deadline) => deadline.poll_expired(cx),
-            None => std::task::Poll::Pending,
-        });
+        let protocol = server.connections().protocol();
+        let expired = poll_fn(move |cx| poll_deadline(&mut deadline, cx));
         let pools = self.account.context.pools.clone();
         async move {
-            let mut expired = std::pin::pin!(expired);
-            match connector::connect(&target, None, expired.as_mut()).await {
+            let mut expired = pin!(expired);
+            let socket = match connector::connect(&target, None, expired.as_mut()).await {
                 Err(ConnectError::Exhausted(_)) => {
                     // Idle connections are what we can give up at once.
                     pools.close_idle();
-                    connector::connect(&target, None, expired).await
+                    connector::connect(&target, None, expired.as_mut()).await?
                 }
-                connected => connected,
+                connected => connected?,
+            };
+            if protocol != Protocol::H2 {
+                return Ok(Connection::http1(socket));
+            }
+            tokio::select! {
+                biased;
+                begun = Connection::http2(socket, false) => begun.map_err(ConnectError::Protocol),
+                () = expired => Err(ConnectError::Timeout),
             }
         }
     }
 }
 
-fn connect_reason(error: &ConnectError) -> Reason {
+fn poll_deadline(deadline: &mut Option<Deadline>, cx: &mut std::task::Context<'_>) -> Poll<()> {
+    match deadline {
+        Some(deadline) => deadline.poll_expired(cx),
+        None => Poll::Pending,
+    }
+}
+
+fn timed_out() -> Arc<ConnectError> {
+    Arc::new(ConnectError::Timeout)
+}
+
+fn connect_failure(error: &ConnectError) -> Failure {
     match error {
-        ConnectError::Timeout => Reason::ConnectTimeout,
-        ConnectError::Exhausted(_) => Reason::Overloaded,
+        ConnectError::Timeout => Failure::new(Reason::ConnectTimeout),
+        ConnectError::Exhausted(_) => Failure::new(Reason::Overloaded),
         ConnectError::Refused
         | ConnectError::Unreachable(_)
         | ConnectError::Resolve(_)
-        | ConnectError::Other(_) => Reason::ConnectRefused,
+        | ConnectError::Other(_) => Failure::new(Reason::ConnectRefused),
+        ConnectError::Protocol(HandshakeError::Closed) => Failure::new(Reason::UpstreamReset),
+        ConnectError::Protocol(HandshakeError::Protocol) => {
+            Failure::because(Reason::BadResponse, "the server does not speak HTTP/2")
+        }
     }
 }

@@ -173,7 +173,8 @@ impl AnswerBody {
 impl Held {
     /// The exchange has ended: its connection goes back to where it may serve another.
     pub fn hand_back(self, connection: Connection, client: &ConnectionInfo) {
-        if !self.bound {
+        // One that others use too carries nobody's identity.
+        if !self.bound || self.claim.is_place() {
             return self.claim.check_in(connection);
         }
         let bound = Bound {

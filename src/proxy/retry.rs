@@ -60,7 +60,8 @@ pub fn judge(situation: &Situation<'_>) -> Verdict {
     let unsent_connect = cause == Cause::Connect && !written;
     // The server says that it did nothing (gRPC's `statuscodes.md`), and every call is a POST.
     let refused = cause == Cause::Grpc(grpc::UNAVAILABLE);
-    let permitted = unsent_connect || ((refused || repeatable(policy, method)) && replayable);
+    // Even of what no server saw a part may have been taken from its client.
+    let permitted = replayable && (unsent_connect || refused || repeatable(policy, method));
     if attempts > policy.attempts || !listed(policy, cause) || !permitted {
         return Verdict::Stop;
     }
@@ -70,9 +71,9 @@ pub fn judge(situation: &Situation<'_>) -> Verdict {
 }
 
 /// Whether a request on a stale pooled connection is sent once more on a new one: nothing was
-/// written, or it is idempotent and can be replayed whole.
+/// written, or it is idempotent; and what was taken of its body can be sent again.
 pub fn resend_after_stale(method: &Method, written: bool, replayable: bool) -> bool {
-    !written || (method.is_idempotent() && replayable)
+    replayable && (!written || method.is_idempotent())
 }
 
 fn repeatable(policy: &Retry, method: &Method) -> bool {
@@ -148,7 +149,7 @@ mod tests {
     #[test]
     fn failed_connect_is_retried_for_every_method_without_charge() {
         let free = Verdict::Retry { charge: false };
-        assert_eq!(verdict(Cause::Connect, Method::Post, false, false), free);
+        assert_eq!(verdict(Cause::Connect, Method::Post, false, true), free);
         assert_eq!(verdict(Cause::Connect, Method::Get, false, true), free);
     }
 
@@ -232,7 +233,8 @@ mod tests {
 
     #[test]
     fn stale_connection_resends_only_what_is_safe() {
-        assert!(resend_after_stale(&Method::Post, false, false));
+        assert!(resend_after_stale(&Method::Post, false, true));
+        assert!(!resend_after_stale(&Method::Post, false, false));
         assert!(!resend_after_stale(&Method::Post, true, true));
         assert!(resend_after_stale(&Method::Get, true, true));
         assert!(!resend_after_stale(&Method::Put, true, false));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::model::{Forward, RouteId};
+use crate::config::model::{Forward, Protocol, RouteId};
 use crate::filter::access;
 use crate::message::{Body, Downstream, Length, Method, ResponseHead};
 use crate::proxy::account::Account;
@@ -32,6 +32,8 @@ pub(super) struct Transaction {
     pub(super) downstream: Rc<dyn Downstream>,
     pub(super) total: Option<Deadline>,
     pub(super) upgrade: Option<Box<str>>,
+    /// The client takes trailers, and said so.
+    pub(super) te_trailers: bool,
     /// The TCP peer is one of the listener's `trusted-proxies`.
     pub(super) trusted: bool,
     /// HTTP/1.0 without `Host`: each attempt sends its server's address.
@@ -55,6 +57,7 @@ impl Transaction {
             downstream: request.downstream,
             total: None,
             upgrade: None,
+            te_trailers: false,
             trusted: false,
             host_missing: false,
             grpc: false,
@@ -163,6 +166,7 @@ impl Transaction {
             hop_by_hop::clean_request(&mut head.fields, head.version, &route.rules.upgrades);
         // RFC 6455 section 4.1: a WebSocket begins with GET.
         let method = &head.method;
+        self.te_trailers = requested.te_trailers;
         self.upgrade = requested
             .upgrade
             .filter(|token| *method == Method::Get || !token.eq_ignore_ascii_case("websocket"));
@@ -211,7 +215,9 @@ impl Transaction {
                 .iter()
                 .any(|allowed| allowed == method.as_str())
             || (self.grpc && retry.on.grpc.contains(grpc::UNAVAILABLE))
-            || route.fallback.is_some();
+            || route.fallback.is_some()
+            // Its servers may refuse any request unseen (RFC 9113 section 8.7).
+            || route.upstream.config().protocol != Protocol::Http1;
         let max = retry.max_replay_body.0;
         match length {
             Length::Exact(bytes) if bytes > max => 0,

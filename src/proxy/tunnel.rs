@@ -2,22 +2,17 @@
 
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-
-use crate::message::{BodyError, Data, Scratch, Tunnel};
+use crate::message::{BodyError, Data, Tunnel};
 use crate::proxy::account::Account;
 use crate::proxy::patience::{IdleClock, Patience};
 use crate::telemetry::Reason;
 use crate::upstream::Lease;
 use crate::upstream::pool::Claim;
-use crate::wire::client::Connection;
-use crate::wire::io::Socket;
+use crate::wire::client::{self, Connection};
 
 /// Holds what the exchange held; the account closes when the tunnel does.
 pub(super) struct ExchangeTunnel {
-    socket: Socket,
-    /// What the server sent right after its 101.
-    received: Option<Data>,
+    server: client::Tunnel,
     account: Account,
     clock: IdleClock,
     patience: Patience,
@@ -29,17 +24,14 @@ pub(super) struct ExchangeTunnel {
 
 impl ExchangeTunnel {
     pub fn new(
-        socket: Socket,
-        received: Vec<u8>,
+        server: client::Tunnel,
         lease: Lease,
         claim: Claim<Connection>,
         account: Account,
         (clock, patience): (IdleClock, Patience),
     ) -> Self {
-        let received = (!received.is_empty()).then(|| Data::from(Bytes::from(received)));
         ExchangeTunnel {
-            socket,
-            received,
+            server,
             account,
             clock,
             patience,
@@ -67,22 +59,17 @@ impl Tunnel for ExchangeTunnel {
         cx: &mut Context<'_>,
         limit: usize,
     ) -> Poll<Result<Option<Data>, BodyError>> {
-        if let Some(data) = self.received.take() {
-            self.account.response_bytes += data.len() as u64;
-            return Poll::Ready(Ok(Some(data)));
-        }
-        let mut scratch = Scratch::take();
-        match self.socket.poll_read(cx, &mut scratch[..limit]) {
+        match self.server.poll_read(cx, limit) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(0)) => {
+            Poll::Ready(Ok(None)) => {
                 self.ended.0 = true;
                 self.side_ended();
                 Poll::Ready(Ok(None))
             }
-            Poll::Ready(Ok(length)) => {
+            Poll::Ready(Ok(Some(data))) => {
                 self.clock.restart();
-                self.account.response_bytes += length as u64;
-                Poll::Ready(Ok(Some(Data::view(scratch, 0, length))))
+                self.account.response_bytes += data.len() as u64;
+                Poll::Ready(Ok(Some(data)))
             }
             Poll::Ready(Err(_)) => {
                 Poll::Ready(Err(self.failed(Reason::UpstreamReset, BodyError::Reset)))
@@ -91,7 +78,7 @@ impl Tunnel for ExchangeTunnel {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, BodyError>> {
-        match self.socket.poll_write(cx, bytes) {
+        match self.server.poll_write(cx, bytes) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(written)) => {
                 self.clock.restart();
@@ -105,7 +92,7 @@ impl Tunnel for ExchangeTunnel {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        match self.socket.poll_flush(cx) {
+        match self.server.poll_flush(cx) {
             Poll::Ready(Err(_)) => {
                 Poll::Ready(Err(self.failed(Reason::UpstreamReset, BodyError::Reset)))
             }
@@ -123,7 +110,7 @@ impl Tunnel for ExchangeTunnel {
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        match self.socket.poll_shutdown(cx) {
+        match self.server.poll_shutdown(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(_) => {
                 self.ended.1 = true;

@@ -14,6 +14,7 @@ use crate::config::model::ServerAddress;
 use crate::telemetry::ConnectResult;
 use crate::upstream::resolve::Addresses;
 use crate::util::exhaustion::is_exhaustion;
+use crate::wire::client::HandshakeError;
 use crate::wire::io::Socket;
 
 /// What to connect to.
@@ -53,6 +54,9 @@ pub enum ConnectError {
     Exhausted(#[source] Error),
     #[error("cannot connect")]
     Other(#[source] Error),
+    /// Connected, and then no HTTP/2 where that is what is spoken.
+    #[error("no HTTP/2")]
+    Protocol(#[source] HandshakeError),
 }
 
 impl ConnectError {
@@ -64,7 +68,8 @@ impl ConnectError {
             ConnectError::Unreachable(_)
             | ConnectError::Resolve(_)
             | ConnectError::Exhausted(_)
-            | ConnectError::Other(_) => ConnectResult::Failed,
+            | ConnectError::Other(_)
+            | ConnectError::Protocol(_) => ConnectResult::Failed,
         }
     }
 }

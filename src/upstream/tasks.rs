@@ -28,6 +28,7 @@ pub(super) fn attach(
     resolver: &mut Option<Arc<SystemResolver>>,
 ) {
     server.connections().configure(&config.connections);
+    server.connections().speak(config.protocol);
     let mut control = lock(&server.control);
     if let ServerAddress::Name(name, port) = server.address()
         && control.resolving.is_none()

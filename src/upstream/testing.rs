@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::model::{
-    self, Balance, Breaker, BreakerMode, Connections, Health, HealthProbe, Queue, Retry,
+    self, Balance, Breaker, BreakerMode, Connections, Health, HealthProbe, Protocol, Queue, Retry,
     RetryBudget, StatusRange, Timeouts,
 };
 use crate::telemetry::{CheckResult, Metrics};
@@ -30,6 +30,7 @@ pub fn config(servers: &[(u16, u32)]) -> model::Upstream {
         max_requests: 1024,
         queue: None,
         panic_threshold: Some(Percent::from_fraction(0.0)),
+        protocol: Protocol::Http1,
         servers: servers
             .iter()
             .map(|&(port, weight)| server(port, weight))

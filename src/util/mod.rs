@@ -13,4 +13,5 @@ pub mod timer;
 pub mod turn;
 pub mod units;
 pub mod unix_socket;
+pub mod websocket;
 pub mod window;

@@ -5,31 +5,59 @@
 //! head and body, give me the answer. Each is a branch on which protocol the connection speaks and
 //! moves a pointer or two, so that HTTP/1.1 pays nothing for its neighbour.
 
+use std::any::Any;
+use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::message::{
-    BodyError, BodyStream, Data, Downstream, Frame, Length, RequestHead, ResponseHead,
+    BodyError, BodyStream, Data, Downstream, Frame, Length, RequestHead, ResponseHead, Scratch,
 };
 use crate::wire::h1;
+use crate::wire::h2;
 use crate::wire::io::Socket;
+
+pub use crate::wire::h2::client::HandshakeError;
 
 /// A connection to a server between two exchanges.
 #[derive(Debug)]
 pub enum Connection {
     H1(h1::client::Connection),
+    /// One of many handles on it: others may use it at the same time.
+    H2(h2::client::Connection),
 }
 
 /// One request and its answer. Dropping it breaks it off.
 pub enum Exchange {
     H1(h1::client::Exchange),
+    H2(h2::client::Exchange),
 }
 
 /// The body of an answer, which owns its exchange: pulling it also moves the request body.
 /// Dropping it before its end breaks the exchange off.
 pub enum ResponseBody {
     H1(h1::client::ResponseBody),
+    H2(Box<h2::client::ResponseBody>),
+}
+
+/// The server's side of a connection after an upgrade: bytes both ways, each ending by itself.
+pub enum Tunnel {
+    /// The socket, and what the server sent after its head.
+    H1(Socket, Vec<u8>),
+    H2(Box<h2::client::Tunnel>),
+}
+
+/// What goes to a server. The head has been cleaned; the wire decides about every field that frames
+/// a message or speaks of the connection.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub head: &'a RequestHead,
+    pub body: &'a Rc<dyn Downstream>,
+    /// The token of the upgrade that is asked for.
+    pub upgrade: Option<&'a str>,
+    /// The client sent `TE: trailers`: said again where the protocol has such a hint.
+    pub te_trailers: bool,
 }
 
 /// What a server sent; its head is [`Exchange::take_head`]'s.
@@ -58,6 +86,23 @@ pub enum ExchangeError {
     Reset { answered: bool, written: u64 },
     #[error("the server's answer is malformed: {0}")]
     BadResponse(&'static str),
+    /// The server said that it did not look at the request: it may be sent again whatever it is
+    /// (RFC 9113 section 8.7).
+    #[error("the server refused the request unseen")]
+    Refused,
+    /// The server ended this exchange alone.
+    #[error("the server reset the request's stream")]
+    StreamReset,
+    /// The server broke the rules, and the connection with all its exchanges ended by it.
+    #[error("the connection was ended: {detail}")]
+    Violation {
+        answered: bool,
+        written: u64,
+        detail: &'static str,
+    },
+    /// The request cannot be said in the server's protocol.
+    #[error("the request cannot be sent: {0}")]
+    Unsendable(&'static str),
     /// The client's side failed while the request went out.
     #[error("the request's body broke off")]
     RequestBody(#[source] BodyError),
@@ -69,6 +114,13 @@ impl Connection {
         Connection::H1(h1::client::Connection::new(socket))
     }
 
+    /// HTTP/2 on a socket that has just been connected, once its server has said its settings.
+    pub async fn http2(socket: Socket, secure: bool) -> Result<Self, HandshakeError> {
+        h2::client::Connection::connect(socket, secure)
+            .await
+            .map(Connection::H2)
+    }
+
     /// True if a request may be sent on it. Makes a system call only where the readiness flag says
     /// that something has come.
     ///
@@ -77,6 +129,39 @@ impl Connection {
     pub fn is_usable(&mut self, waiter: Option<&mut Context<'_>>) -> bool {
         match self {
             Connection::H1(connection) => connection.is_usable(waiter),
+            Connection::H2(connection) => connection.is_usable(),
+        }
+    }
+
+    /// Another handle on it, where it carries many exchanges at once.
+    pub fn share(&self) -> Option<Self> {
+        match self {
+            Connection::H1(_) => None,
+            Connection::H2(connection) => Some(Connection::H2(connection.clone())),
+        }
+    }
+
+    /// How many exchanges it may carry now.
+    pub fn places(&self) -> usize {
+        match self {
+            Connection::H1(_) => 1,
+            Connection::H2(connection) if connection.is_usable() => connection.capacity(),
+            Connection::H2(_) => 0,
+        }
+    }
+
+    /// Carries many exchanges at once, and will never begin another.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Connection::H1(_) => false,
+            Connection::H2(connection) => connection.is_over(),
+        }
+    }
+
+    /// `what` is dropped when the socket of a connection that is shared is closed.
+    pub fn keep_until_closed(&self, what: Box<dyn Any>) {
+        if let Connection::H2(connection) = self {
+            connection.keep_until_closed(what);
         }
     }
 
@@ -84,23 +169,77 @@ impl Connection {
     pub fn keep_alive_hint(&self) -> Option<Duration> {
         match self {
             Connection::H1(connection) => connection.keep_alive_hint(),
+            Connection::H2(_) => None,
+        }
+    }
+}
+
+impl Tunnel {
+    /// Up to `limit` bytes from the server; `None` is its end.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<io::Result<Option<Data>>> {
+        match self {
+            Tunnel::H1(socket, received) => {
+                if !received.is_empty() {
+                    return Poll::Ready(Ok(Some(Data::from(std::mem::take(received)))));
+                }
+                let mut scratch = Scratch::take();
+                match ready!(socket.poll_read(cx, &mut scratch[..limit]))? {
+                    0 => Poll::Ready(Ok(None)),
+                    length => Poll::Ready(Ok(Some(Data::view(scratch, 0, length)))),
+                }
+            }
+            Tunnel::H2(stream) => {
+                let data = ready!(stream.poll_read(cx))?;
+                Poll::Ready(Ok(data.map(Data::from)))
+            }
+        }
+    }
+
+    /// Sends some of `bytes`.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Tunnel::H1(socket, _) => socket.poll_write(cx, bytes),
+            Tunnel::H2(stream) => stream.poll_write(cx, bytes),
+        }
+    }
+
+    /// Sends what was taken and still waits; bytes can be taken meanwhile.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Tunnel::H1(socket, _) => socket.poll_flush(cx),
+            // Its connection's task sends them.
+            Tunnel::H2(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Tells the server that nothing more comes; it may still send.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Tunnel::H1(socket, _) => socket.poll_shutdown(cx),
+            Tunnel::H2(stream) => stream.poll_shutdown(cx),
         }
     }
 }
 
 impl Exchange {
-    /// Nothing is written before the first [`Exchange::poll_head`]. `head` has been cleaned; the
-    /// wire decides about every field that frames a message or speaks of the connection.
-    pub fn start(
-        connection: Connection,
-        head: &RequestHead,
-        body: &Rc<dyn Downstream>,
-        expect_upgrade: Option<&str>,
-    ) -> Exchange {
+    /// Nothing is written before the first [`Exchange::poll_head`].
+    pub fn start(connection: Connection, request: &Request<'_>) -> Exchange {
+        let Request {
+            head,
+            body,
+            upgrade,
+            ..
+        } = *request;
         match connection {
             Connection::H1(connection) => {
-                let exchange = h1::client::Exchange::start(connection, head, body, expect_upgrade);
-                Exchange::H1(exchange)
+                Exchange::H1(h1::client::Exchange::start(connection, head, body, upgrade))
+            }
+            Connection::H2(connection) => {
+                Exchange::H2(h2::client::Exchange::start(connection, request))
             }
         }
     }
@@ -110,6 +249,7 @@ impl Exchange {
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
         match self {
             Exchange::H1(exchange) => exchange.poll_head(cx),
+            Exchange::H2(exchange) => exchange.poll_head(cx),
         }
     }
 
@@ -117,6 +257,7 @@ impl Exchange {
     pub fn request_written(&self) -> bool {
         match self {
             Exchange::H1(exchange) => exchange.request_written(),
+            Exchange::H2(exchange) => exchange.request_written(),
         }
     }
 
@@ -124,6 +265,7 @@ impl Exchange {
     pub fn awaits_client(&self) -> bool {
         match self {
             Exchange::H1(exchange) => exchange.awaits_client(),
+            Exchange::H2(exchange) => exchange.awaits_client(),
         }
     }
 
@@ -132,13 +274,15 @@ impl Exchange {
     pub fn pulls_body(&self) -> bool {
         match self {
             Exchange::H1(exchange) => exchange.pulls_body(),
+            Exchange::H2(exchange) => exchange.pulls_body(),
         }
     }
 
     /// The request is cut: the server must see that, whatever it reads.
-    pub fn break_off(&self) {
+    pub fn break_off(&mut self) {
         match self {
             Exchange::H1(exchange) => exchange.break_off(),
+            Exchange::H2(exchange) => exchange.break_off(),
         }
     }
 
@@ -146,6 +290,7 @@ impl Exchange {
     pub fn bytes_written(&self) -> u64 {
         match self {
             Exchange::H1(exchange) => exchange.bytes_written(),
+            Exchange::H2(exchange) => exchange.bytes_written(),
         }
     }
 
@@ -154,6 +299,7 @@ impl Exchange {
     pub fn progress(&self) -> u64 {
         match self {
             Exchange::H1(exchange) => exchange.progress(),
+            Exchange::H2(exchange) => exchange.progress(),
         }
     }
 
@@ -161,12 +307,14 @@ impl Exchange {
     pub fn take_head(&mut self) -> Option<ResponseHead> {
         match self {
             Exchange::H1(exchange) => exchange.take_head(),
+            Exchange::H2(exchange) => exchange.take_head(),
         }
     }
 
     pub fn head(&self) -> Option<&ResponseHead> {
         match self {
             Exchange::H1(exchange) => exchange.head(),
+            Exchange::H2(exchange) => exchange.head(),
         }
     }
 
@@ -178,6 +326,10 @@ impl Exchange {
                 Ok((data, connection)) => Ok((data, Connection::H1(connection))),
                 Err(exchange) => Err(Exchange::H1(exchange)),
             },
+            Exchange::H2(exchange) => match exchange.into_whole() {
+                Ok((data, connection)) => Ok((data, Connection::H2(connection))),
+                Err(exchange) => Err(Exchange::H2(exchange)),
+            },
         }
     }
 
@@ -185,13 +337,18 @@ impl Exchange {
     pub fn into_body(self) -> ResponseBody {
         match self {
             Exchange::H1(exchange) => ResponseBody::H1(exchange.into_body()),
+            Exchange::H2(exchange) => ResponseBody::H2(Box::new(exchange.into_body())),
         }
     }
 
-    /// After [`Answer::Switching`]: the socket and what the server sent after its head.
-    pub fn into_tunnel(self) -> (Socket, Vec<u8>) {
+    /// After [`Answer::Switching`].
+    pub fn into_tunnel(self) -> Tunnel {
         match self {
-            Exchange::H1(exchange) => exchange.into_tunnel(),
+            Exchange::H1(exchange) => {
+                let (socket, received) = exchange.into_tunnel();
+                Tunnel::H1(socket, received)
+            }
+            Exchange::H2(exchange) => Tunnel::H2(Box::new(exchange.into_tunnel())),
         }
     }
 }
@@ -201,6 +358,7 @@ impl ResponseBody {
     pub fn request_failed(&self) -> bool {
         match self {
             ResponseBody::H1(body) => body.request_failed(),
+            ResponseBody::H2(body) => body.request_failed(),
         }
     }
 
@@ -208,6 +366,7 @@ impl ResponseBody {
     pub fn is_over(&self) -> bool {
         match self {
             ResponseBody::H1(body) => body.is_over(),
+            ResponseBody::H2(body) => body.is_over(),
         }
     }
 
@@ -216,6 +375,7 @@ impl ResponseBody {
     pub fn take_connection(&mut self) -> Option<Connection> {
         match self {
             ResponseBody::H1(body) => body.take_connection().map(Connection::H1),
+            ResponseBody::H2(body) => body.take_connection().map(Connection::H2),
         }
     }
 
@@ -223,6 +383,7 @@ impl ResponseBody {
     pub fn close(&mut self) {
         match self {
             ResponseBody::H1(body) => body.close(),
+            ResponseBody::H2(body) => body.close(),
         }
     }
 
@@ -230,6 +391,7 @@ impl ResponseBody {
     pub fn awaits_client(&self) -> bool {
         match self {
             ResponseBody::H1(body) => body.awaits_client(),
+            ResponseBody::H2(body) => body.awaits_client(),
         }
     }
 
@@ -237,6 +399,7 @@ impl ResponseBody {
     pub fn progress(&self) -> u64 {
         match self {
             ResponseBody::H1(body) => body.progress(),
+            ResponseBody::H2(body) => body.progress(),
         }
     }
 }
@@ -245,30 +408,35 @@ impl BodyStream for ResponseBody {
     fn length(&self) -> Length {
         match self {
             ResponseBody::H1(body) => body.length(),
+            ResponseBody::H2(body) => body.length(),
         }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
         match self {
             ResponseBody::H1(body) => body.poll_frame(cx),
+            ResponseBody::H2(body) => body.poll_frame(cx),
         }
     }
 
     fn take_pipes(&mut self) {
         match self {
             ResponseBody::H1(body) => body.take_pipes(),
+            ResponseBody::H2(body) => body.take_pipes(),
         }
     }
 
     fn at_end(&self) -> bool {
         match self {
             ResponseBody::H1(body) => body.at_end(),
+            ResponseBody::H2(body) => body.at_end(),
         }
     }
 
     fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {
             ResponseBody::H1(body) => body.poll_pump(cx),
+            ResponseBody::H2(body) => body.poll_pump(cx),
         }
     }
 }

@@ -1,10 +1,11 @@
-//! Bytes <-> message: `h1` is our own, both sides; `h2` comes later behind the same seam.
+//! Bytes <-> message: `h1` is our own, both sides; `h2` is a library behind the same seam.
 //!
 //! The server side of a protocol hands each request to a [`Handler`]; the client side offers
 //! three verbs: is it still usable, send this head and body, give me the response head and body.
 
 pub mod client;
 pub mod h1;
+pub mod h2;
 pub mod io;
 pub mod proxy_protocol;
 pub mod tls;

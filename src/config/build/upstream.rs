@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::build::{Building, breaker, health, retry, servers};
 use crate::config::keys;
-use crate::config::model::{Balance, Connections, HashKey, Queue, Upstream};
+use crate::config::model::{Balance, Connections, HashKey, Protocol, Queue, Upstream};
 use crate::config::reader::Reader;
 use crate::config::tree::{Entry, Via, quote};
 use crate::config::values::text;
@@ -70,6 +70,11 @@ fn compile(
             timeout: queue.duration("timeout"),
         }),
         panic_threshold: reader.optional_share("panic-threshold"),
+        protocol: match reader.text("protocol") {
+            "h2" => Protocol::H2,
+            "auto" => Protocol::Auto,
+            _ => Protocol::Http1,
+        },
         servers,
         health: reader
             .table("health", &keys::HEALTH)

@@ -22,7 +22,11 @@ pub(in crate::config) static UPSTREAM: Section = Section {
         )
         .default("\"smooth-weighted\""),
         key("hash", Kind::Table(&HASH), "What is hashed; only with balance = \"hash\"").or_off(),
-        key("protocol", Kind::Choice(&["http/1.1"], &["h2", "auto"]), "Spoken to the servers")
+        key(
+            "protocol",
+            Kind::Choice(&["http/1.1", "h2", "auto"], &[]),
+            "Spoken to the servers; auto: what they choose in the TLS handshake, http/1.1 without TLS",
+        )
             .default("\"http/1.1\""),
         key(
             "slow-start",

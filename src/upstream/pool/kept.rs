@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::upstream::pool::hub::{Hub, Mailbox};
+use crate::upstream::pool::lines::{Dial, Line, Outcome};
 use crate::upstream::pool::shared::{ServerConnections, Shard};
 use crate::upstream::pool::{Claim, Pooled};
 
@@ -47,6 +48,12 @@ pub(super) struct Kept<C> {
 struct State<C> {
     /// Newest last.
     idle: VecDeque<Idle<C>>,
+    /// Those that carry many exchanges and take further ones; oldest first.
+    lines: Vec<Rc<Line<C>>>,
+    /// How many of them carry none.
+    idle_lines: usize,
+    /// Those that others may wait for.
+    dials: Vec<Rc<Dial>>,
     /// How far the server is suspected of ending kept connections without a word: grows with each
     /// that it ended, wears off with each that still worked.
     doubt: u32,
@@ -80,7 +87,7 @@ impl<C: Pooled> Kept<C> {
             ended.push(idle);
         }
         // Relaxed: who asks for one of too many finds none, and is told of the next.
-        let left = state.idle.len();
+        let left = state.idle.len() + state.idle_lines;
         self.shard.idle.store(left, Ordering::Relaxed);
         drop(state);
         // Only now: to end them may call the queue.
@@ -112,7 +119,8 @@ impl<C: Pooled> Kept<C> {
             return Some(idle);
         }
         let workers = self.worker.hub.workers();
-        let excess = if self.server.is_share(state.idle.len(), workers) {
+        let idle_ones = state.idle.len() + state.idle_lines;
+        let excess = if self.server.is_share(idle_ones, workers) {
             state.idle.pop_front()
         } else {
             None
@@ -132,8 +140,7 @@ impl<C: Pooled> Kept<C> {
     }
 
     fn has_outlived(&self, claim: &Claim<C>, now: Instant) -> bool {
-        let reached = |lifetime| now.saturating_duration_since(claim.opened) >= lifetime;
-        self.server.max_lifetime().is_some_and(reached)
+        self.is_too_old(claim.opened, now)
     }
 
     /// Ends those whose time is over, that are no longer wanted, or that the server ended.
@@ -160,9 +167,148 @@ impl<C: Pooled> Kept<C> {
         }
         self.count(&state);
     }
+
+    /// A further exchange on a line that has room for it.
+    pub fn take_place(&self) -> Option<(C, Rc<Line<C>>)> {
+        let (epoch, now) = (self.server.epoch(), self.worker.now.get());
+        let mut ended = Vec::new();
+        let mut state = self.state.borrow_mut();
+        state.lines.retain(|line| {
+            let over = self.is_done_with(line, epoch, now);
+            if over {
+                ended.push(line.clone());
+            }
+            !over
+        });
+        let found = state.lines.iter().find_map(|line| {
+            let connection = line.has_room().then(|| line.connection.share())?;
+            Some((connection?, line.clone()))
+        });
+        if let Some((_, line)) = &found {
+            line.taken.set(line.taken.get() + 1);
+        }
+        self.recount(&mut state);
+        drop(state);
+        drop(ended);
+        found
+    }
+
+    /// A line, or a dial, has room for a further exchange.
+    pub fn has_place(&self) -> bool {
+        let state = self.state.borrow();
+        let epoch = self.server.epoch();
+        let room = |line: &Rc<Line<C>>| line.epoch == epoch && line.has_room();
+        state.lines.iter().any(room) || self.find_dial(&state).is_some()
+    }
+
+    /// Takes no further exchange.
+    fn is_done_with(&self, line: &Line<C>, epoch: u64, now: Instant) -> bool {
+        line.epoch != epoch
+            || !line.is_open()
+            || line.connection.is_over()
+            || self.is_too_old(line.opened, now)
+    }
+
+    /// Ends lines whose time is over; those that carry something do so until its end.
+    pub fn expire_lines(&self, now: Instant, ended: &mut Vec<Rc<Line<C>>>) {
+        let (epoch, timeout) = (self.server.epoch(), self.server.idle_timeout());
+        let mut state = self.state.borrow_mut();
+        if state.lines.is_empty() {
+            return;
+        }
+        state.lines.retain(|line| {
+            let idle_for = now.saturating_duration_since(line.since.get());
+            let idle_too_long = line.is_idle() && timeout.is_some_and(|most| idle_for >= most);
+            let over = idle_too_long || self.is_done_with(line, epoch, now);
+            if over {
+                ended.push(line.clone());
+            }
+            !over
+        });
+        self.recount(&mut state);
+    }
 }
 
 impl<C> Kept<C> {
+    fn is_too_old(&self, opened: Instant, now: Instant) -> bool {
+        let reached = |lifetime| now.saturating_duration_since(opened) >= lifetime;
+        self.server.max_lifetime().is_some_and(reached)
+    }
+
+    pub fn add_line(&self, line: Rc<Line<C>>) {
+        let mut state = self.state.borrow_mut();
+        if !state.closed {
+            state.lines.push(line);
+        }
+    }
+
+    /// An exchange on a line has ended.
+    pub fn leave_place(&self, line: &Rc<Line<C>>) {
+        line.taken.set(line.taken.get() - 1);
+        let mut excess = None;
+        if line.is_idle() {
+            line.since.set(self.worker.now.get());
+            let mut state = self.state.borrow_mut();
+            let others = state.idle.len() + state.idle_lines;
+            if self.server.idle_timeout() == Some(Duration::ZERO)
+                || self.server.is_share(others, self.worker.hub.workers())
+            {
+                let place = state.lines.iter().position(|other| Rc::ptr_eq(other, line));
+                excess = place.map(|place| state.lines.remove(place));
+            }
+            self.recount(&mut state);
+        }
+        // Only now: to end it may call the queue.
+        drop(excess);
+        if self.server.is_wanted() {
+            self.server.tell_room();
+        }
+    }
+
+    pub fn begin_dial(&self) -> Rc<Dial> {
+        let dial = Dial::new();
+        self.state.borrow_mut().dials.push(dial.clone());
+        dial
+    }
+
+    pub fn dial_ended(&self, dial: &Rc<Dial>, outcome: Outcome) {
+        let mut state = self.state.borrow_mut();
+        state.dials.retain(|other| !Rc::ptr_eq(other, dial));
+        drop(state);
+        dial.end(outcome);
+    }
+
+    /// A dial whose connection will have room for one more, as far as the server is known.
+    pub fn dial_with_room(&self) -> Option<Rc<Dial>> {
+        self.find_dial(&self.state.borrow()).cloned()
+    }
+
+    fn find_dial<'a>(&self, state: &'a State<C>) -> Option<&'a Rc<Dial>> {
+        let most = self.server.places_expected();
+        let mut dials = state.dials.iter();
+        dials.find(|dial| !dial.is_over() && dial.expected() < most)
+    }
+
+    /// Closes the one that has been idle for the longest.
+    pub fn close_oldest(&self) {
+        let mut state = self.state.borrow_mut();
+        let oldest = state.idle.pop_front();
+        let mut line = None;
+        if oldest.is_none()
+            && let Some(place) = state.lines.iter().position(|line| line.is_idle())
+        {
+            line = Some(state.lines.remove(place));
+        }
+        self.recount(&mut state);
+        drop(state);
+        drop((oldest, line));
+    }
+
+    fn recount(&self, state: &mut State<C>) {
+        state.idle_lines = state.lines.iter().filter(|line| line.is_idle()).count();
+        self.count(state);
+    }
+
     pub fn new(server: &Arc<ServerConnections>, worker: &Rc<Worker>) -> Rc<Self> {
         Rc::new(Kept {
             server: server.clone(),
@@ -170,6 +316,9 @@ impl<C> Kept<C> {
             worker: worker.clone(),
             state: RefCell::new(State {
                 idle: VecDeque::new(),
+                lines: Vec::new(),
+                idle_lines: 0,
+                dials: Vec::new(),
                 doubt: 0,
                 closed: false,
             }),
@@ -194,32 +343,29 @@ impl<C> Kept<C> {
         self.state.borrow().idle.is_empty()
     }
 
-    pub fn oldest(&self) -> Option<Idle<C>> {
-        let mut state = self.state.borrow_mut();
-        let oldest = state.idle.pop_front();
-        self.count(&state);
-        oldest
-    }
-
     /// The server was removed, and no request holds it any more.
     pub fn is_orphaned(self: &Rc<Self>) -> bool {
-        let idle = self.state.borrow().idle.len();
+        let state = self.state.borrow();
+        let unused = |line: &&Rc<Line<C>>| line.is_idle() && line.is_open();
+        let idle = state.idle.len() + state.lines.iter().filter(unused).count();
         Arc::strong_count(&self.server) == 1 && Rc::strong_count(self) == 1 + idle
     }
 
     /// Keeps nothing from now on; what was kept is for the caller to drop.
     #[must_use]
-    pub fn close(&self) -> VecDeque<Idle<C>> {
+    pub fn close(&self) -> (VecDeque<Idle<C>>, Vec<Rc<Line<C>>>) {
         let mut state = self.state.borrow_mut();
         state.closed = true;
         let idle = std::mem::take(&mut state.idle);
-        self.count(&state);
-        idle
+        let lines = std::mem::take(&mut state.lines);
+        self.recount(&mut state);
+        (idle, lines)
     }
 
     /// Sequentially consistent with `wanted`, see [`super::shared`].
     fn count(&self, state: &State<C>) {
-        self.shard.idle.store(state.idle.len(), Ordering::SeqCst);
+        let idle = state.idle.len() + state.idle_lines;
+        self.shard.idle.store(idle, Ordering::SeqCst);
     }
 }
 

@@ -9,12 +9,15 @@
 //! upstream's queue; whoever makes room calls the queue ([`ServerConnections::on_room`]).
 //!
 //! A [`Claim`] lives as long as its connection, from before the dial: it is what the cap counts,
-//! and the only way back into the pool.
+//! and the only way back into the pool. Where a connection carries many exchanges ([`lines`]),
+//! theirs are claims on its places, and the connection's own lies with its socket.
 
 mod hub;
 mod kept;
+mod lines;
 mod shared;
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,10 +27,13 @@ use std::time::Duration;
 use foldhash::HashMap;
 use tokio::time::Instant;
 
+use crate::upstream::connector::ConnectError;
 use crate::upstream::pool::kept::{Kept, Worker};
+use crate::upstream::pool::lines::{Dial, Line};
 use crate::wire::client::Connection;
 
 pub use hub::Hub;
+pub use lines::{Outcome, Wait};
 pub use shared::{HandOn, ServerConnections};
 
 /// How often idle connections are looked at: well under the second that is kept between our end
@@ -42,6 +48,27 @@ pub trait Pooled {
 
     /// The server's `Keep-Alive: timeout=`.
     fn keep_alive_hint(&self) -> Option<Duration>;
+
+    /// The same connection once more, where it carries many exchanges.
+    fn share(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
+    /// How many exchanges it may carry now: fewer than it does means no further one.
+    fn places(&self) -> usize {
+        1
+    }
+
+    /// No further exchange will ever begin on it.
+    fn is_over(&self) -> bool {
+        false
+    }
+
+    /// `claim` is dropped when the connection is closed.
+    fn keep_until_closed(&self, _claim: Box<dyn Any>) {}
 }
 
 impl Pooled for Connection {
@@ -51,6 +78,22 @@ impl Pooled for Connection {
 
     fn keep_alive_hint(&self) -> Option<Duration> {
         Connection::keep_alive_hint(self)
+    }
+
+    fn share(&self) -> Option<Self> {
+        Connection::share(self)
+    }
+
+    fn places(&self) -> usize {
+        Connection::places(self)
+    }
+
+    fn is_over(&self) -> bool {
+        Connection::is_over(self)
+    }
+
+    fn keep_until_closed(&self, claim: Box<dyn Any>) {
+        Connection::keep_until_closed(self, claim);
     }
 }
 
@@ -67,13 +110,27 @@ pub struct Claim<C> {
     kept: Rc<Kept<C>>,
     epoch: u64,
     opened: Instant,
+    part: Part<C>,
+}
+
+/// What a claim is on.
+enum Part<C> {
+    /// A connection.
+    Whole,
+    /// One being opened that others may wait for.
+    Dialling(Rc<Dial>),
+    /// A place on whatever comes of another's dial.
+    Waiting(Wait),
+    /// A place on a connection that others use too.
+    Place(Rc<Line<C>>),
 }
 
 /// What [`Pools::acquire`] found.
 pub enum Acquired<C> {
     /// A kept connection: it may turn out stale.
     Kept(C, Claim<C>),
-    /// None kept: open one under this claim.
+    /// None kept: open one under this claim, or wait for whom it is that does
+    /// ([`Claim::waits`]).
     Dial(Claim<C>),
     /// At `max-connections`. Another worker has been asked to close an idle one where there is
     /// one; the queue hears of it.
@@ -116,7 +173,7 @@ impl<C: Pooled + 'static> Pools<C> {
                 .kept
                 .borrow()
                 .get(&server.id())
-                .is_some_and(|kept| !kept.is_empty())
+                .is_some_and(|kept| !kept.is_empty() || kept.has_place())
     }
 
     /// The newest usable kept connection, or leave to open one. `waiter` is the task that starts
@@ -133,7 +190,39 @@ impl<C: Pooled + 'static> Pools<C> {
             .map(|kept| kept.take(waiter));
         match found.flatten() {
             Some(idle) => Acquired::Kept(idle.connection, idle.claim),
+            None if server.may_share() => self.acquire_place(server),
             None => self.acquire_new(server),
+        }
+    }
+
+    /// A place on a line, or on one that is being opened; else leave to open one.
+    fn acquire_place(self: &Rc<Self>, server: &Arc<ServerConnections>) -> Acquired<C> {
+        let kept = self.kept.borrow().get(&server.id()).cloned();
+        if let Some(kept) = &kept {
+            if let Some((connection, line)) = kept.take_place() {
+                let claim = Claim {
+                    epoch: line.epoch,
+                    opened: line.opened,
+                    kept: kept.clone(),
+                    part: Part::Place(line),
+                };
+                return Acquired::Kept(connection, claim);
+            }
+            if let Some(dial) = kept.dial_with_room() {
+                return Acquired::Dial(Claim {
+                    epoch: server.epoch(),
+                    opened: self.worker.now.get(),
+                    kept: kept.clone(),
+                    part: Part::Waiting(Wait::new(dial)),
+                });
+            }
+        }
+        match self.acquire_new(server) {
+            Acquired::Dial(mut claim) => {
+                claim.part = Part::Dialling(claim.kept.begin_dial());
+                Acquired::Dial(claim)
+            }
+            other => other,
         }
     }
 
@@ -144,6 +233,10 @@ impl<C: Pooled + 'static> Pools<C> {
         server: &Arc<ServerConnections>,
         waiter: Option<&mut Context<'_>>,
     ) -> Acquired<C> {
+        if server.may_share() {
+            // Whether a line has ended is known before anything is sent on it.
+            return self.acquire(server, waiter);
+        }
         let doubted = match self.kept.borrow().get(&server.id()) {
             Some(kept) => kept.is_doubted(),
             None => false,
@@ -178,6 +271,7 @@ impl<C: Pooled + 'static> Pools<C> {
             kept: kept.clone(),
             epoch: server.epoch(),
             opened: self.worker.now.get(),
+            part: Part::Whole,
         })
     }
 
@@ -192,13 +286,16 @@ impl<C: Pooled + 'static> Pools<C> {
     fn sweep(&self) {
         let now = Instant::now();
         self.worker.now.set(now);
-        let mut ended = Vec::new();
+        let (mut ended, mut lines) = (Vec::new(), Vec::new());
         self.kept.borrow_mut().retain(|_, kept| {
             let orphaned = kept.is_orphaned();
             if orphaned {
-                ended.extend(kept.close());
+                let closed = kept.close();
+                ended.extend(closed.0);
+                lines.extend(closed.1);
             } else {
                 kept.expire(now, &mut ended);
+                kept.expire_lines(now, &mut lines);
             }
             !orphaned
         });
@@ -215,7 +312,7 @@ impl<C: Pooled + 'static> Pools<C> {
             .collect();
         for kept in asked {
             // One only: whoever takes its place wakes the next one that waits, who asks again.
-            drop(kept.oldest());
+            kept.close_oldest();
         }
     }
 }
@@ -237,11 +334,39 @@ impl<C> Drop for Pools<C> {
     }
 }
 
-impl<C: Pooled> Claim<C> {
+impl<C: Pooled + 'static> Claim<C> {
     /// The connection served its exchange and may serve another.
     pub fn check_in(self, connection: C) {
+        if let Part::Place(_) = self.part {
+            // A place is given back by the claim on it; the line goes on.
+            drop(connection);
+            return drop(self);
+        }
         let kept = self.kept.clone();
         kept.give_back(connection, self);
+    }
+
+    /// What was dialled under this claim is open. Where it carries many exchanges, the claim is on
+    /// the first of its places from now on, and those that wait take the next ones.
+    pub fn opened(&mut self, connection: C) -> C {
+        let Part::Dialling(dial) = std::mem::replace(&mut self.part, Part::Whole) else {
+            return connection;
+        };
+        let first = connection.share();
+        let places = first.as_ref().map_or(0, C::places);
+        self.kept.server.expect_places(places);
+        let connection = match first {
+            Some(first) => {
+                self.opened = self.kept.worker.now.get();
+                let line = Line::open(&self.kept, connection, self.epoch, self.opened);
+                self.kept.add_line(line.clone());
+                self.part = Part::Place(line);
+                first
+            }
+            None => connection,
+        };
+        self.kept.dial_ended(&dial, Outcome::Over);
+        connection
     }
 }
 
@@ -249,6 +374,26 @@ impl<C> Claim<C> {
     /// The server ended the connection, a kept one, before its answer.
     pub fn was_stale(&self) {
         self.kept.doubt();
+    }
+
+    /// Others use the connection too: it can be bound to nobody.
+    pub fn is_place(&self) -> bool {
+        matches!(self.part, Part::Place(_))
+    }
+
+    /// Another dials, and this claim is on a place that may come of it.
+    pub fn waits(&self) -> Option<&Wait> {
+        match &self.part {
+            Part::Waiting(wait) => Some(wait),
+            _ => None,
+        }
+    }
+
+    /// The dial failed, for those that waited for it too.
+    pub fn failed(&mut self, error: &Arc<ConnectError>) {
+        if let Part::Dialling(dial) = &self.part {
+            self.kept.dial_ended(dial, Outcome::Failed(error.clone()));
+        }
     }
 
     /// The server that the connection belongs to.
@@ -259,7 +404,16 @@ impl<C> Claim<C> {
 
 impl<C> Drop for Claim<C> {
     fn drop(&mut self) {
-        self.kept.server.release();
+        match &self.part {
+            Part::Whole => self.kept.server.release(),
+            Part::Dialling(dial) => {
+                // Should nobody have said how it ended, somebody else goes on.
+                self.kept.dial_ended(dial, Outcome::Over);
+                self.kept.server.release();
+            }
+            Part::Waiting(_) => {}
+            Part::Place(line) => self.kept.leave_place(line),
+        }
     }
 }
 

@@ -9,15 +9,17 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::config::model::Connections as Settings;
+use crate::config::model::{Connections as Settings, Protocol};
 use crate::upstream::pool::hub::Mailbox;
 
 /// `max-connections = "off"`.
 const UNLIMITED: usize = usize::MAX;
+/// How many exchanges a connection is taken to carry before the server has said so.
+const PLACES: usize = 100;
 /// A duration that is `"off"`, in milliseconds.
 const OFF: u64 = u64::MAX;
 
@@ -34,6 +36,10 @@ pub struct ServerConnections {
     max_lifetime_ms: AtomicU64,
     /// Raised by [`ServerConnections::reset`]; connections of an earlier one are not kept.
     epoch: AtomicU64,
+    /// A [`Protocol`]: with any but HTTP/1 connections may carry many exchanges.
+    protocol: AtomicU8,
+    /// How many a connection that is being opened will carry, as far as is known.
+    places: AtomicUsize,
     wanted: AtomicBool,
     hand_on: OnceLock<HandOn>,
     /// The workers that keep connections to this server. Locked when a worker keeps its first
@@ -66,6 +72,8 @@ impl ServerConnections {
             idle_timeout_ms: AtomicU64::new(OFF),
             max_lifetime_ms: AtomicU64::new(OFF),
             epoch: AtomicU64::new(0),
+            protocol: AtomicU8::new(Protocol::Http1 as u8),
+            places: AtomicUsize::new(PLACES),
             wanted: AtomicBool::new(false),
             hand_on: OnceLock::new(),
             shards: Mutex::default(),
@@ -89,6 +97,38 @@ impl ServerConnections {
         self.limit
             .store(settings.max_connections.unwrap_or(UNLIMITED), SeqCst);
         self.tell_room();
+    }
+
+    /// What connections speak from now on. Where that is another protocol, those that are open end
+    /// after what they carry.
+    pub fn speak(&self, protocol: Protocol) {
+        if self.protocol.swap(protocol as u8, SeqCst) != protocol as u8 {
+            self.places.store(PLACES, Relaxed);
+            self.reset();
+        }
+    }
+
+    /// What a connection that is opened now is to speak.
+    pub fn protocol(&self) -> Protocol {
+        match self.protocol.load(Relaxed) {
+            h2 if h2 == Protocol::H2 as u8 => Protocol::H2,
+            auto if auto == Protocol::Auto as u8 => Protocol::Auto,
+            _ => Protocol::Http1,
+        }
+    }
+
+    /// Its connections carry, or may turn out to carry, many exchanges.
+    pub(super) fn may_share(&self) -> bool {
+        self.protocol.load(Relaxed) != Protocol::Http1 as u8
+    }
+
+    pub(super) fn places_expected(&self) -> usize {
+        self.places.load(Relaxed)
+    }
+
+    /// A connection was opened that carries so many exchanges; 0: one at a time.
+    pub(super) fn expect_places(&self, places: usize) {
+        self.places.store(places, Relaxed);
     }
 
     /// What to call (on whatever thread) when a connection to this server has become free or may

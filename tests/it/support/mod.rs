@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod client;
+pub mod h2_origin;
 pub mod mutation;
 pub mod origin;
 pub mod process;
@@ -15,6 +16,7 @@ pub mod wait;
 
 pub use app::{ONE_WORKER, app, app_with, count};
 pub use client::{Client, Response};
+pub use h2_origin::H2Origin;
 pub use origin::{Connection, Origin, Received};
 pub use process::{Process, evenkeel, says};
 pub use proxy::Proxy;
