@@ -149,6 +149,7 @@ pub struct Listener {
     /// `None`: plain HTTP.
     pub tls: Option<Arc<Terms>>,
     pub limits: ListenerLimits,
+    pub protocols: Protocols,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +169,17 @@ pub struct ListenerLimits {
     pub max_requests_per_connection: u64,
     /// Bytes.
     pub connection_buffer: usize,
+    pub max_concurrent_streams: u32,
+    /// Bytes.
+    pub h2_stream_window: u32,
+    pub h2_connection_window: u32,
+}
+
+/// What clients of a listener may speak; at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protocols {
+    pub http1: bool,
+    pub h2: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

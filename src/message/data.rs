@@ -88,6 +88,16 @@ impl Data {
         }
     }
 
+    /// The payload as bytes that may be kept and split.
+    pub(crate) fn into_payload(self) -> Bytes {
+        let data = self.unframed();
+        let range = data.start as usize..data.end as usize;
+        match data.source {
+            Source::Scratch(scratch) => Bytes::copy_from_slice(&scratch[range]),
+            Source::Bytes(bytes) => bytes.slice(range),
+        }
+    }
+
     /// The payload alone: takes the chunk framing off, in place where it can.
     pub fn unframed(self) -> Data {
         if !self.framed {

@@ -106,6 +106,11 @@ impl Current {
             underscore_headers: rules.underscore_headers,
             half_close: rules.half_close,
             connection_buffer: rules.limits.connection_buffer,
+            http1: rules.protocols.http1,
+            h2: rules.protocols.h2,
+            max_concurrent_streams: rules.limits.max_concurrent_streams,
+            h2_stream_window: rules.limits.h2_stream_window,
+            h2_connection_window: rules.limits.h2_connection_window,
         };
         Some(Current {
             pin,

@@ -54,6 +54,69 @@ pub struct Limits {
     pub connection_buffer: usize,
     /// A client's FIN after its request does not abort it.
     pub half_close: bool,
+    /// The protocols that clients may speak.
+    pub http1: bool,
+    pub h2: bool,
+    /// Of HTTP/2: requests at once, and bytes of their bodies that may be under way.
+    pub max_concurrent_streams: u32,
+    pub h2_stream_window: u32,
+    pub h2_connection_window: u32,
+}
+
+/// Why the wire cuts a connection off: what its peer does costs more than it is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Against the protocol.
+    Protocol,
+    /// The library's own limits: header lists, tiny frames, resets before their turn.
+    Limits,
+    PingFlood,
+    SettingsFlood,
+    PriorityFlood,
+    WindowUpdates,
+    Resets,
+    EmptyFrames,
+    Continuations,
+    UnknownFrames,
+    /// A head that did not end in time.
+    HeaderTimeout,
+    /// It answers no ping, or does not take what was sent to it.
+    DeadPeer,
+}
+
+impl Cut {
+    pub const ALL: [Cut; 12] = [
+        Cut::Protocol,
+        Cut::Limits,
+        Cut::PingFlood,
+        Cut::SettingsFlood,
+        Cut::PriorityFlood,
+        Cut::WindowUpdates,
+        Cut::Resets,
+        Cut::EmptyFrames,
+        Cut::Continuations,
+        Cut::UnknownFrames,
+        Cut::HeaderTimeout,
+        Cut::DeadPeer,
+    ];
+
+    /// As metrics name it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Cut::Protocol => "protocol",
+            Cut::Limits => "limits",
+            Cut::PingFlood => "ping-flood",
+            Cut::SettingsFlood => "settings-flood",
+            Cut::PriorityFlood => "priority-flood",
+            Cut::WindowUpdates => "window-update-flood",
+            Cut::Resets => "resets",
+            Cut::EmptyFrames => "empty-frames",
+            Cut::Continuations => "continuation-flood",
+            Cut::UnknownFrames => "unknown-frames",
+            Cut::HeaderTimeout => "header-timeout",
+            Cut::DeadPeer => "dead-peer",
+        }
+    }
 }
 
 /// Why the wire refuses a request head before anybody else sees it.
@@ -99,6 +162,9 @@ pub trait Handler {
     /// The connection timed out before a byte of its first request had come: closed silently,
     /// counted.
     fn idle_timeout(&self) {}
+
+    /// The connection is being cut off: counted.
+    fn cut(&self, _cause: Cut) {}
 
     /// True once the connection should end after its current answer (drain, listener changed), and
     /// soon where it has none. Whoever makes it so wakes the connection's task.

@@ -7,7 +7,9 @@ use ipnet::IpNet;
 
 use crate::config::build::{Building, listener_tls};
 use crate::config::keys;
-use crate::config::model::{Admin, BindAddress, Listener, ListenerLimits, UnderscoreHeaders};
+use crate::config::model::{
+    Admin, BindAddress, Listener, ListenerLimits, Protocols, UnderscoreHeaders,
+};
 use crate::config::reader::Reader;
 use crate::config::tree::{Span, quote};
 use crate::config::values::address;
@@ -56,7 +58,7 @@ fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
         let error = building
             .problems
             .error("bad-value", node.span, "`protocols` is empty");
-        error.help("write [\"http/1.1\"]");
+        error.help("write [\"h2\", \"http/1.1\"]");
     }
     let stand_in = BindAddress::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let text = reader.text("address");
@@ -90,6 +92,15 @@ fn listener(reader: Reader<'_>, building: &mut Building<'_>) -> Listener {
         backlog: reader.integer("backlog"),
         tls,
         limits: limits(reader.table_or_empty("limits", &keys::LIMITS)),
+        protocols: protocols(reader),
+    }
+}
+
+fn protocols(reader: Reader<'_>) -> Protocols {
+    let speaks = |protocol| reader.texts("protocols").any(|(_, text)| text == protocol);
+    Protocols {
+        http1: speaks("http/1.1"),
+        h2: speaks("h2"),
     }
 }
 
@@ -125,7 +136,15 @@ fn limits(reader: Reader<'_>) -> ListenerLimits {
         max_requests_per_connection: reader.integer("max-requests-per-connection"),
         connection_buffer: usize::try_from(reader.size("connection-buffer").0)
             .unwrap_or(usize::MAX),
+        max_concurrent_streams: reader.integer("max-concurrent-streams"),
+        h2_stream_window: window(reader, "h2-stream-window"),
+        h2_connection_window: window(reader, "h2-connection-window"),
     }
+}
+
+/// The key's range is that of a window (RFC 9113 section 6.9.1).
+fn window(reader: Reader<'_>, key: &str) -> u32 {
+    u32::try_from(reader.size(key).0).unwrap_or(u32::MAX >> 1)
 }
 
 fn distinct<'a>(

@@ -20,10 +20,10 @@ pub(in crate::config) static LISTENER: Section = Section {
         ),
         key(
             "protocols",
-            Kind::List(&Kind::Choice(&["http/1.1"], &["h2", "h3"])),
+            Kind::List(&Kind::Choice(&["h2", "http/1.1"], &["h3"])),
             "Protocols that clients may speak",
         )
-        .default("[\"http/1.1\"]"),
+        .default("[\"h2\", \"http/1.1\"]"),
         key(
             "proxy-protocol",
             Kind::Choice(&["off", "required"], &[]),
@@ -169,8 +169,33 @@ pub(in crate::config) static LIMITS: Section = Section {
         .default("\"128KiB\""),
         later("max-connections"),
         later("max-age"),
-        later("max-concurrent-streams"),
-        later("h2-stream-window"),
-        later("h2-connection-window"),
+        key(
+            "max-concurrent-streams",
+            Kind::Integer {
+                min: 1,
+                max: 65_535,
+            },
+            "Requests that one HTTP/2 connection may have under way",
+        )
+        .default("128"),
+        key(
+            "h2-stream-window",
+            Kind::Size {
+                min: 1 << 10,
+                max: (1 << 31) - 1,
+            },
+            "Body bytes of one HTTP/2 request that may be under way",
+        )
+        .default("\"256KiB\""),
+        key(
+            "h2-connection-window",
+            Kind::Size {
+                // Where every connection begins (RFC 9113 section 6.9.2).
+                min: 64 << 10,
+                max: (1 << 31) - 1,
+            },
+            "Body bytes of all requests of one HTTP/2 connection that may be under way",
+        )
+        .default("\"1MiB\""),
     ],
 };

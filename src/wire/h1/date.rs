@@ -18,13 +18,26 @@ thread_local! {
 
 /// Appends `Date: ...` with its CRLF.
 pub(super) fn push(buffer: &mut Vec<u8>) {
+    with_line(|line| buffer.extend_from_slice(line));
+}
+
+/// The date alone.
+pub(in crate::wire) fn value() -> [u8; 29] {
+    with_line(|line| {
+        let mut value = [0; 29];
+        value.copy_from_slice(&line["Date: ".len()..][..29]);
+        value
+    })
+}
+
+fn with_line<T>(take: impl FnOnce(&[u8; 37]) -> T) -> T {
     let now = clock::now();
     CACHED.with_borrow_mut(|cached| {
         if cached.until.is_none_or(|until| until <= now) {
             cached.renew(now);
         }
-        buffer.extend_from_slice(&cached.line);
-    });
+        take(&cached.line)
+    })
 }
 
 impl Cached {

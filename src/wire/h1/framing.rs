@@ -175,7 +175,7 @@ fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// True if a comma-separated field has this member.
-pub(super) fn lists(fields: &Fields, name: Known, member: &str) -> bool {
+pub(in crate::wire) fn lists(fields: &Fields, name: Known, member: &str) -> bool {
     fields
         .values(name)
         .flat_map(members)
@@ -194,7 +194,7 @@ pub(super) fn keep_alive_timeout(fields: &Fields) -> Option<u64> {
 
 /// Trailer fields that a reader who merges them into the head would frame or route by: nobody
 /// sends them but to be misread, so a request that has one is refused.
-pub(super) const FRAMING_TRAILERS: KnownSet = KnownSet::of(&[
+pub(in crate::wire) const FRAMING_TRAILERS: KnownSet = KnownSet::of(&[
     Known::Host,
     Known::Connection,
     Known::ContentLength,
@@ -211,7 +211,7 @@ pub(super) const FRAMING_TRAILERS: KnownSet = KnownSet::of(&[
 
 /// Fields that may not be in a trailer section: framing, routing, authentication and what we
 /// vouch for ourselves (RFC 9110 section 6.5.1). They are dropped, never merged.
-pub(super) fn forbidden_trailer(known: Option<Known>, name: &[u8]) -> bool {
+pub(in crate::wire) fn forbidden_trailer(known: Option<Known>, name: &[u8]) -> bool {
     const FORBIDDEN: KnownSet = FRAMING_TRAILERS.union(KnownSet::of(&[
         Known::ProxyAuthenticate,
         Known::ProxyAuthorization,

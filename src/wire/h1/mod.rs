@@ -2,9 +2,9 @@
 
 mod chunked;
 pub mod client;
-mod date;
+pub(super) mod date;
 mod field_lines;
-mod framing;
+pub(super) mod framing;
 mod head_write;
 mod inbound;
 mod outbound;
