@@ -37,7 +37,7 @@ fn details() -> String {
         "profile: {profile}\n\
          target: {}-{}\n\
          rust: {} or later\n\
-         protocols: HTTP/1.0, HTTP/1.1\n\
+         protocols: HTTP/1.0, HTTP/1.1, HTTP/2\n\
          tls: not yet\n\
          workers by default: {cores}\n\
          descriptors: {descriptors}\n",

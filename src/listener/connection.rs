@@ -15,9 +15,10 @@ use crate::proxy;
 use crate::proxy::{ConnectionInfo, Context, ListenerRules};
 use crate::telemetry::ListenerMetrics;
 use crate::util::clock;
-use crate::wire::h1::{Serve, serve};
+use crate::wire::h1::{Ended, Serve, serve};
+use crate::wire::h2;
 use crate::wire::io::Socket;
-use crate::wire::{Handler, Limits, Refusal, Request, Response};
+use crate::wire::{Cut, Handler, Limits, Refusal, Request, Response};
 
 struct Connection {
     context: Rc<Context>,
@@ -42,6 +43,14 @@ impl Handler for Connection {
 
     fn idle_timeout(&self) {
         proxy::silent_close(&self.context);
+    }
+
+    fn cut(&self, cause: Cut) {
+        let (snapshot, listener) = self.info.listener.current(&self.context);
+        snapshot
+            .listener(listener)
+            .metrics
+            .connection_cut(cause.label());
     }
 
     // The group wakes this connection's task when it changes: nothing to register.
@@ -79,6 +88,7 @@ struct Life {
 enum Stage {
     Opening(Box<Opening>),
     Http1(Serve<Connection>),
+    Http2(Box<h2::Serve<Connection>>),
     Closed,
 }
 
@@ -87,6 +97,7 @@ impl Stage {
         match self {
             Stage::Opening(opening) => Some(&opening.entered.member),
             Stage::Http1(serve) => Some(&serve.handler().member),
+            Stage::Http2(serve) => Some(&serve.handler().member),
             Stage::Closed => None,
         }
     }
@@ -96,9 +107,15 @@ impl Stage {
             let opened = ready!(opening.poll(cx));
             self.begin(opened);
         }
+        if let Stage::Http1(serve) = self {
+            match ready!(Pin::new(serve).poll(cx)) {
+                Ended::Http2 => self.go_on_as_http2(),
+                _ => return Poll::Ready(()),
+            }
+        }
         match self {
-            Stage::Http1(serve) => Pin::new(serve).poll(cx).map(drop),
-            Stage::Opening(_) | Stage::Closed => Poll::Ready(()),
+            Stage::Http2(serve) => Pin::new(&mut **serve).poll(cx),
+            Stage::Http1(_) | Stage::Opening(_) | Stage::Closed => Poll::Ready(()),
         }
     }
 
@@ -108,8 +125,38 @@ impl Stage {
             return;
         };
         match opened {
-            Ok(opened) => *self = Stage::Http1(serve_http1(opening.entered, opened)),
+            Ok(opened) => *self = Stage::serve(opening.entered, opened),
             Err(refused) => opening.refuse(&refused),
+        }
+    }
+
+    fn serve(entered: Entered, opened: Opened) -> Self {
+        let limits = entered.rules.limits(&entered.context);
+        let timers = entered.context.timers.clone();
+        let info = ConnectionInfo::new(opened.peer, opened.port, entered.rules);
+        let connection = Connection {
+            context: entered.context,
+            info: Rc::new(info),
+            member: entered.member,
+        };
+        // Where both are spoken, HTTP/1 finds out: its first head is no request.
+        if opened.http2 || !limits.http1 {
+            let (socket, deadline) = (opened.socket, entered.deadline);
+            let serve = h2::serve(socket, Vec::new(), timers, deadline, connection);
+            Stage::Http2(Box::new(serve))
+        } else {
+            Stage::Http1(serve(opened.socket, entered.deadline, connection))
+        }
+    }
+
+    /// The client began with HTTP/2's connection preface.
+    fn go_on_as_http2(&mut self) {
+        if let Stage::Http1(serve) = std::mem::replace(self, Stage::Closed)
+            && let Some((socket, before, deadline, connection)) = serve.into_http2()
+        {
+            let timers = connection.context.timers.clone();
+            let serve = h2::serve(socket, before, timers, deadline, connection);
+            *self = Stage::Http2(Box::new(serve));
         }
     }
 }
@@ -143,6 +190,7 @@ pub(super) fn spawn(door: &Door, socket: Socket, peer: SocketAddr, slot: Slot) {
         socket,
         peer: canonical(peer),
         port: door.port,
+        http2: false,
     };
     let deadline = door.context.timers.slot();
     let patience = door.rules.limits(&door.context).header_timeout;
@@ -154,7 +202,7 @@ pub(super) fn spawn(door: &Door, socket: Socket, peer: SocketAddr, slot: Slot) {
         deadline,
     };
     let stage = if Opening::is_needless(&entered) {
-        Stage::Http1(serve_http1(entered, opened))
+        Stage::serve(entered, opened)
     } else {
         Stage::Opening(Opening::new(entered, opened))
     };
@@ -164,16 +212,6 @@ pub(super) fn spawn(door: &Door, socket: Socket, peer: SocketAddr, slot: Slot) {
         _open: open,
         _slot: slot,
     });
-}
-
-fn serve_http1(entered: Entered, opened: Opened) -> Serve<Connection> {
-    let info = ConnectionInfo::new(opened.peer, opened.port, entered.rules);
-    let connection = Connection {
-        context: entered.context,
-        info: Rc::new(info),
-        member: entered.member,
-    };
-    serve(opened.socket, entered.deadline, connection)
 }
 
 /// An IPv4 client of a dual-stack socket is an IPv4 client to rules and logs.

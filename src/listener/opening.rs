@@ -47,6 +47,8 @@ pub(super) struct Opened {
     pub peer: SocketAddr,
     /// The port that it came in on.
     pub port: u16,
+    /// It was agreed on before the first byte.
+    pub http2: bool,
 }
 
 /// Why a connection is closed before its first request. `Display` is for the log.

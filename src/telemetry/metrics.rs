@@ -63,6 +63,8 @@ families! {
         "Connections accepted from clients.";
     ConnectionsRefused COUNTER "evenkeel_connections_refused_total" ["listener"]
         "Connections from clients closed at once because of a limit.";
+    ConnectionsCut COUNTER "evenkeel_downstream_connections_cut_total" ["listener", "cause"]
+        "Connections from clients cut off because of what they did, by cause.";
     Attempts COUNTER "evenkeel_upstream_requests_total" ["upstream", "server", "code"]
         "Attempts at servers, by status or by the reason of the failure.";
     AttemptDuration HISTOGRAM "evenkeel_upstream_request_duration_seconds" ["upstream"]

@@ -108,6 +108,11 @@ impl Scrape {
             labels,
             sum(|shard| shard.refused.value()),
         );
+        for (place, cause) in handles::CAUSES.iter().enumerate() {
+            let shards = listener.shards.iter();
+            let count = shards.map(|shard| shard.cut[place].value()).sum::<u64>();
+            self.counter(Id::ConnectionsCut, &[&listener.name, cause], count as f64);
+        }
     }
 
     fn route(&mut self, route: &RouteMetrics, listeners: &HashMap<u64, &str>) {

@@ -21,6 +21,7 @@ mod faults;
 mod framing;
 mod fuzz;
 mod grpc;
+mod h2;
 mod h2_upstream;
 mod half_close;
 mod heads;

@@ -77,6 +77,7 @@ fn every_family_is_scraped_with_type_and_help_and_promtool_finds_nothing() {
         ("evenkeel_connections_active", "gauge"),
         ("evenkeel_connections_total", "counter"),
         ("evenkeel_connections_refused_total", "counter"),
+        ("evenkeel_downstream_connections_cut_total", "counter"),
         ("evenkeel_upstream_requests_total", "counter"),
         ("evenkeel_upstream_request_duration_seconds", "histogram"),
         ("evenkeel_upstream_server_latency_seconds", "gauge"),

@@ -10,7 +10,24 @@ pub(in crate::telemetry) struct ListenerShard {
     pub connections: Level,
     pub accepted: Cell64,
     pub refused: Cell64,
+    pub cut: [Cell64; CAUSES.len()],
 }
+
+/// Why connections are cut off, as the wire names them.
+pub(in crate::telemetry) const CAUSES: [&str; 12] = [
+    "protocol",
+    "limits",
+    "ping-flood",
+    "settings-flood",
+    "priority-flood",
+    "window-update-flood",
+    "resets",
+    "empty-frames",
+    "continuation-flood",
+    "unknown-frames",
+    "header-timeout",
+    "dead-peer",
+];
 
 /// Counts of one listener.
 #[derive(Debug)]
@@ -46,6 +63,14 @@ impl ListenerMetrics {
     pub fn connection_refused(&self) {
         let (shard, access) = self.shards.local();
         shard.refused.add(1, access);
+    }
+
+    /// Cut off because of what its client did; a cause that is not one of [`CAUSES`] is not counted.
+    pub fn connection_cut(&self, cause: &str) {
+        let (shard, access) = self.shards.local();
+        if let Some(place) = CAUSES.iter().position(|known| *known == cause) {
+            shard.cut[place].add(1, access);
+        }
     }
 
     /// A request head is complete; in flight until [`ListenerMetrics::request_ended`].

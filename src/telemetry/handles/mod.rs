@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) use durations::{BUCKETS, Durations};
 pub use listener::ListenerMetrics;
-pub(super) use listener::ListenerShard;
+pub(super) use listener::{CAUSES, ListenerShard};
 pub use route::RouteMetrics;
 pub(super) use route::{METHODS, RouteShard, request_key_parts};
 pub use server::{

@@ -56,6 +56,8 @@ pub enum Ended {
     IdleTimeout,
     /// A request or its answer was broken off.
     Aborted,
+    /// Not at all: its client speaks HTTP/2 ([`Serve::into_http2`]).
+    Http2,
 }
 
 /// The whole life of one downstream connection: requests one after the other, each answered by
@@ -86,6 +88,8 @@ enum State<W> {
     /// For a request, or for the rest of its head.
     Waiting(Line, Option<Box<Head>>),
     Exchange(Exchange<W>),
+    /// The first bytes were HTTP/2's connection preface.
+    Http2(Line, Box<Head>),
     Ended,
 }
 
@@ -153,6 +157,7 @@ impl<H: Handler> Future for Serve<H> {
                         Some(ended) => return Poll::Ready(ended),
                     }
                 }
+                State::Http2(..) => return Poll::Ready(Ended::Http2),
                 State::Ended => return Poll::Ready(Ended::Aborted),
             }
         }
@@ -164,11 +169,25 @@ impl<H: Handler> Serve<H> {
         &self.handler
     }
 
+    /// After [`Ended::Http2`]: the socket, what was read of it, the armed deadline of its first
+    /// request.
+    pub fn into_http2(self) -> Option<(Socket, Vec<u8>, SweepSlot, H)> {
+        match self.state {
+            State::Http2(line, head) => Some((
+                line.into_socket(),
+                head.inbound.bytes().to_vec(),
+                self.slot,
+                self.handler,
+            )),
+            _ => None,
+        }
+    }
+
     /// Ready when there is an exchange.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         let mut head = match &mut self.state {
             State::Waiting(_, begun) => begun.take().map_or_else(Head::default, |begun| *begun),
-            State::Exchange(_) | State::Ended => return Poll::Ready(Err(Ended::Aborted)),
+            _ => return Poll::Ready(Err(Ended::Aborted)),
         };
         if !head.inbound.is_empty() && self.try_parse(&mut head, &self.handler.limits()) {
             return Poll::Ready(Ok(()));
@@ -269,9 +288,24 @@ impl<H: Handler> Serve<H> {
                 head.inbound.consume(length);
                 self.dispatch(head, parsed, limits);
             }
+            Err(malformed) if self.is_http2(&malformed, head, limits) => {
+                let state = std::mem::replace(&mut self.state, State::Ended);
+                if let State::Waiting(line, _) = state {
+                    self.state = State::Http2(line, Box::new(std::mem::take(head)));
+                }
+            }
             Err(malformed) => self.refuse(malformed, Err(head)),
         }
         true
+    }
+
+    /// What was refused begins HTTP/2's connection preface, which is made so that HTTP/1 refuses it
+    /// (RFC 9113 section 3.4).
+    fn is_http2(&self, malformed: &Malformed, head: &Head, limits: &Limits) -> bool {
+        self.requests == 0
+            && limits.h2
+            && malformed.reason == RefusalReason::VersionNotSupported
+            && head.inbound.bytes().starts_with(b"PRI * HTTP/2.0\r\n")
     }
 
     fn dispatch(&mut self, received: &mut Head, head: RequestHead, limits: &Limits) {

@@ -151,7 +151,9 @@ impl Frames {
         }
         let length = self.length();
         let code = match self.have {
-            RESET_HEAD => self.head[HEAD..].iter().fold(0, |code, &byte| code << 8 | u32::from(byte)),
+            RESET_HEAD => self.head[HEAD..]
+                .iter()
+                .fold(0, |code, &byte| code << 8 | u32::from(byte)),
             _ => 0,
         };
         let frame = Frame {
@@ -298,7 +300,9 @@ impl Guard {
     }
 
     fn refill(&mut self) {
-        let passed = clock::now().saturating_duration_since(self.filled).as_secs();
+        let passed = clock::now()
+            .saturating_duration_since(self.filled)
+            .as_secs();
         if passed == 0 {
             return;
         }

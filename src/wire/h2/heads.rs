@@ -68,8 +68,8 @@ fn fill(
     parts: &http::request::Parts,
     limits: &Limits,
 ) -> Result<(), Fault> {
-    let plain_connect = head.method == Method::Connect
-        && parts.extensions.get::<h2::ext::Protocol>().is_none();
+    let plain_connect =
+        head.method == Method::Connect && parts.extensions.get::<h2::ext::Protocol>().is_none();
     if !plain_connect {
         check_target(head)?;
         check_scheme(parts)?;
@@ -262,7 +262,9 @@ fn map(fields: &Fields, with_length: bool) -> HeaderMap {
         if of_connection {
             continue;
         }
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
             map.append(name, value);
         }
     }
@@ -308,7 +310,10 @@ mod tests {
 
     #[test]
     fn authority_is_the_host_and_comes_first() {
-        let head = request(&parts("http://h:1/a?b", &[("x", "1"), ("host", "h:1")]), &limits());
+        let head = request(
+            &parts("http://h:1/a?b", &[("x", "1"), ("host", "h:1")]),
+            &limits(),
+        );
         let head = head.unwrap_or_else(|refused| panic!("{}", refused.detail));
         assert_eq!((head.target(), head.version), (&b"/a?b"[..], Version::H2));
         let lines: Vec<_> = head.fields.iter().collect();
@@ -317,7 +322,12 @@ mod tests {
 
     #[test]
     fn crumbs_are_one_cookie_again() {
-        let crumbs = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c")];
+        let crumbs = [
+            ("cookie", "a=1"),
+            ("x", "y"),
+            ("cookie", "b=2"),
+            ("cookie", "c"),
+        ];
         let head = request(&parts("http://h/", &crumbs), &limits());
         let head = head.unwrap_or_else(|refused| panic!("{}", refused.detail));
         let cookies: Vec<_> = head.fields.values(Known::Cookie).collect();
@@ -337,18 +347,33 @@ mod tests {
             ("http://a/", &[("x", "y\t")], BadRequest),
             ("http://a/", &[("upgrade", "h2c")], BadRequest),
             ("http://a/", &[("http2-settings", "")], BadRequest),
-            ("http://a/", &[("content-length", "1"), ("content-length", "1")], BadRequest),
+            (
+                "http://a/",
+                &[("content-length", "1"), ("content-length", "1")],
+                BadRequest,
+            ),
             ("http://a/", &[("x", &long)], HeaderTooLarge),
             (
                 "http://a/",
-                &[("a", ""), ("b", ""), ("c", ""), ("d", ""), ("e", ""), ("f", "")],
+                &[
+                    ("a", ""),
+                    ("b", ""),
+                    ("c", ""),
+                    ("d", ""),
+                    ("e", ""),
+                    ("f", ""),
+                ],
                 HeaderTooLarge,
             ),
             ("*", &[("host", "a")], BadRequest),
         ];
         for (uri, fields, reason) in table {
             let refused = refused(uri, fields);
-            assert_eq!(refused.map(|refused| refused.0), Some(*reason), "{uri} {fields:?}");
+            assert_eq!(
+                refused.map(|refused| refused.0),
+                Some(*reason),
+                "{uri} {fields:?}"
+            );
         }
     }
 

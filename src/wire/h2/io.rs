@@ -63,11 +63,6 @@ impl Link {
         self.budget == 0
     }
 
-    /// Something waits to be written.
-    pub(super) fn is_behind(&self) -> bool {
-        !self.out.is_empty()
-    }
-
     /// Writes what was collected.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.out.len() {
@@ -83,7 +78,7 @@ impl Link {
             self.out = Vec::new();
         }
         self.out.clear();
-        Poll::Ready(Ok(()))
+        self.socket.poll_flush(cx)
     }
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

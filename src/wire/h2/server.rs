@@ -28,8 +28,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use h2::{Ping, PingPong, Reason, RecvStream};
 use h2::server::{Builder, Connection, Handshake, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
 
 use crate::message::{Downstream, Scratch};
 use crate::util::clock;
@@ -218,6 +218,7 @@ impl<H: Handler> Serve<H> {
             if self.poll_protocol(cx).is_err() {
                 return Round::Over;
             }
+            self.stock.written();
             self.poll_streams(cx);
             self.obey();
             let flushed = self.link.borrow_mut().poll_flush(cx);
@@ -227,7 +228,8 @@ impl<H: Handler> Serve<H> {
             if self.link.borrow().is_spent() {
                 return Round::Again;
             }
-            if self.bell.has_rung() || matches!(self.state, State::Lingering { .. }) {
+            let lingers = matches!(self.state, State::Lingering { .. });
+            if self.bell.has_rung() || self.stock.is_awaited() || lingers {
                 continue;
             }
             match self.poll_wait(cx) {

@@ -100,7 +100,9 @@ const CHUNKS: &[&[u8]] = &[
 fn one_worker(recorder: &Recorder) -> Proxy {
     let address = recorder.origin.address();
     Proxy::start(&format!(
-        "[process]\nworkers = 1\n[upstream.app]\nservers = [\"{address}\"]\n\
+        "[process]\nworkers = 1\n\
+         [[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocols = [\"http/1.1\"]\n\
+         [upstream.app]\nservers = [\"{address}\"]\n\
          [[route]]\nprefix = \"/\"\nupstream = \"app\"\n"
     ))
 }

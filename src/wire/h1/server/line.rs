@@ -36,6 +36,10 @@ impl Line {
         }
     }
 
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// Ready when a read may find something.
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.socket.is_read_ready() {

@@ -88,6 +88,11 @@ pub(super) fn limits() -> Limits {
         underscore_headers: UnderscoreHeaders::Remove,
         connection_buffer: SCRATCH_BYTES,
         half_close: false,
+        http1: true,
+        h2: false,
+        max_concurrent_streams: 128,
+        h2_stream_window: 256 << 10,
+        h2_connection_window: 1 << 20,
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Answering {
     promised: Option<u64>,
     /// The answer to HEAD, 204, 304: no payload may follow.
     bare: bool,
+    /// The body broke off; what came before goes out still.
+    failed: bool,
     /// The body has no more.
     ended: bool,
     /// END_STREAM was sent.
@@ -59,7 +61,11 @@ struct Broken;
 
 impl Answering {
     /// Sends the head.
-    pub(super) fn new(response: Response, exchange: &Rc<Exchange>, is_head: bool) -> Result<Self, Sent> {
+    pub(super) fn new(
+        response: Response,
+        exchange: &Rc<Exchange>,
+        is_head: bool,
+    ) -> Result<Self, Sent> {
         let Response { head, body, .. } = response;
         let bare = is_head || matches!(head.status, 204 | 304);
         let declared = match (&body, head.status, body.length()) {
@@ -84,7 +90,11 @@ impl Answering {
             Body::Stream(stream) => (Some(stream), Bytes::new()),
             Body::Tunnel(tunnel) => {
                 let sent = exchange.send_head(head, false);
-                return Err(if sent { Sent::Tunnel(tunnel) } else { Sent::Broken });
+                return Err(if sent {
+                    Sent::Tunnel(tunnel)
+                } else {
+                    Sent::Broken
+                });
             }
         };
         let piece = if bare { Bytes::new() } else { piece };
@@ -104,6 +114,7 @@ impl Answering {
                 _ => None,
             },
             bare,
+            failed: false,
             ended,
             closed,
             patience,
@@ -113,13 +124,20 @@ impl Answering {
     }
 
     pub(super) fn poll(&mut self, slot: &SweepSlot, cx: &mut Context<'_>) -> Poll<Sent> {
+        if self.failed {
+            // Never a clean end (RFC 9113 section 8.1).
+            self.exchange.reset(Reason::INTERNAL_ERROR);
+            return Poll::Ready(Sent::Broken);
+        }
         let before = self.sent;
         loop {
             let moved = match self.advance(cx) {
                 Ok(moved) => moved,
                 Err(Broken) => {
-                    self.exchange.reset(Reason::INTERNAL_ERROR);
-                    return Poll::Ready(Sent::Broken);
+                    self.failed = true;
+                    self.body = None;
+                    self.exchange.stock.after_writing(cx);
+                    return Poll::Pending;
                 }
             };
             match moved {

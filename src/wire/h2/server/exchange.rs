@@ -67,11 +67,7 @@ impl Exchange {
         let inner = Inner {
             receiver,
             length,
-            reading: if ended {
-                Reading::Ended
-            } else {
-                Reading::Data
-            },
+            reading: if ended { Reading::Ended } else { Reading::Data },
             unreleased: 0,
             expects: expects && !ended,
             continued: false,

@@ -77,7 +77,10 @@ mod tests {
         let mut pace = Pace::new(2);
         assert!(pace.begin() && pace.begin() && !pace.begin());
         pace.end(false);
-        assert!(pace.begin() && !pace.begin(), "an answer makes room at once");
+        assert!(
+            pace.begin() && !pace.begin(),
+            "an answer makes room at once"
+        );
         pace.end(true);
         assert!(!pace.begin());
         tokio::time::advance(MOMENT).await;

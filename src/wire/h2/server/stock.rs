@@ -24,9 +24,28 @@ pub(super) struct Stock {
     /// Waiting for a window.
     held: Cell<usize>,
     waiting: RefCell<Vec<Waker>>,
+    /// Streams that go on once `h2` has written what they said.
+    after_writing: RefCell<Vec<Waker>>,
 }
 
 impl Stock {
+    /// Wakes the task when `h2` has written what was given to it until now, as far as it could.
+    pub(super) fn after_writing(&self, cx: &Context<'_>) {
+        self.after_writing.borrow_mut().push(cx.waker().clone());
+    }
+
+    /// `h2` has written what it had.
+    pub(super) fn written(&self) {
+        for waker in self.after_writing.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether somebody waits for [`Stock::written`].
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.after_writing.borrow().is_empty()
+    }
+
     /// Whether a stream may pull that can send `capacity` bytes at once; else it is woken when it
     /// is worth asking again.
     pub(super) fn admits(&self, capacity: usize, cx: &Context<'_>) -> bool {

@@ -39,12 +39,7 @@ pub(super) struct Finished {
 }
 
 impl<W: Future<Output = Response> + Unpin> Stream<W> {
-    pub(super) fn new(
-        work: W,
-        way: Way,
-        connect: Option<Upgrade>,
-        close: Rc<Cell<bool>>,
-    ) -> Self {
+    pub(super) fn new(work: W, way: Way, connect: Option<Upgrade>, close: Rc<Cell<bool>>) -> Self {
         Stream {
             phase: Phase::Handling(work),
             way,

@@ -123,7 +123,9 @@ impl TunnelPump {
                 Way::Ended => return Ok(()),
                 Way::Ending => {
                     let end = Chunk::new(Bytes::new(), &self.exchange.stock);
-                    let sent = self.exchange.with_body(|stream| stream.send_data(end, true));
+                    let sent = self
+                        .exchange
+                        .with_body(|stream| stream.send_data(end, true));
                     if !matches!(sent, Some(Ok(()))) {
                         return Err(Broken(Reason::CANCEL));
                     }

@@ -1,0 +1,3 @@
+//! HTTP/2 from clients, by prior knowledge over plain listeners.
+
+mod basics;
