@@ -6,7 +6,8 @@ use crate::support::{Proxy, eventually};
 
 pub fn start(recorder: &Recorder) -> Proxy {
     Proxy::start(&format!(
-        "[upstream.app]\nservers = [\"{}\"]\n[[route]]\nprefix = \"/\"\nupstream = \"app\"\n",
+        "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nprotocols = [\"http/1.1\"]\n\
+         [upstream.app]\nservers = [\"{}\"]\n[[route]]\nprefix = \"/\"\nupstream = \"app\"\n",
         recorder.origin.address()
     ))
 }
