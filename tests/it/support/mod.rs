@@ -5,11 +5,8 @@
 
 pub mod app;
 pub mod client;
-<<<<<<< HEAD
-pub mod h2_origin;
-=======
 pub mod h2;
->>>>>>> 63ac300 (Recognise HTTP/2 on plain listeners)
+pub mod h2_origin;
 pub mod mutation;
 pub mod origin;
 pub mod process;
