@@ -1,7 +1,9 @@
 //! HTTP/2 towards servers: every message arrives as what it is, one stream's failure is nobody
 //! else's, and no server gets more out of us than its requests are worth.
 
+mod answers;
 mod messages;
+mod raw;
 
 use super::support::{Client, H2Origin, Proxy};
 
