@@ -2,17 +2,23 @@
 //! else's, and no server gets more out of us than its requests are worth.
 
 mod answers;
+mod floods;
 mod messages;
 mod raw;
+mod refusals;
 
 use super::support::{Client, H2Origin, Proxy};
 
 /// One route to `address` by HTTP/2, with whatever else is needed.
-fn to(address: std::net::SocketAddr, rest: &str) -> Proxy {
-    Proxy::start(&format!(
+fn file(address: std::net::SocketAddr, rest: &str) -> String {
+    format!(
         "[process]\nworkers = 1\n[[route]]\nprefix = \"/\"\nupstream = \"app\"\n\
          [upstream.app]\nprotocol = \"h2\"\nservers = [\"{address}\"]\n{rest}\n"
-    ))
+    )
+}
+
+fn to(address: std::net::SocketAddr, rest: &str) -> Proxy {
+    Proxy::start(&file(address, rest))
 }
 
 fn proxy(origin: &H2Origin) -> Proxy {
