@@ -5,8 +5,8 @@
 
 pub mod app;
 pub mod client;
-pub mod h2;
 pub mod frames;
+pub mod h2;
 pub mod h2_origin;
 pub mod mutation;
 pub mod origin;
