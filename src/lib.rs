@@ -69,10 +69,10 @@
 //! | [`wire`] | message tls telemetry config util |
 //! | [`upstream`] | balance wire message telemetry config util |
 //! | [`snapshot`] | config router upstream telemetry balance util |
-//! | [`proxy`] | snapshot router filter upstream balance wire message telemetry config util |
-//! | [`listener`] | proxy wire message snapshot telemetry config util |
-//! | [`worker`] | listener proxy snapshot upstream wire telemetry config util |
-//! | [`reload`] | config snapshot worker listener upstream telemetry util |
+//! | [`proxy`] | snapshot router filter upstream balance wire message tls telemetry config util |
+//! | [`listener`] | proxy wire message snapshot tls telemetry config util |
+//! | [`worker`] | listener proxy snapshot upstream wire tls telemetry config util |
+//! | [`reload`] | config snapshot worker listener upstream tls telemetry util |
 //! | [`admin`] | reload snapshot upstream balance router proxy message telemetry config util |
 //! | [`app`], [`cli`] | everything |
 //!

@@ -6,6 +6,7 @@
 //! read at once, the first waits until the change is complete.
 
 mod attempt;
+mod expiry;
 mod status;
 pub mod watch;
 mod watcher;

@@ -128,7 +128,7 @@ impl Problems {
             .dedup_by(|a, b| a.span == b.span && a.message == b.message);
         Diagnostics {
             list: self.list,
-            sources,
+            sources: Box::new(sources),
         }
     }
 }
@@ -137,7 +137,8 @@ impl Problems {
 #[derive(Debug, Clone, Default)]
 pub struct Diagnostics {
     list: Vec<Diagnostic>,
-    sources: Sources,
+    /// Boxed: it is part of errors.
+    sources: Box<Sources>,
 }
 
 /// More than this tells nobody anything.

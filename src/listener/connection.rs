@@ -133,7 +133,7 @@ impl Stage {
     fn serve(entered: Entered, opened: Opened) -> Self {
         let limits = entered.rules.limits(&entered.context);
         let timers = entered.context.timers.clone();
-        let info = ConnectionInfo::new(opened.peer, opened.port, entered.rules);
+        let info = ConnectionInfo::new(opened.peer, opened.port, entered.rules, opened.secured);
         let connection = Connection {
             context: entered.context,
             info: Rc::new(info),
@@ -191,6 +191,7 @@ pub(super) fn spawn(door: &Door, socket: Socket, peer: SocketAddr, slot: Slot) {
         peer: canonical(peer),
         port: door.port,
         http2: false,
+        secured: None,
     };
     let deadline = door.context.timers.slot();
     let patience = door.rules.limits(&door.context).header_timeout;

@@ -6,7 +6,8 @@
 //! - [`acceptor`]: TCP and unix sockets as one type.
 //! - [`accept`]: one loop per socket; a socket is closed only after `accept` found nothing more.
 //! - [`share`]: a worker clearly over its fair share hands a connection on before its first byte.
-//! - `opening`: what comes before the first request; `proxy_header` is its first step.
+//! - `opening`: what comes before the first request; `proxy_header` is its first step,
+//!   the TLS handshake in `secure` its second.
 //! - [`connection`]: what a downstream connection is to `wire`: a handler that calls `proxy`.
 //! - [`group`]: the connections of one listener on one worker that are told to end together.
 
@@ -16,6 +17,7 @@ pub mod connection;
 pub mod group;
 mod opening;
 mod proxy_header;
+mod secure;
 pub mod share;
 pub mod sockets;
 

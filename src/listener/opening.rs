@@ -6,20 +6,23 @@
 //! here is counted as a refused connection and closed without a word that another protocol's
 //! reader could take for an answer of ours.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 
 use super::group::{Member, Phase};
-use super::proxy_header;
-use crate::proxy::{Context, ListenerRules};
-use crate::telemetry::Reason;
+use super::{proxy_header, secure};
+use crate::proxy::{Context, ListenerRules, Secured};
+use crate::snapshot::ListenerState;
+use crate::telemetry::{Handshake, Reason};
 use crate::util::clock;
 use crate::util::timer::SweepSlot;
 use crate::wire::h1::LAST_REQUEST_GRACE;
 use crate::wire::io::Socket;
 use crate::wire::proxy_protocol::Malformed;
+use crate::wire::tls::TlsError;
 
 /// What a connection has from accept on.
 pub(super) struct Entered {
@@ -34,6 +37,8 @@ pub(super) struct Entered {
 pub(super) struct Opening {
     pub entered: Entered,
     steps: Steps,
+    /// In its TLS handshake.
+    shaking: Rc<Cell<bool>>,
     /// Told to end.
     ending: bool,
 }
@@ -49,6 +54,8 @@ pub(super) struct Opened {
     pub port: u16,
     /// It was agreed on before the first byte.
     pub http2: bool,
+    /// `None` without TLS.
+    pub secured: Option<Box<Secured>>,
 }
 
 /// Why a connection is closed before its first request. `Display` is for the log.
@@ -64,24 +71,30 @@ pub(super) enum Refused {
     Ended,
     #[error("it broke")]
     Broken(#[from] std::io::Error),
+    #[error("{0}")]
+    Handshake(#[from] TlsError),
 }
 
 impl Opening {
     /// The listener's connections begin with their first request.
     pub fn is_needless(entered: &Entered) -> bool {
         let (snapshot, listener) = entered.rules.current(&entered.context);
-        !snapshot.listener(listener).rules.proxy_protocol
+        let rules = &snapshot.listener(listener).rules;
+        !rules.proxy_protocol && rules.tls.is_none()
     }
 
     pub fn new(entered: Entered, accepted: Opened) -> Box<Self> {
+        let shaking = Rc::new(Cell::new(false));
         let steps = Box::pin(open(
             entered.context.clone(),
             entered.rules.clone(),
+            shaking.clone(),
             accepted,
         ));
         Box::new(Opening {
             entered,
             steps,
+            shaking,
             ending: false,
         })
     }
@@ -109,8 +122,16 @@ impl Opening {
         let (snapshot, listener) = self.entered.rules.current(&self.entered.context);
         let state = snapshot.listener(listener);
         state.metrics.connection_refused();
-        if let Refused::Header(_) | Refused::NotTrusted(_) = refused {
-            self.entered.context.metrics.rejected(Reason::BadRequest);
+        match refused {
+            Refused::Header(_)
+            | Refused::NotTrusted(_)
+            | Refused::Handshake(TlsError::PlainHttp) => {
+                self.entered.context.metrics.rejected(Reason::BadRequest);
+            }
+            Refused::TimedOut if self.shaking.get() => {
+                state.metrics.handshake_ended(Handshake::Timeout);
+            }
+            _ => {}
         }
         tracing::debug!(listener = %state.rules.name, error = %refused, "connection closed");
     }
@@ -120,13 +141,18 @@ impl Opening {
 async fn open(
     context: Rc<Context>,
     rules: Rc<ListenerRules>,
+    shaking: Rc<Cell<bool>>,
     accepted: Opened,
 ) -> Result<Opened, Refused> {
     let (snapshot, listener) = rules.current(&context);
-    let rules = &snapshot.listener(listener).rules;
+    let ListenerState { rules, metrics } = snapshot.listener(listener);
     let mut opened = accepted;
     if rules.proxy_protocol {
         proxy_header::take(&mut opened, &rules.trusted_proxies).await?;
+    }
+    if let Some(terms) = &rules.tls {
+        shaking.set(true);
+        opened = secure::shake_hands(opened, terms, metrics).await?;
     }
     Ok(opened)
 }

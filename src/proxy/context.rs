@@ -1,7 +1,7 @@
 //! What a request finds around it: its worker, and the downstream connection it came on.
 
 use std::cell::{RefCell, RefMut};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use crate::config::model::{BindAddress, ListenerId};
 use crate::proxy::forwarding::Introductions;
 use crate::snapshot::{Pin, Reader};
 use crate::telemetry::{AccessLog, Metrics};
+use crate::tls::Terms;
 use crate::upstream::Server;
 use crate::upstream::pool::{Claim, Pools};
 use crate::util::random::Random;
@@ -48,8 +49,48 @@ pub struct ConnectionInfo {
     /// The port it came in on.
     pub port: u16,
     pub listener: Rc<ListenerRules>,
+    /// What TLS said of it; `None` without.
+    pub secured: Option<Box<Secured>>,
     /// The upstream connection that NTLM or Negotiate bound to this one.
     pub(super) bound: RefCell<Option<Bound>>,
+}
+
+/// A downstream connection's handshake, as far as its requests depend on it.
+pub struct Secured {
+    /// The name that the client asked for (SNI), in lower case.
+    pub server_name: Option<Box<str>>,
+    /// Which certificate of `terms` was shown.
+    pub certificate: Option<usize>,
+    /// The client's own certificate as the value of `Client-Cert` (RFC 9440 section 2.1).
+    pub client_certificate: Option<Box<[u8]>>,
+    /// The listener's terms at the handshake.
+    pub terms: Arc<Terms>,
+}
+
+impl Secured {
+    /// Whether a request for `host` (normal form, without port) may come on this connection (RFC
+    /// 9110 section 7.4): what let the client in, and what it was shown, must be meant for that
+    /// host.
+    pub fn is_for(&self, host: Option<&[u8]>) -> bool {
+        let (Some(host), name) = (host, self.server_name.as_deref()) else {
+            return true; // HTTP/1.0: for whatever it was connected to.
+        };
+        match name {
+            Some(name) if name.as_bytes() == host => true,
+            Some(_) if self.terms.demands_certificates() => false,
+            // An address is never named in SNI (RFC 6066 section 3).
+            None => !self.terms.demands_certificates() || is_address(host),
+            Some(_) => match (self.certificate, std::str::from_utf8(host)) {
+                (Some(shown), Ok(host)) => self.terms.covers(shown, host),
+                _ => false,
+            },
+        }
+    }
+}
+
+fn is_address(host: &[u8]) -> bool {
+    let text = std::str::from_utf8(host).unwrap_or_default();
+    text.starts_with('[') || text.parse::<Ipv4Addr>().is_ok()
 }
 
 /// An upstream connection that carries one client's identity: never pooled.
@@ -121,11 +162,17 @@ impl Current {
 }
 
 impl ConnectionInfo {
-    pub fn new(peer: SocketAddr, port: u16, listener: Rc<ListenerRules>) -> Self {
+    pub fn new(
+        peer: SocketAddr,
+        port: u16,
+        listener: Rc<ListenerRules>,
+        secured: Option<Box<Secured>>,
+    ) -> Self {
         ConnectionInfo {
             peer,
             port,
             listener,
+            secured,
             bound: RefCell::new(None),
         }
     }

@@ -32,6 +32,6 @@ mod selection;
 mod transaction;
 mod tunnel;
 
-pub use context::{ConnectionInfo, Context, ListenerRules};
+pub use context::{ConnectionInfo, Context, ListenerRules, Secured};
 pub use handle::{handle, refuse, silent_close};
 pub use passage::Work;

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::config::model::{Forward, Protocol, RouteId};
 use crate::filter::access;
-use crate::message::{Body, Downstream, Length, Method, ResponseHead};
+use crate::message::{Body, Downstream, Known, Length, Method, ResponseHead};
 use crate::proxy::account::Account;
 use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::error::Failure;
@@ -71,6 +71,11 @@ impl Transaction {
         let head = &mut self.account.head;
         let sanitised = sanitise::sanitise(head).map_err(refused)?;
         self.host_missing = sanitised.host_is_missing();
+        if let Some(secured) = &self.connection.secured
+            && !secured.is_for(sanitised.host(head))
+        {
+            return Err(Failure::new(Reason::Misdirected));
+        }
         if sanitised.answer_here {
             return Ok(Prepared::Answer(options_answer()));
         }
@@ -174,7 +179,10 @@ impl Transaction {
             source: connection.peer.ip(),
             trusted: self.trusted,
             client: self.account.client,
-            scheme: "http",
+            scheme: match connection.secured {
+                Some(_) => "https",
+                None => "http",
+            },
             port: connection.port,
             version: head.version,
             via: rules.via,
@@ -185,6 +193,12 @@ impl Transaction {
             &mut self.account.context.introductions.borrow_mut(),
             &mut self.account.context.random.borrow_mut(),
         );
+        // Behind the line that took away what came by that name.
+        if let Some(secured) = &connection.secured
+            && let Some(certificate) = &secured.client_certificate
+        {
+            head.fields.append(Known::ClientCert, certificate);
+        }
     }
 
     /// Wraps the request body where there is one; a length over the limit is refused unread.

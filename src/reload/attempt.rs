@@ -137,6 +137,7 @@ pub async fn first(parts: Parts, loaded: Loaded, count: usize) -> Result<First, 
     let workers = Arc::new(Workers::start(count, &shared).map_err(Rejection::Workers)?);
     parts.access.apply(access);
     parts.registry.publish(&snapshot.upstreams);
+    parts.metrics.set_certificates(certificates(&snapshot));
 
     let seen = loaded.sources.fingerprint();
     let sources = loaded.sources.clone();
@@ -330,6 +331,7 @@ impl Reloader {
         let (generation, snapshot) = (snapshot.generation, Arc::new(snapshot));
         self.live.snapshots.store(snapshot.clone());
         self.parts.registry.publish(&snapshot.upstreams);
+        self.parts.metrics.set_certificates(certificates(&snapshot));
         for (configured, bound) in &sockets {
             let bound = bound.address.clone();
             self.live.listeners.insert(configured.clone(), bound);
@@ -434,6 +436,17 @@ impl Reloader {
         };
         self.state.last.store(Arc::new(last));
     }
+}
+
+/// Name and end of all that are shown.
+fn certificates(snapshot: &Snapshot) -> impl Iterator<Item = (Arc<str>, i64)> {
+    let terms = snapshot
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.rules.tls.as_ref());
+    terms
+        .flat_map(|terms| &terms.certificates)
+        .map(|certificate| (certificate.name.clone(), certificate.not_after))
 }
 
 /// What is accepted, but not before the next start.

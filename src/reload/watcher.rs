@@ -14,6 +14,7 @@ use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::expiry::Expiry;
 use super::watch::{Change, Watch};
 use super::{Handle, Trigger};
 use crate::config::Sources;
@@ -38,6 +39,7 @@ async fn follow(
     mut arrived: mpsc::Receiver<Event>,
 ) {
     let mut watch = Watch::default();
+    let mut expiry = Expiry::default();
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -57,6 +59,7 @@ async fn follow(
             _ = poll.tick() => {
                 // A directory may have been replaced, which ends its watch.
                 directories.follow(&path, &handle.state.sources.load());
+                expiry.look(&handle.current().snapshot);
                 if let Some(content) = content(&handle).await
                     && watch.poll(content, handle.seen())
                 {

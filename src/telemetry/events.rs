@@ -1,6 +1,7 @@
 //! Things that happen once: each function logs and counts.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use super::{BreakerReading, Metrics, ServerMetrics};
 
@@ -30,6 +31,20 @@ pub fn reload_accepted(metrics: &Metrics, generation: u64, trigger: &str, change
 pub fn reload_rejected(metrics: &Metrics, trigger: &str, mistakes: &dyn Display) {
     metrics.reload_rejected();
     tracing::error!(trigger, %mistakes, "reload rejected, the configuration in use stays");
+}
+
+/// A certificate in use ends soon, or has ended; once for each.
+pub fn certificate_ends(name: &str, left: Duration) {
+    match left.as_secs() {
+        0 => tracing::error!(
+            certificate = name,
+            "a certificate has expired: clients refuse it"
+        ),
+        seconds => {
+            let days = seconds / 86_400;
+            tracing::warn!(certificate = name, days, "a certificate expires soon");
+        }
+    }
 }
 
 /// The active checks changed their verdict.

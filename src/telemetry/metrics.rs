@@ -3,7 +3,7 @@
 //! Handles are kept here weakly, by name: who builds a snapshot asks for the handle of a name and
 //! gets the one that the previous snapshot holds, and what nobody holds any more is not scraped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -65,6 +65,10 @@ families! {
         "Connections from clients closed at once because of a limit.";
     ConnectionsCut COUNTER "evenkeel_downstream_connections_cut_total" ["listener", "cause"]
         "Connections from clients cut off because of what they did, by cause.";
+    Handshakes COUNTER "evenkeel_tls_handshakes_total" ["listener", "result"]
+        "TLS handshakes with clients, by how they ended.";
+    CertificateExpiry GAUGE "evenkeel_tls_certificate_expiry_timestamp_seconds" ["name"]
+        "Unix time at which a certificate ends, by its first name; of several the earliest.";
     Attempts COUNTER "evenkeel_upstream_requests_total" ["upstream", "server", "code"]
         "Attempts at servers, by status or by the reason of the failure.";
     AttemptDuration HISTOGRAM "evenkeel_upstream_request_duration_seconds" ["upstream"]
@@ -135,6 +139,8 @@ pub struct Metrics {
 pub(super) struct Families {
     pub workers: usize,
     alive: Mutex<Alive>,
+    /// Name and end of those in use; replaced with each configuration.
+    certificates: Mutex<BTreeMap<Arc<str>, i64>>,
     pub unrouted: Arc<RouteMetrics>,
     /// By [`Reason::index`].
     pub rejected: Vec<Counter>,
@@ -204,6 +210,7 @@ impl Metrics {
         let families = Arc::new(Families {
             workers,
             alive: Mutex::default(),
+            certificates: Mutex::default(),
             unrouted: Arc::new(RouteMetrics::new("".into(), workers)),
             rejected: Reason::ALL.iter().map(|_| Counter::new(workers)).collect(),
             log_dropped: AtomicU64::new(0),
@@ -266,6 +273,16 @@ impl Metrics {
         self.families.rejected[reason.index()].add(1);
     }
 
+    /// Name and end (seconds since 1970) of the certificates in use now.
+    pub fn set_certificates(&self, certificates: impl IntoIterator<Item = (Arc<str>, i64)>) {
+        let mut earliest = BTreeMap::new();
+        for (name, end) in certificates {
+            let known = earliest.entry(name).or_insert(end);
+            *known = end.min(*known);
+        }
+        *self.families.certificates() = earliest;
+    }
+
     pub(super) fn log_dropped(&self, lines: u64) {
         self.families
             .log_dropped
@@ -319,6 +336,12 @@ impl Families {
     pub fn alive(&self) -> MutexGuard<'_, Alive> {
         self.alive.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    pub fn certificates(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, i64>> {
+        self.certificates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn unix_seconds() -> u64 {
@@ -335,7 +358,7 @@ mod tests {
 
     use super::*;
     use crate::telemetry::{
-        BreakerReading, CheckResult, ConnectResult, Outcome, RetryResult, ServerReading,
+        BreakerReading, CheckResult, ConnectResult, Handshake, Outcome, RetryResult, ServerReading,
         UpstreamReading, events,
     };
 
@@ -344,6 +367,8 @@ mod tests {
         let metrics = Metrics::new(2);
         let listener = metrics.listener("web");
         listener.connection_opened();
+        listener.handshake_ended(Handshake::Ok);
+        metrics.set_certificates([("a.example".into(), 7), ("a.example".into(), 5)]);
         let route = metrics.route("users");
         route.completed(&listener, "GET", 200, Duration::from_millis(30), (3, 512));
         let upstream = metrics.upstream("users");

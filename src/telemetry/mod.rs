@@ -21,7 +21,7 @@ mod table;
 
 pub use access::{AccessLog, AccessLogWriter, Attempt, Prepared, Record};
 pub use handles::{
-    BreakerReading, CheckResult, ConnectResult, ListenerMetrics, Outcome, RetryResult,
+    BreakerReading, CheckResult, ConnectResult, Handshake, ListenerMetrics, Outcome, RetryResult,
     RouteMetrics, ServerMetrics, ServerReading, UpstreamMetrics, UpstreamReading,
 };
 pub use metrics::Metrics;

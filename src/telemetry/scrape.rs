@@ -50,6 +50,7 @@ impl Collector for Collect {
     fn collect(&self) -> Vec<MetricFamily> {
         let mut scrape = Scrape::default();
         scrape.traffic(&self.families);
+        scrape.certificates(&self.families);
         scrape.upstreams(&self.families);
         scrape.process(&self.families);
         scrape.finish()
@@ -112,6 +113,18 @@ impl Scrape {
             let shards = listener.shards.iter();
             let count = shards.map(|shard| shard.cut[place].value()).sum::<u64>();
             self.counter(Id::ConnectionsCut, &[&listener.name, cause], count as f64);
+        }
+        // Where nobody shook hands, no series: it may be a plain one.
+        if listener.handshakes().any(|(_, count)| count > 0) {
+            for (result, count) in listener.handshakes() {
+                self.counter(Id::Handshakes, &[labels[0], result], count as f64);
+            }
+        }
+    }
+
+    fn certificates(&mut self, families: &Families) {
+        for (name, expiry) in &*families.certificates() {
+            self.gauge(Id::CertificateExpiry, &[name], *expiry as f64);
         }
     }
 

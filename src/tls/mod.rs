@@ -14,7 +14,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use certificate::{Certificate, Fault, FileError, authorities, certificates};
 pub use names::Names;
-pub use terms::{Draft, Terms, Version};
+pub use terms::{Admission, Draft, Terms, Version};
 
 /// The one that all connections of the process use: AWS-LC, post-quantum key exchange preferred.
 /// Always given explicitly: a library that enables another provider must not change ours.

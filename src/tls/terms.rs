@@ -38,6 +38,13 @@ pub struct Terms {
     server: Arc<ServerConfig>,
 }
 
+/// See [`Terms::admission`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    min_version: Version,
+    client_ca: Option<u64>,
+}
+
 /// What a listener's terms are made of.
 pub struct Draft<'a> {
     /// At least one; the first is the default.
@@ -126,16 +133,19 @@ impl Terms {
         self.names.places(Some(name)).contains(&shown)
     }
 
-    /// What a connection was let in by differs: it has to end. Certificates are not part of it:
-    /// they count with the next handshake.
-    pub fn admits_like(&self, other: &Terms) -> bool {
-        self.min_version == other.min_version && self.client_ca == other.client_ca
+    /// What connections were let in by: those of another admission have to end. Certificates are
+    /// not part of it, they count with the next handshake.
+    pub fn admission(&self) -> Admission {
+        Admission {
+            min_version: self.min_version,
+            client_ca: self.client_ca,
+        }
     }
 }
 
 impl PartialEq for Terms {
     fn eq(&self, other: &Self) -> bool {
-        self.admits_like(other)
+        self.admission() == other.admission()
             && self.certificates == other.certificates
             && self.alpn == other.alpn
     }

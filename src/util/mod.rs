@@ -4,6 +4,7 @@
 //! Nothing here knows a module of ours. What needs time takes it as an argument or reads tokio's
 //! clock, so that tests can pause it.
 
+pub mod base64;
 pub mod clock;
 pub mod ewma;
 pub mod exhaustion;

@@ -182,7 +182,7 @@ impl Socket {
 
     /// Ready when a read may give bytes, FIN or an error; registers the waker otherwise. Looks at a
     /// flag, makes no system call.
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Socket::Tcp(stream) => stream.poll_read_ready(cx),
             Socket::Unix(stream) => stream.poll_read_ready(cx),

@@ -19,6 +19,7 @@ use crate::listener::{Acceptor, Door, Fresh, Group, Listening, Loads, Share};
 use crate::proxy::{Context, ListenerRules};
 use crate::snapshot::Reader;
 use crate::telemetry::shard;
+use crate::tls::Admission;
 use crate::upstream::pool::Pools;
 use crate::util::timer::Timers;
 
@@ -132,12 +133,13 @@ struct Open {
     belief: Belief,
 }
 
-/// What a listener takes as true about where a connection comes from: one that entered under
-/// another belief ends.
+/// What a listener takes as true about where a connection comes from, and by what it was let in: one
+/// that entered under another belief ends.
 #[derive(PartialEq)]
 struct Belief {
     proxy_protocol: bool,
     trusted_proxies: Vec<IpNet>,
+    tls: Option<Admission>,
 }
 
 impl Belief {
@@ -145,6 +147,7 @@ impl Belief {
         Belief {
             proxy_protocol: rules.proxy_protocol,
             trusted_proxies: rules.trusted_proxies.clone(),
+            tls: rules.tls.as_ref().map(|terms| terms.admission()),
         }
     }
 }

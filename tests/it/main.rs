@@ -48,5 +48,6 @@ mod storms;
 mod support;
 mod tags;
 mod timeouts;
+mod tls;
 mod unix_listeners;
 mod upgrades;

@@ -22,7 +22,7 @@ const ALLOWED: [(&str, &str); 16] = [
     ),
     (
         "proxy",
-        "wire snapshot router filter upstream balance message telemetry config util",
+        "wire snapshot router filter upstream balance message tls telemetry config util",
     ),
     (
         "listener",
@@ -30,7 +30,7 @@ const ALLOWED: [(&str, &str); 16] = [
     ),
     (
         "worker",
-        "listener proxy snapshot upstream telemetry config util",
+        "listener proxy snapshot upstream tls telemetry config util",
     ),
     (
         "reload",

@@ -11,6 +11,43 @@ pub(in crate::telemetry) struct ListenerShard {
     pub accepted: Cell64,
     pub refused: Cell64,
     pub cut: [Cell64; CAUSES.len()],
+    /// By [`Handshake`].
+    pub handshakes: [Cell64; Handshake::LABELS.len()],
+}
+
+/// How a TLS handshake with a client ended: the values of `result`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// In full.
+    Ok,
+    /// An earlier session goes on.
+    Resumed,
+    Timeout,
+    /// The client left, or its connection broke.
+    ClientGone,
+    /// What came was something else: plain HTTP, or garbage.
+    NotTls,
+    /// No version, cipher or application protocol in common.
+    NothingInCommon,
+    /// The client showed no certificate, or one that is not accepted.
+    ClientCertificate,
+    /// By an alert: most often it does not trust our certificate.
+    RefusedByClient,
+    ProtocolError,
+}
+
+impl Handshake {
+    const LABELS: [&'static str; 9] = [
+        "ok",
+        "resumed",
+        "timeout",
+        "client_gone",
+        "not_tls",
+        "nothing_in_common",
+        "client_certificate",
+        "refused_by_client",
+        "protocol_error",
+    ];
 }
 
 /// Why connections are cut off, as the wire names them.
@@ -71,6 +108,25 @@ impl ListenerMetrics {
         if let Some(place) = CAUSES.iter().position(|known| *known == cause) {
             shard.cut[place].add(1, access);
         }
+    }
+
+    pub fn handshake_ended(&self, result: Handshake) {
+        let (shard, access) = self.shards.local();
+        shard.handshakes[result as usize].add(1, access);
+    }
+
+    /// By result.
+    pub(in crate::telemetry) fn handshakes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Handshake::LABELS
+            .into_iter()
+            .enumerate()
+            .map(|(index, label)| {
+                let counts = self.shards.iter();
+                (
+                    label,
+                    counts.map(|shard| shard.handshakes[index].value()).sum(),
+                )
+            })
     }
 
     /// A request head is complete; in flight until [`ListenerMetrics::request_ended`].

@@ -84,7 +84,7 @@ impl Connection {
         let inner = &mut *self.0;
         let ready = match waiter {
             Some(cx) => {
-                let socket = &inner.socket;
+                let socket = &mut inner.socket;
                 let ready = socket.is_read_ready() || socket.poll_read_ready(cx).is_ready();
                 // Without budget tokio wakes at once, leaves no waker, and says nothing of the flag.
                 inner.awaited = !ready && has_budget_remaining();

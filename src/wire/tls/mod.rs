@@ -114,7 +114,7 @@ fn poll_handshake(tls: &mut TlsSocket, cx: &mut Context<'_>) -> Poll<Result<Hand
         match tls.receive(&mut []) {
             Ok(_) => {}
             Err(Broken::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                ready!(tls.raw().poll_read_ready(cx)).map_err(TlsError::Io)?;
+                ready!(tls.raw_mut().poll_read_ready(cx)).map_err(TlsError::Io)?;
             }
             Err(broken) => return Poll::Ready(Err(broken.into())),
         }

@@ -422,11 +422,15 @@ impl TlsSocket {
     }
 
     /// As [`Socket::poll_read_ready`].
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.has_read() {
             return Poll::Ready(Ok(()));
         }
-        self.raw.poll_read_ready(cx)
+        let ready = self.raw.poll_read_ready(cx);
+        if ready.is_pending() && self.outward == Outward::Lazy {
+            self.send_pending();
+        }
+        ready
     }
 
     /// As [`Socket::is_read_ready`].
@@ -465,6 +469,9 @@ impl Drop for TlsSocket {
             Inward::Closed => self.answered_end,
             Inward::Failed(_) => false,
         };
+        if self.outward == Outward::Lazy {
+            self.send_pending();
+        }
         let open = self.outward == Outward::Open && self.pending.is_empty();
         if waits && open && !self.cut.get() {
             self.say_goodbye();
