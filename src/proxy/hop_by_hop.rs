@@ -79,8 +79,9 @@ pub fn clean_request(fields: &mut Fields, version: Version, upgrades: &[String])
         return Requested::default();
     }
     let requested = Requested {
-        // RFC 9110 section 7.8: ignored in HTTP/1.0, and unless `Connection` lists it.
-        upgrade: (version == Version::Http11 && lists(fields, Known::Connection, b"upgrade"))
+        // RFC 9110 section 7.8: ignored in HTTP/1.0, and unless `Connection` lists it. In HTTP/2 the
+        // wire put it there, for an extended CONNECT.
+        upgrade: (version != Version::Http10 && lists(fields, Known::Connection, b"upgrade"))
             .then(|| allowed_upgrade(fields, upgrades))
             .flatten(),
         te_trailers: lists(fields, Known::Te, b"trailers"),

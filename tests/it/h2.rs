@@ -1,3 +1,4 @@
 //! HTTP/2 from clients, by prior knowledge over plain listeners.
 
 mod basics;
+mod websocket;

@@ -43,7 +43,10 @@ impl Arrival {
     ) -> Result<Self, Box<Unwelcome>> {
         let (parts, receiver) = request.into_parts();
         let translated = heads::request(&parts, limits);
+        let protocol = parts.extensions.get::<h2::ext::Protocol>();
         let (declared, expects) = match &translated {
+            // What follows is no body of it.
+            Ok(_) if protocol.is_some() => (Some(0), false),
             Ok(head) => (
                 content_length(head),
                 head.fields.contains(Known::Expect)
@@ -76,7 +79,6 @@ impl Arrival {
                 return Err(Box::new(Unwelcome { refusal, way }));
             }
         };
-        let protocol = parts.extensions.get::<h2::ext::Protocol>();
         let connect = protocol
             .filter(|_| head.method == Method::Connect)
             .map(|protocol| Upgrade::ask(&mut head, protocol.as_str()));

@@ -5,6 +5,7 @@
 //! out. The key is ours, so what the server makes of it is ours to check.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use bytes::Bytes;
 
 use crate::message::{Body, Known, Method, RequestHead, ResponseHead};
 use crate::wire::Response;
@@ -39,26 +40,38 @@ impl Upgrade {
 
     /// The answer as HTTP/2 gives it: 200 where the server switched.
     pub(super) fn answer(self, mut response: Response) -> Response {
-        let Body::Tunnel(_) = response.body else {
-            return response;
-        };
+        if !matches!(response.body, Body::Tunnel(_)) {
+            // To the client any 2xx would be the tunnel (RFC 8441 section 5).
+            let mistakable = (200..300).contains(&response.head.status);
+            return if mistakable { refused() } else { response };
+        }
         let fields = &mut response.head.fields;
         let accepted = fields.get_text("sec-websocket-accept").map(<[u8]>::to_vec);
         if let Some(accept) = self.accept
             && accepted.as_deref() != Some(accept.as_bytes())
         {
             // Somebody switched to what nobody asked for.
-            return Response {
-                head: ResponseHead::new(502),
-                body: Body::Empty,
-                close: false,
-            };
+            return refused();
         }
         fields.remove_text("sec-websocket-accept");
         fields.remove(Known::Upgrade);
         fields.remove(Known::Connection);
         response.head.status = 200;
         response
+    }
+}
+
+/// The server did not switch to what it was asked for.
+fn refused() -> Response {
+    let mut head = ResponseHead::new(502);
+    head.fields
+        .set(Known::ContentType, b"text/plain; charset=utf-8");
+    Response {
+        head,
+        body: Body::Bytes(Bytes::from_static(
+            b"the server did not switch to the protocol that was asked for\n",
+        )),
+        close: false,
     }
 }
 
