@@ -105,16 +105,16 @@ impl Cut {
         match self {
             Cut::Protocol => "protocol",
             Cut::Limits => "limits",
-            Cut::PingFlood => "ping-flood",
-            Cut::SettingsFlood => "settings-flood",
-            Cut::PriorityFlood => "priority-flood",
-            Cut::WindowUpdates => "window-update-flood",
+            Cut::PingFlood => "ping_flood",
+            Cut::SettingsFlood => "settings_flood",
+            Cut::PriorityFlood => "priority_flood",
+            Cut::WindowUpdates => "window_update_flood",
             Cut::Resets => "resets",
-            Cut::EmptyFrames => "empty-frames",
-            Cut::Continuations => "continuation-flood",
-            Cut::UnknownFrames => "unknown-frames",
-            Cut::HeaderTimeout => "header-timeout",
-            Cut::DeadPeer => "dead-peer",
+            Cut::EmptyFrames => "empty_frames",
+            Cut::Continuations => "continuation_flood",
+            Cut::UnknownFrames => "unknown_frames",
+            Cut::HeaderTimeout => "header_timeout",
+            Cut::DeadPeer => "dead_peer",
         }
     }
 }

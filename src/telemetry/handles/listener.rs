@@ -54,16 +54,16 @@ impl Handshake {
 pub(in crate::telemetry) const CAUSES: [&str; 12] = [
     "protocol",
     "limits",
-    "ping-flood",
-    "settings-flood",
-    "priority-flood",
-    "window-update-flood",
+    "ping_flood",
+    "settings_flood",
+    "priority_flood",
+    "window_update_flood",
     "resets",
-    "empty-frames",
-    "continuation-flood",
-    "unknown-frames",
-    "header-timeout",
-    "dead-peer",
+    "empty_frames",
+    "continuation_flood",
+    "unknown_frames",
+    "header_timeout",
+    "dead_peer",
 ];
 
 /// Counts of one listener.

@@ -131,7 +131,7 @@ fn transfer_coding(codings: &[u8]) -> Result<Framing, Malformed> {
 }
 
 /// Digits only, and no overflow (RFC 9110 section 8.6).
-pub(super) fn number(text: &[u8]) -> Option<u64> {
+pub(in crate::wire) fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }

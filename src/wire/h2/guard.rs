@@ -186,7 +186,8 @@ impl Guard {
                 priorities: Budget::new(200, 10),
                 window_updates: Budget::new(1000, 50),
                 resets: Budget::new(streams.clamp(50, 1000), 20),
-                empty: Budget::new(100, 10),
+                // The library's own limit is 100 in all.
+                empty: Budget::new(50, 10),
                 continuations: Budget::new(100, 10),
                 unknown: Budget::new(200, 10),
             },

@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode};
 use crate::config::model::UnderscoreHeaders;
 use crate::message::{Fields, Known, KnownSet, Method, RequestHead, ResponseHead, Version};
 use crate::wire::h1::date;
-use crate::wire::h1::framing::{FRAMING_TRAILERS, forbidden_trailer};
+use crate::wire::h1::framing::{FRAMING_TRAILERS, forbidden_trailer, number};
 use crate::wire::{Limits, RefusalReason};
 
 /// Of a connection of HTTP/1: an error in HTTP/2 (RFC 9113 section 8.2.2).
@@ -165,7 +165,11 @@ fn fields(fields: &mut Fields, headers: &HeaderMap, limits: &Limits) -> Result<(
     if fields.count(Known::ContentLength) > 1 {
         return bad("more than one Content-Length");
     }
-    Ok(())
+    // The library takes an empty one for 0 (CVE-2023-40225).
+    match fields.get(Known::ContentLength).map(number) {
+        Some(None) => bad("Content-Length is not a number"),
+        _ => Ok(()),
+    }
 }
 
 /// Controls are refused by the library.

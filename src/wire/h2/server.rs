@@ -266,7 +266,8 @@ impl<H: Handler> Serve<H> {
                 Poll::Ready(Some(Err(error))) if error.is_io() => return Err(()),
                 Poll::Ready(Some(Err(error))) => {
                     if error.is_library() && self.wait != Wait::LastWords {
-                        self.count(cause(&error));
+                        let verdict = self.link.borrow().guard.verdict();
+                        self.count(verdict.unwrap_or_else(|| cause(&error)));
                     }
                     self.linger();
                 }

@@ -12,6 +12,7 @@ pub mod mutation;
 pub mod origin;
 pub mod process;
 pub mod proxy;
+pub mod raw;
 pub mod reference;
 pub mod tls;
 pub mod wait;
