@@ -68,6 +68,7 @@ fn route(i: usize) -> Arc<Route> {
         },
         fallback: None,
         access: Default::default(),
+        limit: None,
     })
 }
 

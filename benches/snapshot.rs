@@ -41,13 +41,13 @@ fn benches(criterion: &mut Criterion) {
     criterion.bench_function("snapshot/start", |bencher| {
         bencher.iter(|| {
             let registry = Registry::new(&metrics);
-            black_box(snapshot::build(before.clone(), 1, &registry, &metrics))
+            black_box(snapshot::build(before.clone(), None, &registry, &metrics))
         });
     });
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let _entered = runtime.enter();
     let registry = Registry::new(&metrics);
-    let live = snapshot::build(before.clone(), 1, &registry, &metrics);
+    let live = snapshot::build(before.clone(), None, &registry, &metrics);
     registry.publish(&live.upstreams);
     for (name, changed) in [
         ("nothing", 0),
@@ -56,7 +56,14 @@ fn benches(criterion: &mut Criterion) {
     ] {
         let after = configuration(changed);
         criterion.bench_function(&format!("snapshot/reload_{name}"), |bencher| {
-            bencher.iter(|| black_box(snapshot::build(after.clone(), 2, &registry, &metrics)));
+            bencher.iter(|| {
+                black_box(snapshot::build(
+                    after.clone(),
+                    Some(&live),
+                    &registry,
+                    &metrics,
+                ))
+            });
         });
     }
 }

@@ -72,7 +72,7 @@ fn offline(request: &ExplainRequest, config: &Path) -> Result<Explanation, ExitC
     })?;
     let metrics = Metrics::new(1);
     let registry = Registry::new(&metrics);
-    let snapshot = snapshot::build(loaded.config, 1, &registry, &metrics);
+    let snapshot = snapshot::build(loaded.config, None, &registry, &metrics);
     explain(&snapshot, request).map_err(usage)
 }
 

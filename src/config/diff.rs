@@ -321,7 +321,7 @@ fn comparable(route: &Route, config: &Config) -> String {
         (fallback.status, &fallback.body, upstream)
     });
     format!(
-        "{listeners:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {fallback:?}",
+        "{listeners:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {fallback:?}",
         route.host,
         route.path,
         route.when,
@@ -332,6 +332,7 @@ fn comparable(route: &Route, config: &Config) -> String {
         route.timeout,
         route.retry,
         route.access,
+        route.limit,
     )
 }
 

@@ -12,7 +12,9 @@ mod upstream;
 
 pub(super) use self::listener::{CERTIFICATE, LIMITS, LISTENER, LISTENER_TLS};
 pub(super) use self::process::{ACCESS_LOG, ADMIN, LOG, PROCESS};
-pub(super) use self::route::{FALLBACK, ROUTE, ROUTE_DEFAULTS, ROUTE_RETRY, ROUTE_TIMEOUT, WHEN};
+pub(super) use self::route::{
+    FALLBACK, LIMIT, ROUTE, ROUTE_DEFAULTS, ROUTE_RETRY, ROUTE_TIMEOUT, WHEN,
+};
 pub(super) use self::upstream::{
     BREAKER, BUDGET, CONNECTIONS, HASH, HEALTH, QUEUE, RETRY, SERVER, SLOW, TIMEOUT, UPSTREAM,
 };
@@ -73,6 +75,8 @@ pub(super) enum Kind {
     Share {
         zero: bool,
     },
+    /// So many per time.
+    Rate,
     /// One of these words; the second list is refused as "not supported yet".
     Choice(&'static [&'static str], &'static [&'static str]),
     List(&'static Kind),

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use regex::bytes::Regex;
 
 use crate::tls::Terms;
+use crate::util::rate::Rate;
 use crate::util::units::{ByteSize, Percent};
 
 /// Index of an upstream in [`Config::upstreams`].
@@ -438,6 +439,24 @@ pub struct Route {
     pub retry: Retry,
     pub fallback: Option<Fallback>,
     pub access: Access,
+    pub limit: Option<Limit>,
+}
+
+/// Requests of one key, by the generic cell rate algorithm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    pub rate: Rate,
+    pub burst: u32,
+    pub by: LimitKey,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LimitKey {
+    ClientIp,
+    /// In lower case.
+    Header(String),
+    /// All requests together.
+    Route,
 }
 
 /// Which client addresses may ask; both empty: all.

@@ -511,6 +511,7 @@ pub(crate) mod fixtures {
             },
             fallback: None,
             access: Default::default(),
+            limit: None,
         }
     }
 }

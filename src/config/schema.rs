@@ -6,6 +6,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use crate::config::keys::{self, Key, Kind, Section};
+use crate::util::rate::RATE_PATTERN;
 use crate::util::units::{DURATION_PATTERN, PERCENT_PATTERN, SIZE_PATTERN};
 
 /// JSON Schema of the file.
@@ -109,6 +110,7 @@ fn kind(of: &'static Kind) -> Json {
         Kind::Size { .. } => text(SIZE_PATTERN),
         Kind::Share { zero: true } => text(PERCENT_PATTERN),
         Kind::Share { zero: false } => text(&format!("(?=.*[1-9]){PERCENT_PATTERN}")),
+        Kind::Rate => text(RATE_PATTERN),
         Kind::Choice(words, _) => json!({
             "anyOf": [{ "enum": words }, { "type": "string", "pattern": "\\$\\{" }]
         }),

@@ -3,6 +3,8 @@
 //! Every answer that we make ourselves has a short text or JSON body (by `Accept`),
 //! `Cache-Control: no-store` and `x-evenkeel-reason`; the same reason goes to log and metrics.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::message::{Body, Known, RequestHead, ResponseHead, Version};
@@ -18,6 +20,16 @@ pub struct Failure {
     pub detail: &'static str,
     /// Seconds, for `Retry-After`.
     pub retry_after: Option<u64>,
+    /// Of a limit that was reached.
+    pub limit: Option<Limited>,
+}
+
+/// What `RateLimit-*` say (draft-polli-ratelimit-headers, as most clients read them).
+#[derive(Debug, Clone, Copy)]
+pub struct Limited {
+    pub burst: u32,
+    /// Seconds until all of it is there again.
+    pub reset: u64,
 }
 
 impl Failure {
@@ -26,6 +38,7 @@ impl Failure {
             reason,
             detail: explanation(reason),
             retry_after: None,
+            limit: None,
         }
     }
 
@@ -34,7 +47,19 @@ impl Failure {
             reason,
             detail,
             retry_after: None,
+            limit: None,
         }
+    }
+
+    /// The limit of a route was reached; times are rounded up to seconds.
+    pub fn limited(burst: u32, retry_after: Duration, reset: Duration) -> Self {
+        let seconds = |time: Duration| time.as_millis().div_ceil(1000) as u64;
+        let mut failure = Failure::new(Reason::RateLimited).retry_after(seconds(retry_after));
+        failure.limit = Some(Limited {
+            burst,
+            reset: seconds(reset),
+        });
+        failure
     }
 
     pub fn retry_after(mut self, seconds: u64) -> Self {
@@ -70,6 +95,13 @@ pub fn answer(failure: &Failure, request: Option<&RequestHead>) -> Response {
             Known::RetryAfter,
             itoa::Buffer::new().format(seconds).as_bytes(),
         );
+    }
+    if let Some(Limited { burst, reset }) = failure.limit {
+        let mut digits = itoa::Buffer::new();
+        let fields = &mut head.fields;
+        fields.append_text("ratelimit-limit", digits.format(burst).as_bytes());
+        fields.append_text("ratelimit-remaining", b"0");
+        fields.append_text("ratelimit-reset", digits.format(reset).as_bytes());
     }
     if failure.reason == Reason::MethodNotAllowed {
         // RFC 9110 section 15.5.6: a 405 must say what is allowed.

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::config::model::{Forward, Protocol, RouteId};
 use crate::filter::access;
+use crate::filter::limit::{Limiter, Verdict};
 use crate::message::{Body, Downstream, Known, Length, Method, ResponseHead};
 use crate::proxy::account::Account;
 use crate::proxy::context::{ConnectionInfo, Context};
@@ -85,12 +86,27 @@ impl Transaction {
         if !access::admits(&state.rules.access, self.account.client) {
             return Err(Failure::new(Reason::Denied));
         }
+        if let Some(limiter) = &state.limit {
+            self.keep_to(limiter, state)?;
+        }
         self.set_target(state, &sanitised)?;
         self.rewrite_fields(pin, state);
         self.grpc = grpc::is_grpc(&self.account.head.fields);
         self.take_body(state)?;
         self.set_total(state.rules.timeout.total);
         Ok(Prepared::Route(route))
+    }
+
+    /// Refuses what is over the route's limit.
+    fn keep_to(&self, limiter: &Limiter, route: &RouteState) -> Result<(), Failure> {
+        let account = &self.account;
+        match limiter.check(account.client, &account.head.fields, clock::now()) {
+            Verdict::Admitted => Ok(()),
+            Verdict::Refused { retry_after, reset } => {
+                route.metrics.rate_limited();
+                Err(Failure::limited(limiter.burst(), retry_after, reset))
+            }
+        }
     }
 
     /// `timeout.total`, or the deadline of a call where that is shorter.

@@ -120,7 +120,7 @@ pub(crate) async fn load(
 
 /// Builds, binds and publishes the first configuration with `count` workers.
 pub async fn first(parts: Parts, loaded: Loaded, count: usize) -> Result<First, Rejection> {
-    let ready = prepare(&parts, &loaded.config, 1, count, &HashMap::new()).await?;
+    let ready = prepare(&parts, &loaded.config, None, count, &HashMap::new()).await?;
     let Ready {
         snapshot,
         access,
@@ -201,7 +201,7 @@ pub async fn first(parts: Parts, loaded: Loaded, count: usize) -> Result<First, 
 async fn prepare(
     parts: &Parts,
     config: &Config,
-    generation: u64,
+    previous: Option<Arc<Snapshot>>,
     workers: usize,
     live: &HashMap<BindAddress, BindAddress>,
 ) -> Result<Ready, Rejection> {
@@ -212,7 +212,7 @@ async fn prepare(
             parts.metrics.clone(),
         );
         // Tables of many upstreams take a while to fill; signals and admin go on meanwhile.
-        let build = move || snapshot::build(config, generation, &registry, &metrics);
+        let build = move || snapshot::build(config, previous.as_deref(), &registry, &metrics);
         tokio::task::spawn_blocking(build)
             .await
             .map_err(|_| Rejection::Broken)?
@@ -305,12 +305,12 @@ impl Reloader {
         if let Err(mistakes) = loaded.keeps_includes_of(&self.live.loaded.sources) {
             return self.reject(trigger, Rejection::Config(mistakes));
         }
-        let generation = self.live.snapshots.load().generation + 1;
+        let previous = self.live.snapshots.load_full();
         let workers = self.live.workers.count();
         let ready = prepare(
             &self.parts,
             &loaded.config,
-            generation,
+            Some(previous),
             workers,
             &self.live.listeners,
         )

@@ -13,6 +13,7 @@ pub use reader::{Pin, Reader};
 
 use crate::config::model;
 use crate::config::model::{BindAddress, Config, ListenerId, RouteId};
+use crate::filter::limit::Limiter;
 use crate::router::Router;
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
 use crate::upstream::{Registry, Upstream};
@@ -38,6 +39,7 @@ pub struct RouteState {
     pub upstream: Arc<Upstream>,
     pub fallback: Option<Arc<Upstream>>,
     pub metrics: Arc<RouteMetrics>,
+    pub limit: Option<Limiter>,
 }
 
 pub struct ListenerState {
@@ -45,11 +47,11 @@ pub struct ListenerState {
     pub metrics: Arc<ListenerMetrics>,
 }
 
-/// Builds the snapshot of `config`; an unchanged upstream is the same `Arc` as before. Nothing
+/// Builds the snapshot of `config` after `previous`; an unchanged upstream is the same `Arc` as before. Nothing
 /// that is live changes before `registry.publish`.
 pub fn build(
     config: Config,
-    generation: u64,
+    previous: Option<&Snapshot>,
     registry: &Registry,
     metrics: &Arc<Metrics>,
 ) -> Snapshot {
@@ -61,7 +63,7 @@ pub fn build(
     let routes = config
         .routes
         .iter()
-        .map(|rules| route(rules, &upstreams, metrics))
+        .map(|rules| route(rules, &upstreams, previous, metrics))
         .collect();
     let listeners: Vec<_> = config
         .listeners
@@ -78,7 +80,7 @@ pub fn build(
         .map(|(index, rules)| (rules.address.clone(), ListenerId(index)))
         .collect();
     Snapshot {
-        generation,
+        generation: previous.map_or(1, |previous| previous.generation + 1),
         router: Router::build(&config),
         routes,
         listeners,
@@ -91,8 +93,10 @@ pub fn build(
 fn route(
     rules: &Arc<model::Route>,
     upstreams: &[Arc<Upstream>],
+    previous: Option<&Snapshot>,
     metrics: &Arc<Metrics>,
 ) -> RouteState {
+    let before = previous.and_then(|previous| previous.limiter(&rules.name));
     let fallback = rules
         .fallback
         .as_ref()
@@ -102,12 +106,25 @@ fn route(
         upstream: upstreams[rules.upstream.0].clone(),
         fallback: fallback.map(|id| upstreams[id.0].clone()),
         metrics: metrics.route(&rules.name),
+        limit: rules
+            .limit
+            .as_ref()
+            .map(|limit| Limiter::new(limit, before)),
     }
 }
 
 impl Snapshot {
     pub fn route(&self, id: RouteId) -> &RouteState {
         &self.routes[id.0]
+    }
+
+    /// Of the route with this name.
+    fn limiter(&self, name: &str) -> Option<&Limiter> {
+        let mut routes = self.routes.iter();
+        routes
+            .find(|route| *route.rules.name == *name)?
+            .limit
+            .as_ref()
     }
 
     pub fn listener(&self, id: ListenerId) -> &ListenerState {

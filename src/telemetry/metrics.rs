@@ -55,6 +55,8 @@ families! {
         "Bytes of request bodies received from clients.";
     ResponseBytes COUNTER "evenkeel_response_bytes_total" ["route"]
         "Bytes of response bodies sent to clients.";
+    RateLimited COUNTER "evenkeel_rate_limited_total" ["route"]
+        "Requests refused because their route's limit was reached.";
     Rejected COUNTER "evenkeel_rejected_total" ["reason"]
         "Requests that the proxy answered or ended itself, by reason.";
     ConnectionsActive GAUGE "evenkeel_connections_active" ["listener"]

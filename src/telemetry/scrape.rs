@@ -153,6 +153,11 @@ impl Scrape {
             &[name],
             sum(|shard| shard.response_bytes.value()),
         );
+        self.counter(
+            Id::RateLimited,
+            &[name],
+            sum(|shard| shard.rate_limited.value()),
+        );
         let durations = route.shards.iter().map(|shard| &shard.durations);
         self.histogram(Id::RequestDuration, &[name], durations);
     }

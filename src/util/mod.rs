@@ -9,6 +9,7 @@ pub mod clock;
 pub mod ewma;
 pub mod exhaustion;
 pub mod random;
+pub mod rate;
 pub(crate) mod scan;
 pub mod timer;
 pub mod turn;

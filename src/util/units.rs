@@ -14,14 +14,14 @@ pub struct UnitError {
 }
 
 impl UnitError {
-    fn new(cause: impl Into<String>) -> Self {
+    pub(super) fn new(cause: impl Into<String>) -> Self {
         UnitError {
             cause: cause.into(),
             suggestion: None,
         }
     }
 
-    fn suggest(cause: impl Into<String>, suggestion: String) -> Self {
+    pub(super) fn suggest(cause: impl Into<String>, suggestion: String) -> Self {
         UnitError {
             cause: cause.into(),
             suggestion: Some(suggestion),

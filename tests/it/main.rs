@@ -36,6 +36,7 @@ mod patience;
 mod proxy_protocol;
 mod queue;
 mod races;
+mod rate_limits;
 mod reasons;
 mod reload;
 mod resolve;

@@ -9,8 +9,8 @@ use crate::config::build::listener::networks;
 use crate::config::build::{Building, retry, when};
 use crate::config::keys;
 use crate::config::model::{
-    Access, Condition, Expected, Fallback, Forward, HostPattern, Listener, ListenerId, PathMatch,
-    PathRegex, Retry, Route, Timeouts, Upstream, UpstreamId,
+    Access, Condition, Expected, Fallback, Forward, HostPattern, Limit, Listener, ListenerId,
+    PathMatch, PathRegex, Retry, Route, Timeouts, Upstream, UpstreamId,
 };
 use crate::config::reader::Reader;
 use crate::config::routes::literal_prefix;
@@ -82,6 +82,7 @@ fn route(
         retry: retries(reader, own),
         fallback: fallback(reader, names, building),
         access: access(reader, building),
+        limit: limit(reader, building),
     }
 }
 
@@ -226,6 +227,25 @@ fn fallback(reader: Reader<'_>, names: &Names, building: &mut Building<'_>) -> O
         status: table.integer("status"),
         body: table.text("body").to_owned(),
         upstream,
+    })
+}
+
+fn limit(reader: Reader<'_>, building: &mut Building<'_>) -> Option<Limit> {
+    let table = reader.table("limit", &keys::LIMIT)?;
+    let Some(node) = table.node("rate") else {
+        if table.all_known() {
+            let message = "a limit needs a `rate`";
+            let error = building
+                .problems
+                .error("missing-key", reader.span_of("limit"), message);
+            error.help("limit = { rate = \"100/s\" }");
+        }
+        return None;
+    };
+    Some(Limit {
+        rate: node.as_text()?.parse().ok()?,
+        burst: table.integer("burst"),
+        by: text::limit_key(table.text("by")).ok()?,
     })
 }
 

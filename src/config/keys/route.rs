@@ -63,6 +63,8 @@ const DENY: Key = key(
 .default("[]");
 const FALLBACKS: Key = key("fallback", Kind::Table(&FALLBACK), FALLBACK.about).or_off();
 
+const LIMITS: Key = key("limit", Kind::Table(&LIMIT), LIMIT.about).or_off();
+
 pub(in crate::config) static ROUTE: Section = Section {
     name: "[[route]]",
     about: "What is asked for, and who answers",
@@ -113,7 +115,7 @@ pub(in crate::config) static ROUTE: Section = Section {
         later("rewrite"),
         later("request-headers"),
         later("response-headers"),
-        later("limit"),
+        LIMITS,
         later("mirror"),
         ALLOW,
         DENY,
@@ -152,7 +154,7 @@ pub(in crate::config) static ROUTE_DEFAULTS: Section = Section {
         later("rewrite"),
         later("request-headers"),
         later("response-headers"),
-        later("limit"),
+        LIMITS,
         later("mirror"),
         ALLOW,
         DENY,
@@ -229,5 +231,29 @@ pub(in crate::config) static FALLBACK: Section = Section {
             "Asked once, while the request body can be replayed whole; empty: none",
         )
         .default("\"\""),
+    ],
+};
+
+pub(in crate::config) static LIMIT: Section = Section {
+    name: "limit",
+    about: "Requests that the route takes; others get 429; absent: all",
+    exclusive: &[],
+    keys: &[
+        key("rate", Kind::Rate, "So many over time, for each key"),
+        key(
+            "burst",
+            Kind::Integer {
+                min: 1,
+                max: 1_000_000,
+            },
+            "Of them at once, after a pause",
+        )
+        .default("50"),
+        key(
+            "by",
+            Kind::Text(&rules::LIMIT_KEY),
+            "Who has a limit of his own: client-ip (an IPv6 network of 64 bits is one), header:NAME (without it client-ip), or route: all together",
+        )
+        .default("\"client-ip\""),
     ],
 };

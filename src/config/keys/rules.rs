@@ -114,6 +114,12 @@ pub(in crate::config) static HASH_KEY: Rule = Rule {
     pattern: "(client-ip|path|(header|cookie|query):.+)",
 };
 
+pub(in crate::config) static LIMIT_KEY: Rule = Rule {
+    what: "client-ip, header:NAME or route",
+    check: |text| text::limit_key(text).map(drop),
+    pattern: "(client-ip|route|header:.+)",
+};
+
 pub(in crate::config) static STATUS: Rule = Rule {
     what: "a status or a range of them, like \"200-399\"",
     check: |text| status::range(text).map(drop),

@@ -1,6 +1,6 @@
 //! Names, hosts, methods and header values.
 
-use crate::config::model::{HashKey, HostPattern};
+use crate::config::model::{HashKey, HostPattern, LimitKey};
 use crate::config::suggest::closest;
 use crate::config::tree::quote;
 use crate::config::values::Complaint;
@@ -204,6 +204,26 @@ pub(in crate::config) fn header_value(text: &str) -> Result<(), Complaint> {
         ));
     }
     Ok(())
+}
+
+/// `limit.by`.
+pub(in crate::config) fn limit_key(text: &str) -> Result<LimitKey, Complaint> {
+    match text.split_once(':') {
+        None if text == "client-ip" => Ok(LimitKey::ClientIp),
+        None if text == "route" => Ok(LimitKey::Route),
+        Some(("header", name)) if is_token(name) => Ok(LimitKey::Header(name.to_ascii_lowercase())),
+        Some(("header", _)) => Err(Complaint::new(
+            "the name behind the colon is missing or not valid",
+        )),
+        _ => {
+            let complaint = Complaint::new("not something that can be limited");
+            let words = ["client-ip", "header:NAME", "route"];
+            Err(match closest(text, words.into_iter()) {
+                Some(word) => complaint.help(format!("did you mean \"{word}\"?")),
+                None => complaint.help(format!("there are {}", words.join(", "))),
+            })
+        }
+    }
 }
 
 pub(in crate::config) fn hash_key(text: &str) -> Result<HashKey, Complaint> {

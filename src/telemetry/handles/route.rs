@@ -31,6 +31,7 @@ pub(in crate::telemetry) struct RouteShard {
     pub request_bytes: Cell64,
     pub response_bytes: Cell64,
     pub durations: Durations,
+    pub rate_limited: Cell64,
 }
 
 /// Counts of one route, or of requests without one.
@@ -64,6 +65,12 @@ impl RouteMetrics {
         shard.durations.observe(duration, access);
         shard.request_bytes.add(bytes.0, access);
         shard.response_bytes.add(bytes.1, access);
+    }
+
+    /// A request was over the route's limit.
+    pub fn rate_limited(&self) {
+        let (shard, access) = self.shards.local();
+        shard.rate_limited.add(1, access);
     }
 
     /// Requests so far, over all listeners.
