@@ -110,6 +110,7 @@ pub enum ExchangeError {
 
 impl Connection {
     /// On a socket that has just been connected.
+    #[inline]
     pub fn http1(socket: Socket) -> Self {
         Connection::H1(h1::client::Connection::new(socket))
     }
@@ -126,6 +127,7 @@ impl Connection {
     ///
     /// `waiter` is woken when something comes: an exchange that is started in the same wake-up waits
     /// for its answer already, and looks at the socket only after that.
+    #[inline]
     pub fn is_usable(&mut self, waiter: Option<&mut Context<'_>>) -> bool {
         match self {
             Connection::H1(connection) => connection.is_usable(waiter),
@@ -134,6 +136,7 @@ impl Connection {
     }
 
     /// Another handle on it, where it carries many exchanges at once.
+    #[inline]
     pub fn share(&self) -> Option<Self> {
         match self {
             Connection::H1(_) => None,
@@ -142,6 +145,7 @@ impl Connection {
     }
 
     /// How many exchanges it may carry now.
+    #[inline]
     pub fn places(&self) -> usize {
         match self {
             Connection::H1(_) => 1,
@@ -151,6 +155,7 @@ impl Connection {
     }
 
     /// Carries many exchanges at once, and will never begin another.
+    #[inline]
     pub fn is_over(&self) -> bool {
         match self {
             Connection::H1(_) => false,
@@ -159,6 +164,7 @@ impl Connection {
     }
 
     /// `what` is dropped when the socket of a connection that is shared is closed.
+    #[inline]
     pub fn keep_until_closed(&self, what: Box<dyn Any>) {
         if let Connection::H2(connection) = self {
             connection.keep_until_closed(what);
@@ -166,6 +172,7 @@ impl Connection {
     }
 
     /// How long the server said that it keeps the connection, where it said so.
+    #[inline]
     pub fn keep_alive_hint(&self) -> Option<Duration> {
         match self {
             Connection::H1(connection) => connection.keep_alive_hint(),
@@ -176,6 +183,7 @@ impl Connection {
 
 impl Tunnel {
     /// Up to `limit` bytes from the server; `None` is its end.
+    #[inline]
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -200,6 +208,7 @@ impl Tunnel {
     }
 
     /// Sends some of `bytes`.
+    #[inline]
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Tunnel::H1(socket, _) => socket.poll_write(cx, bytes),
@@ -208,6 +217,7 @@ impl Tunnel {
     }
 
     /// Sends what was taken and still waits; bytes can be taken meanwhile.
+    #[inline]
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Tunnel::H1(socket, _) => socket.poll_flush(cx),
@@ -217,6 +227,7 @@ impl Tunnel {
     }
 
     /// Tells the server that nothing more comes; it may still send.
+    #[inline]
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Tunnel::H1(socket, _) => socket.poll_shutdown(cx),
@@ -227,6 +238,7 @@ impl Tunnel {
 
 impl Exchange {
     /// Nothing is written before the first [`Exchange::poll_head`].
+    #[inline]
     pub fn start(connection: Connection, request: &Request<'_>) -> Exchange {
         let Request {
             head,
@@ -246,6 +258,7 @@ impl Exchange {
 
     /// Moves the request out and gives the next head of the answer. Not to be called again after
     /// a final head or an error.
+    #[inline]
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
         match self {
             Exchange::H1(exchange) => exchange.poll_head(cx),
@@ -254,6 +267,7 @@ impl Exchange {
     }
 
     /// The whole request has been handed to the socket.
+    #[inline]
     pub fn request_written(&self) -> bool {
         match self {
             Exchange::H1(exchange) => exchange.request_written(),
@@ -262,6 +276,7 @@ impl Exchange {
     }
 
     /// What the exchange waits for is the client's request body.
+    #[inline]
     pub fn awaits_client(&self) -> bool {
         match self {
             Exchange::H1(exchange) => exchange.awaits_client(),
@@ -271,6 +286,7 @@ impl Exchange {
 
     /// The request body is under way: who pulls it notices when its client leaves, unless it is
     /// the server that takes nothing.
+    #[inline]
     pub fn pulls_body(&self) -> bool {
         match self {
             Exchange::H1(exchange) => exchange.pulls_body(),
@@ -279,6 +295,7 @@ impl Exchange {
     }
 
     /// The request is cut: the server must see that, whatever it reads.
+    #[inline]
     pub fn break_off(&mut self) {
         match self {
             Exchange::H1(exchange) => exchange.break_off(),
@@ -287,6 +304,7 @@ impl Exchange {
     }
 
     /// Bytes of the request in the socket so far; 0 only where the server cannot have seen any.
+    #[inline]
     pub fn bytes_written(&self) -> u64 {
         match self {
             Exchange::H1(exchange) => exchange.bytes_written(),
@@ -296,6 +314,7 @@ impl Exchange {
 
     /// Changes whenever a byte moved in either direction: compare two readings to know whether
     /// anything moved in between, without reading the clock per byte.
+    #[inline]
     pub fn progress(&self) -> u64 {
         match self {
             Exchange::H1(exchange) => exchange.progress(),
@@ -304,6 +323,7 @@ impl Exchange {
     }
 
     /// The head that [`Exchange::poll_head`] told of last; once.
+    #[inline]
     pub fn take_head(&mut self) -> Option<ResponseHead> {
         match self {
             Exchange::H1(exchange) => exchange.take_head(),
@@ -311,6 +331,7 @@ impl Exchange {
         }
     }
 
+    #[inline]
     pub fn head(&self) -> Option<&ResponseHead> {
         match self {
             Exchange::H1(exchange) => exchange.head(),
@@ -320,6 +341,7 @@ impl Exchange {
 
     /// After [`Answer::Final`], where all of a plain body came with its head and the request is
     /// out: the body, and the connection to be used again.
+    #[inline]
     pub fn into_whole(self) -> Result<(Option<Data>, Connection), Exchange> {
         match self {
             Exchange::H1(exchange) => match exchange.into_whole() {
@@ -334,6 +356,7 @@ impl Exchange {
     }
 
     /// After [`Answer::Final`]: the body.
+    #[inline]
     pub fn into_body(self) -> ResponseBody {
         match self {
             Exchange::H1(exchange) => ResponseBody::H1(exchange.into_body()),
@@ -342,6 +365,7 @@ impl Exchange {
     }
 
     /// After [`Answer::Switching`].
+    #[inline]
     pub fn into_tunnel(self) -> Tunnel {
         match self {
             Exchange::H1(exchange) => {
@@ -355,6 +379,7 @@ impl Exchange {
 
 impl ResponseBody {
     /// The exchange broke off because the client's request body did.
+    #[inline]
     pub fn request_failed(&self) -> bool {
         match self {
             ResponseBody::H1(body) => body.request_failed(),
@@ -363,6 +388,7 @@ impl ResponseBody {
     }
 
     /// Both bodies have ended.
+    #[inline]
     pub fn is_over(&self) -> bool {
         match self {
             ResponseBody::H1(body) => body.is_over(),
@@ -372,6 +398,7 @@ impl ResponseBody {
 
     /// Once both bodies have ended, and if it can be used again: the connection. It is closed
     /// already if it cannot.
+    #[inline]
     pub fn take_connection(&mut self) -> Option<Connection> {
         match self {
             ResponseBody::H1(body) => body.take_connection().map(Connection::H1),
@@ -380,6 +407,7 @@ impl ResponseBody {
     }
 
     /// The exchange is broken off.
+    #[inline]
     pub fn close(&mut self) {
         match self {
             ResponseBody::H1(body) => body.close(),
@@ -388,6 +416,7 @@ impl ResponseBody {
     }
 
     /// As [`Exchange::awaits_client`].
+    #[inline]
     pub fn awaits_client(&self) -> bool {
         match self {
             ResponseBody::H1(body) => body.awaits_client(),
@@ -396,6 +425,7 @@ impl ResponseBody {
     }
 
     /// As [`Exchange::progress`].
+    #[inline]
     pub fn progress(&self) -> u64 {
         match self {
             ResponseBody::H1(body) => body.progress(),
@@ -405,6 +435,7 @@ impl ResponseBody {
 }
 
 impl BodyStream for ResponseBody {
+    #[inline]
     fn length(&self) -> Length {
         match self {
             ResponseBody::H1(body) => body.length(),
@@ -412,6 +443,7 @@ impl BodyStream for ResponseBody {
         }
     }
 
+    #[inline]
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
         match self {
             ResponseBody::H1(body) => body.poll_frame(cx),
@@ -419,6 +451,7 @@ impl BodyStream for ResponseBody {
         }
     }
 
+    #[inline]
     fn take_pipes(&mut self) {
         match self {
             ResponseBody::H1(body) => body.take_pipes(),
@@ -426,6 +459,7 @@ impl BodyStream for ResponseBody {
         }
     }
 
+    #[inline]
     fn at_end(&self) -> bool {
         match self {
             ResponseBody::H1(body) => body.at_end(),
@@ -433,6 +467,7 @@ impl BodyStream for ResponseBody {
         }
     }
 
+    #[inline]
     fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {
             ResponseBody::H1(body) => body.poll_pump(cx),

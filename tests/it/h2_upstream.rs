@@ -6,6 +6,7 @@ mod floods;
 mod messages;
 mod raw;
 mod refusals;
+mod tunnels;
 
 use super::support::{Client, H2Origin, Proxy};
 

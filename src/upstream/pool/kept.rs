@@ -219,6 +219,8 @@ impl<C: Pooled> Kept<C> {
         state.lines.retain(|line| {
             let idle_for = now.saturating_duration_since(line.since.get());
             let idle_too_long = line.is_idle() && timeout.is_some_and(|most| idle_for >= most);
+            // What it carries lasts: others have waited in vain.
+            line.yields.set(false);
             let over = idle_too_long || self.is_done_with(line, epoch, now);
             if over {
                 ended.push(line.clone());
@@ -239,6 +241,7 @@ impl<C> Kept<C> {
         let mut state = self.state.borrow_mut();
         if !state.closed {
             state.lines.push(line);
+            self.recount(&mut state);
         }
     }
 
@@ -250,7 +253,8 @@ impl<C> Kept<C> {
             line.since.set(self.worker.now.get());
             let mut state = self.state.borrow_mut();
             let others = state.idle.len() + state.idle_lines;
-            if self.server.idle_timeout() == Some(Duration::ZERO)
+            if line.yields.get()
+                || self.server.idle_timeout() == Some(Duration::ZERO)
                 || self.server.is_share(others, self.worker.hub.workers())
             {
                 let place = state.lines.iter().position(|other| Rc::ptr_eq(other, line));
@@ -289,15 +293,19 @@ impl<C> Kept<C> {
         dials.find(|dial| !dial.is_over() && dial.expected() < most)
     }
 
-    /// Closes the one that has been idle for the longest.
+    /// Closes the one that has been idle for the longest; else has one yield that carries little.
     pub fn close_oldest(&self) {
         let mut state = self.state.borrow_mut();
         let oldest = state.idle.pop_front();
         let mut line = None;
-        if oldest.is_none()
-            && let Some(place) = state.lines.iter().position(|line| line.is_idle())
-        {
-            line = Some(state.lines.remove(place));
+        if oldest.is_none() {
+            match state.lines.iter().position(|line| line.is_idle()) {
+                Some(place) => line = Some(state.lines.remove(place)),
+                None => {
+                    let least = state.lines.iter().min_by_key(|line| line.taken.get());
+                    least.inspect(|line| line.yields.set(true));
+                }
+            }
         }
         self.recount(&mut state);
         drop(state);
@@ -306,6 +314,8 @@ impl<C> Kept<C> {
 
     fn recount(&self, state: &mut State<C>) {
         state.idle_lines = state.lines.iter().filter(|line| line.is_idle()).count();
+        let busy = state.lines.len() - state.idle_lines;
+        self.shard.busy_lines.store(busy, Ordering::SeqCst);
         self.count(state);
     }
 

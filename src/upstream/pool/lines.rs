@@ -27,6 +27,9 @@ pub(super) struct Line<C> {
     pub taken: Cell<usize>,
     /// Of its last exchange's end.
     pub since: Cell<Instant>,
+    /// Another worker wants a connection, and the cap leaves none: it takes nothing further for a
+    /// while, so as to end. Exchanges that last keep it, and then it goes on.
+    pub yields: Cell<bool>,
     /// Held a second time by the claim that lies with the socket.
     socket: Rc<()>,
 }
@@ -57,6 +60,7 @@ impl<C: Pooled + 'static> Line<C> {
             opened,
             taken: Cell::new(1),
             since: Cell::new(opened),
+            yields: Cell::new(false),
             socket,
         })
     }
@@ -64,7 +68,7 @@ impl<C: Pooled + 'static> Line<C> {
 
 impl<C: Pooled> Line<C> {
     pub fn has_room(&self) -> bool {
-        self.taken.get() < self.connection.places()
+        !self.yields.get() && self.taken.get() < self.connection.places()
     }
 }
 

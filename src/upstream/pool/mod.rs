@@ -120,7 +120,7 @@ enum Part<C> {
     /// One being opened that others may wait for.
     Dialling(Rc<Dial>),
     /// A place on whatever comes of another's dial.
-    Waiting(Wait),
+    Waiting(Box<Wait>),
     /// A place on a connection that others use too.
     Place(Rc<Line<C>>),
 }
@@ -213,7 +213,7 @@ impl<C: Pooled + 'static> Pools<C> {
                     epoch: server.epoch(),
                     opened: self.worker.now.get(),
                     kept: kept.clone(),
-                    part: Part::Waiting(Wait::new(dial)),
+                    part: Part::Waiting(Box::new(Wait::new(dial))),
                 });
             }
         }
@@ -403,6 +403,7 @@ impl<C> Claim<C> {
 }
 
 impl<C> Drop for Claim<C> {
+    #[inline]
     fn drop(&mut self) {
         match &self.part {
             Part::Whole => self.kept.server.release(),
@@ -419,3 +420,5 @@ impl<C> Drop for Claim<C> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_lines;

@@ -56,6 +56,8 @@ pub type HandOn = Box<dyn Fn() -> bool + Send + Sync>;
 pub(super) struct Shard {
     /// Written by its worker only.
     pub(super) idle: AtomicUsize,
+    /// Those of many exchanges that carry some. Written by its worker only.
+    pub(super) busy_lines: AtomicUsize,
     /// Its worker has been asked to close one and has not done so yet.
     asked: AtomicBool,
     mailbox: Arc<Mailbox>,
@@ -226,20 +228,24 @@ impl ServerConnections {
     }
 
     /// A worker wants one in vain: asks one that keeps idle ones to close one, unless all that
-    /// do are asked already.
+    /// do are asked already; where there is none, one whose connections carry many exchanges and
+    /// might never be idle.
     pub(super) fn want(&self) {
         self.wanted.store(true, SeqCst);
-        for shard in self.shards().iter() {
-            if shard.idle.load(SeqCst) > 0 && !shard.asked.swap(true, SeqCst) {
-                shard.mailbox.wake();
-                return;
-            }
+        let shards = self.shards();
+        let idle = |shard: &&Arc<Shard>| shard.idle.load(SeqCst) > 0;
+        let busy = |shard: &&Arc<Shard>| shard.busy_lines.load(SeqCst) > 0;
+        let ask = |shard: &Arc<Shard>| !shard.asked.swap(true, SeqCst);
+        let asked = shards.iter().filter(idle).find(|shard| ask(shard));
+        if let Some(shard) = asked.or_else(|| shards.iter().filter(busy).find(|shard| ask(shard))) {
+            shard.mailbox.wake();
         }
     }
 
     pub(super) fn add_shard(&self, mailbox: &Arc<Mailbox>) -> Arc<Shard> {
         let shard = Arc::new(Shard {
             idle: AtomicUsize::new(0),
+            busy_lines: AtomicUsize::new(0),
             asked: AtomicBool::new(false),
             mailbox: mailbox.clone(),
         });
