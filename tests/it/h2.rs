@@ -3,4 +3,5 @@
 mod basics;
 mod conformance;
 mod hostile;
+mod life;
 mod websocket;
