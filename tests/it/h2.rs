@@ -4,4 +4,5 @@ mod basics;
 mod conformance;
 mod hostile;
 mod life;
+mod tls;
 mod websocket;

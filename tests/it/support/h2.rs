@@ -7,6 +7,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -18,6 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct H2 {
     send: SendRequest<Bytes>,
     driver: JoinHandle<Result<(), h2::Error>>,
+    scheme: &'static str,
     authority: String,
 }
 
@@ -57,16 +59,27 @@ impl H2 {
     pub async fn connect_with(address: SocketAddr, builder: &h2::client::Builder) -> Self {
         let stream = TcpStream::connect(address).await.expect("it listens");
         stream.set_nodelay(true).expect("a TCP socket");
+        Self::over(stream, "http", &address.to_string(), builder).await
+    }
+
+    /// Over any stream, for `authority`.
+    pub async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        scheme: &'static str,
+        authority: &str,
+        builder: &h2::client::Builder,
+    ) -> Self {
         let (send, connection) = builder.handshake(stream).await.expect("it speaks HTTP/2");
         H2 {
             send,
             driver: tokio::spawn(connection),
-            authority: address.to_string(),
+            scheme,
+            authority: authority.to_owned(),
         }
     }
 
     pub fn uri(&self, path: &str) -> String {
-        format!("http://{}{path}", self.authority)
+        format!("{}://{}{path}", self.scheme, self.authority)
     }
 
     pub fn request(&self, method: &str, path: &str) -> http::request::Builder {
