@@ -13,6 +13,7 @@ mod retry;
 mod route;
 mod servers;
 mod upstream;
+mod upstream_tls;
 mod when;
 
 use std::sync::Arc;

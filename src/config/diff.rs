@@ -235,6 +235,7 @@ fn settings(a: &Upstream, b: &Upstream) -> String {
         ("retry", a.retry == b.retry),
         ("timeout", a.timeout == b.timeout),
         ("connections", a.connections == b.connections),
+        ("tls", a.tls == b.tls),
     ];
     let changed: Vec<&str> = parts
         .iter()

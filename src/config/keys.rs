@@ -17,6 +17,7 @@ pub(super) use self::route::{
 };
 pub(super) use self::upstream::{
     BREAKER, BUDGET, CONNECTIONS, HASH, HEALTH, QUEUE, RETRY, SERVER, SLOW, TIMEOUT, UPSTREAM,
+    UPSTREAM_TLS,
 };
 
 use self::rules::Rule;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use regex::bytes::Regex;
 
+use crate::tls::ClientTerms;
 use crate::tls::Terms;
 use crate::util::rate::Rate;
 use crate::util::units::{ByteSize, Percent};
@@ -202,6 +203,8 @@ pub struct Upstream {
     pub retry: Retry,
     pub timeout: Timeouts,
     pub connections: Connections,
+    /// `None`: plain.
+    pub tls: Option<Arc<ClientTerms>>,
 }
 
 /// What is spoken to the servers.
@@ -279,6 +282,8 @@ pub struct Health {
     pub fall: u32,
     /// 0 is the server's own.
     pub port: u16,
+    /// Plain, also where the traffic is not.
+    pub plain: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -20,6 +20,7 @@ use crate::upstream::{FailureKind, Lease, Server};
 use crate::util::clock;
 use crate::util::timer::Deadline;
 use crate::wire::client::{Connection, HandshakeError};
+use crate::wire::io::Socket;
 
 impl Transaction {
     /// A connection to the leased server within `timeout.connect`: a new one, or a place on one that
@@ -134,20 +135,28 @@ impl Transaction {
         let pools = self.account.context.pools.clone();
         async move {
             let mut expired = pin!(expired);
-            let socket = match connector::connect(&target, None, expired.as_mut()).await {
+            let connected = match connector::connect(&target, &[], expired.as_mut()).await {
                 Err(ConnectError::Exhausted(_)) => {
                     // Idle connections are what we can give up at once.
                     pools.close_idle();
-                    connector::connect(&target, None, expired.as_mut()).await?
+                    connector::connect(&target, &[], expired.as_mut()).await?
                 }
                 connected => connected?,
             };
-            if protocol != Protocol::H2 {
-                return Ok(Connection::http1(socket));
+            let chosen = connected.alpn.as_deref() == Some(b"h2");
+            match protocol {
+                Protocol::H2 => {}
+                Protocol::Auto if chosen => {}
+                Protocol::Http1 | Protocol::Auto => {
+                    return Ok(Connection::http1(connected.socket));
+                }
             }
+            let secure = matches!(connected.socket, Socket::Tls(_));
             tokio::select! {
                 biased;
-                begun = Connection::http2(socket, false) => begun.map_err(ConnectError::Protocol),
+                begun = Connection::http2(connected.socket, secure) => {
+                    begun.map_err(ConnectError::Protocol)
+                }
                 () = expired => Err(ConnectError::Timeout),
             }
         }
@@ -169,6 +178,7 @@ fn connect_failure(error: &ConnectError) -> Failure {
     match error {
         ConnectError::Timeout => Failure::new(Reason::ConnectTimeout),
         ConnectError::Exhausted(_) => Failure::new(Reason::Overloaded),
+        ConnectError::Tls(_) => Failure::new(Reason::TlsFailed),
         ConnectError::Refused
         | ConnectError::Unreachable(_)
         | ConnectError::Resolve(_)

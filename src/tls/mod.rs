@@ -4,6 +4,7 @@
 //! configuration is loaded, so that whatever is wrong with a file is found before it is in use.
 
 mod certificate;
+mod client;
 pub mod hello;
 mod names;
 mod terms;
@@ -13,6 +14,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use certificate::{Certificate, Fault, FileError, authorities, certificates};
+pub use client::{ClientDraft, ClientTerms, Secure, Trust};
 pub use names::Names;
 pub use terms::{Admission, Draft, Terms, Version};
 

@@ -3,19 +3,27 @@
 //! A name with several addresses is tried address by address, from the one in use on, as long as
 //! they refuse or cannot be reached; the one that answers is in use from then on. An address that
 //! does not answer at all takes the deadline, and the next connect begins with another.
+//!
+//! A PROXY header goes first, then comes the handshake of TLS: both belong to the connect, and so
+//! does its deadline. Of a server that speaks TLS not a byte is taken before that.
 
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::model::ServerAddress;
 use crate::telemetry::ConnectResult;
+use crate::tls::Secure;
 use crate::upstream::resolve::Addresses;
+use crate::upstream::secure::Security;
 use crate::util::exhaustion::is_exhaustion;
 use crate::wire::client::HandshakeError;
 use crate::wire::io::Socket;
+use crate::wire::tls::{self, TlsError};
 
 /// What to connect to.
 #[derive(Debug, Clone)]
@@ -23,6 +31,16 @@ pub struct Target {
     pub address: ServerAddress,
     /// Of an IP address or a name; not used for `unix:`.
     pub addresses: Arc<Addresses>,
+    /// What is spoken there now, if it is TLS.
+    pub security: Arc<ArcSwapOption<Security>>,
+}
+
+/// A connection that is ready for its first request.
+#[derive(Debug)]
+pub struct Connected {
+    pub socket: Socket,
+    /// The protocol that the server chose in the handshake of TLS.
+    pub alpn: Option<Box<[u8]>>,
 }
 
 impl Target {
@@ -32,7 +50,11 @@ impl Target {
             ServerAddress::Ip(ip) => Addresses::fixed(*ip),
             ServerAddress::Name(..) | ServerAddress::Unix(_) => Addresses::pending(),
         };
-        Target { address, addresses }
+        Target {
+            address,
+            addresses,
+            security: Arc::default(),
+        }
     }
 }
 
@@ -57,6 +79,8 @@ pub enum ConnectError {
     /// Connected, and then no HTTP/2 where that is what is spoken.
     #[error("no HTTP/2")]
     Protocol(#[source] HandshakeError),
+    #[error("TLS failed")]
+    Tls(#[source] TlsError),
 }
 
 impl ConnectError {
@@ -65,6 +89,7 @@ impl ConnectError {
         match self {
             ConnectError::Refused => ConnectResult::Refused,
             ConnectError::Timeout => ConnectResult::Timeout,
+            ConnectError::Tls(_) => ConnectResult::TlsFailed,
             ConnectError::Unreachable(_)
             | ConnectError::Resolve(_)
             | ConnectError::Exhausted(_)
@@ -88,17 +113,54 @@ impl From<Error> for ConnectError {
     }
 }
 
-/// Connects to `target`, giving up when `deadline` is ready. `port` overrides the target's own
-/// where it has one (checks may have a port of their own). Small writes go out at once
-/// (`TCP_NODELAY`).
+/// Connects to `target` for traffic, giving up when `deadline` is ready. `introduction`: a PROXY
+/// header, or nothing. Small writes go out at once (`TCP_NODELAY`).
 pub async fn connect(
     target: &Target,
+    introduction: &[u8],
+    deadline: impl Future<Output = ()>,
+) -> Result<Connected, ConnectError> {
+    let opening = async {
+        let socket = dial(target, None).await?;
+        // Looked at now: a reload may have come while the dial went on.
+        let security = target.security.load_full();
+        let secure = security.as_ref().map(|security| security.traffic());
+        let connected = open(socket, introduction, secure).await;
+        if let Some(security) = security {
+            match &connected {
+                Ok(_) => security.went_well(),
+                Err(ConnectError::Tls(error)) => security.failed(error),
+                Err(_) => {}
+            }
+        }
+        connected
+    };
+    within(target, opening, deadline).await
+}
+
+/// The same for a check, which may have a `port` and a way to speak (`secure`) of its own.
+pub async fn connect_for_check(
+    target: &Target,
     port: Option<u16>,
+    introduction: &[u8],
+    secure: Option<&Secure>,
     deadline: impl Future<Output = ()>,
 ) -> Result<Socket, ConnectError> {
+    let opening = async {
+        let socket = dial(target, port).await?;
+        open(socket, introduction, secure).await
+    };
+    Ok(within(target, opening, deadline).await?.socket)
+}
+
+async fn within<T>(
+    target: &Target,
+    opening: impl Future<Output = Result<T, ConnectError>>,
+    deadline: impl Future<Output = ()>,
+) -> Result<T, ConnectError> {
     tokio::select! {
         biased;
-        dialled = dial(target, port) => dialled,
+        opened = opening => opened,
         () = deadline => {
             if let Some(next) = target.addresses.list().get(1) {
                 target.addresses.prefer(*next);
@@ -106,6 +168,27 @@ pub async fn connect(
             Err(ConnectError::Timeout)
         }
     }
+}
+
+/// What comes before the first request.
+async fn open(
+    mut socket: Socket,
+    introduction: &[u8],
+    secure: Option<&Secure>,
+) -> Result<Connected, ConnectError> {
+    if !introduction.is_empty() {
+        socket.write_all(introduction).await?;
+    }
+    let Some(secure) = secure else {
+        return Ok(Connected { socket, alpn: None });
+    };
+    let (socket, handshaken) = tls::connect(socket, secure.config.clone(), secure.name.clone())
+        .await
+        .map_err(ConnectError::Tls)?;
+    Ok(Connected {
+        socket,
+        alpn: handshaken.alpn,
+    })
 }
 
 async fn dial(target: &Target, port: Option<u16>) -> Result<Socket, ConnectError> {
@@ -175,34 +258,40 @@ mod tests {
     async fn tcp_and_unix_servers_are_connected_to() {
         let (_listener, address) = listening().await;
         let target = Target::new(ServerAddress::Ip(address));
-        let stream = connect(&target, None, pending()).await.expect("connects");
+        let stream = connect(&target, &[], pending())
+            .await
+            .expect("connects")
+            .socket;
         assert!(matches!(&stream, Socket::Tcp(tcp) if tcp.nodelay().expect("is a socket")));
 
         let directory = tempfile::tempdir().expect("can be made");
         let path = directory.path().join("server.sock");
         let _listener = UnixListener::bind(&path).expect("binds");
         let target = Target::new(ServerAddress::Unix(path.into()));
-        let stream = connect(&target, None, pending()).await.expect("connects");
+        let stream = connect(&target, &[], pending())
+            .await
+            .expect("connects")
+            .socket;
         assert!(matches!(stream, Socket::Unix(_)));
     }
 
     #[tokio::test]
     async fn failures_are_told_apart() {
         let refused = Target::new(ServerAddress::Ip(nobody().await));
-        let error = connect(&refused, None, pending())
+        let error = connect(&refused, &[], pending())
             .await
             .expect_err("nobody listens");
         assert_eq!(error.result(), ConnectResult::Refused);
 
         let unresolved = Target::new(ServerAddress::Name("app".into(), 80));
         unresolved.addresses.fail("no such name".into());
-        let error = connect(&unresolved, None, pending())
+        let error = connect(&unresolved, &[], pending())
             .await
             .expect_err("has no address");
         assert_eq!(error.to_string(), "does not resolve: no such name");
 
         let pending_name = Target::new(ServerAddress::Name("app".into(), 80));
-        let error = connect(&pending_name, None, ready(()))
+        let error = connect(&pending_name, &[], ready(()))
             .await
             .expect_err("is not resolved");
         assert_eq!(error.result(), ConnectResult::Timeout);
@@ -210,7 +299,7 @@ mod tests {
         let missing = Target::new(ServerAddress::Unix(
             std::path::Path::new("/nonexistent").into(),
         ));
-        let error = connect(&missing, None, pending())
+        let error = connect(&missing, &[], pending())
             .await
             .expect_err("is not there");
         assert_eq!(error.result(), ConnectResult::Failed);
@@ -224,7 +313,7 @@ mod tests {
             SocketAddr::from((Ipv6Addr::LOCALHOST, 1)),
             open,
         ]);
-        connect(&target, None, pending())
+        connect(&target, &[], pending())
             .await
             .expect("the third answers");
         assert_eq!(target.addresses.preferred(), Some(open));
@@ -236,7 +325,7 @@ mod tests {
         let (_second, second) = listening().await;
         let target = named(&[first, second]);
         // Even a loopback connect is told by the reactor, which has not run at the first poll.
-        let error = connect(&target, None, ready(()))
+        let error = connect(&target, &[], ready(()))
             .await
             .expect_err("no time is given");
         assert!(matches!(error, ConnectError::Timeout), "not {error}");
@@ -247,7 +336,7 @@ mod tests {
     async fn an_own_port_overrides_the_targets() {
         let (_listener, open) = listening().await;
         let target = Target::new(ServerAddress::Ip(nobody().await));
-        connect(&target, Some(open.port()), pending())
+        connect_for_check(&target, Some(open.port()), &[], None, pending())
             .await
             .expect("its own port listens");
     }

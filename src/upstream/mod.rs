@@ -19,6 +19,7 @@ pub mod queue;
 pub mod registry;
 pub mod resolve;
 mod rules;
+mod secure;
 pub mod server;
 pub mod server_set;
 pub mod slow_start;

@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use crate::config::model::{self, ServerAddress};
 use crate::telemetry::{BreakerReading, Metrics, ServerMetrics, ServerReading, events};
+use crate::tls::ClientTerms;
 use crate::upstream::breaker::{self, Breaker};
 use crate::upstream::common::{Common, lock};
 use crate::upstream::connector::Target;
@@ -16,6 +18,7 @@ use crate::upstream::health::{Checks, Report};
 use crate::upstream::lease::Lease;
 use crate::upstream::pool::ServerConnections;
 use crate::upstream::resolve::Addresses;
+use crate::upstream::secure::Security;
 use crate::upstream::tasks::Running;
 use crate::util::ewma::PeakEwma;
 
@@ -54,6 +57,8 @@ pub struct Server {
     breaker: Breaker,
     address: ServerAddress,
     addresses: Arc<Addresses>,
+    /// Written by reloads.
+    security: Arc<ArcSwapOption<Security>>,
     /// [`Standing`] as a number.
     standing: AtomicU8,
     /// Milliseconds of [`Common::ms`]; 0 is not known.
@@ -124,6 +129,7 @@ impl Server {
                 ServerAddress::Ip(address) => Addresses::fixed(*address),
                 _ => Addresses::pending(),
             },
+            security: Arc::default(),
             connections,
             in_flight: AtomicU32::new(0),
             breaker: Breaker::new(id.0),
@@ -139,6 +145,8 @@ impl Server {
                 ..Control::default()
             }),
         });
+        // Before the first request can pick it: none may go out in the clear.
+        server.secure(config.tls.as_ref());
         let live = Arc::downgrade(&server);
         server
             .metrics
@@ -208,7 +216,23 @@ impl Server {
         Target {
             address: self.address.clone(),
             addresses: self.addresses.clone(),
+            security: self.security.clone(),
         }
+    }
+
+    /// Speaks TLS by these terms from now on, or plain. True if that is a change.
+    pub(super) fn secure(&self, terms: Option<&Arc<ClientTerms>>) -> bool {
+        let before = self.security.load();
+        let same = match (&*before, terms) {
+            (None, None) => true,
+            (Some(before), Some(terms)) => before.terms() == terms,
+            _ => false,
+        };
+        if !same {
+            let of = |terms| Security::new(terms, &self.address, self.upstream(), &self.label);
+            self.security.store(terms.map(of));
+        }
+        !same
     }
 
     /// Slots taken, over all workers. Relaxed: exact only for the claim itself.

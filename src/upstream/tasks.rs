@@ -29,6 +29,9 @@ pub(super) fn attach(
 ) {
     server.connections().configure(&config.connections);
     server.connections().speak(config.protocol);
+    if server.secure(config.tls.as_ref()) {
+        server.connections().reset();
+    }
     let mut control = lock(&server.control);
     if let ServerAddress::Name(name, port) = server.address()
         && control.resolving.is_none()

@@ -61,6 +61,7 @@ pub fn config(servers: &[(u16, u32)]) -> model::Upstream {
             idle_timeout: None,
             max_lifetime: None,
         },
+        tls: None,
     }
 }
 
@@ -102,6 +103,7 @@ pub fn health() -> Health {
         rise: 2,
         fall: 3,
         port: 0,
+        plain: false,
     }
 }
 

@@ -50,5 +50,6 @@ mod support;
 mod tags;
 mod timeouts;
 mod tls;
+mod tls_upstream;
 mod unix_listeners;
 mod upgrades;

@@ -14,6 +14,7 @@ pub(super) fn health(reader: Reader<'_>, building: &mut Building<'_>) -> Health 
         rise: reader.integer("rise"),
         fall: reader.integer("fall"),
         port: reader.integer("port"),
+        plain: reader.text("tls") == "off",
     }
 }
 

@@ -2,13 +2,11 @@
 //! configuration has nothing left in it that could fail later.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::build::Building;
 use crate::config::build::files::NamedFile;
 use crate::config::keys;
 use crate::config::reader::Reader;
-use crate::config::tree::quote;
 use crate::tls::{Certificate, Draft, Fault, Terms, Version};
 
 /// `None` without TLS, and where something is wrong.
@@ -75,62 +73,16 @@ fn certificate(reader: Reader<'_>, building: &mut Building<'_>) -> Option<Arc<Ce
     let (cert, key) = (cert?, key?);
     match Certificate::from_pem(cert.name, &cert.bytes, &key.bytes) {
         Ok(certificate) => {
-            judge_time(&certificate, &cert, building);
+            building.judge_time(&certificate, &cert, "clients");
             Some(Arc::new(certificate))
         }
         Err(found) => {
             match found.fault {
                 Fault::Certificate => building.bad_file(&cert, &found),
                 Fault::Key => building.bad_file(&key, &found),
-                Fault::Pair => mismatch(&cert, &key, found.help, building),
+                Fault::Pair => building.mismatched_files(&cert, &key, found.help),
             }
             None
         }
     }
-}
-
-fn mismatch(
-    cert: &NamedFile<'_>,
-    key: &NamedFile<'_>,
-    help: Option<&str>,
-    building: &mut Building<'_>,
-) {
-    let message = format!(
-        "the key in {} does not belong to the certificate in {}",
-        quote(key.name),
-        quote(cert.name)
-    );
-    let error = building
-        .problems
-        .error("bad-certificate", key.span, message);
-    error
-        .label("another one's key")
-        .related(cert.span, "the certificate");
-    if let Some(help) = help {
-        error.help(help);
-    }
-}
-
-/// A certificate whose time is over or has not begun is in use nevertheless: refusing the file for
-/// it would refuse every other change, too.
-fn judge_time(certificate: &Certificate, cert: &NamedFile<'_>, building: &mut Building<'_>) {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = since_epoch.map_or(0, |since| since.as_secs() as i64);
-    let (words, at) = if certificate.not_after < now {
-        ("has expired", certificate.not_after)
-    } else if certificate.not_before > now {
-        ("is not valid yet", certificate.not_before)
-    } else {
-        return;
-    };
-    let message = format!("the certificate in {} {words}", quote(cert.name));
-    let when =
-        jiff::Timestamp::from_second(at).map_or_else(|_| at.to_string(), |at| at.to_string());
-    let warning = building
-        .problems
-        .warning("certificate-time", cert.span, message);
-    warning.label(match words {
-        "has expired" => format!("valid until {when}: clients refuse it"),
-        _ => format!("valid from {when}: clients refuse it until then"),
-    });
 }

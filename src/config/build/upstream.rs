@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::build::{Building, breaker, health, retry, servers};
+use crate::config::build::{Building, breaker, health, retry, servers, upstream_tls};
 use crate::config::keys;
 use crate::config::model::{Balance, Connections, HashKey, Protocol, Queue, Upstream};
 use crate::config::reader::Reader;
@@ -60,6 +60,7 @@ fn compile(
     servers: Vec<crate::config::model::Server>,
     building: &mut Building<'_>,
 ) -> Upstream {
+    let tls = upstream_tls::terms(reader, &servers, building);
     Upstream {
         name: Arc::from(entry.key.as_str()),
         balance,
@@ -83,6 +84,7 @@ fn compile(
         retry: retry::retry(reader.table_or_empty("retry", &keys::RETRY)),
         timeout: retry::timeouts(reader.table_or_empty("timeout", &keys::TIMEOUT)),
         connections: connections(reader.table_or_empty("connections", &keys::CONNECTIONS)),
+        tls,
     }
 }
 

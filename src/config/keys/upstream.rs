@@ -66,7 +66,47 @@ pub(in crate::config) static UPSTREAM: Section = Section {
         later("proxy-protocol"),
         later("concurrency"),
         later("sticky"),
-        later("tls"),
+        key("tls", Kind::Table(&UPSTREAM_TLS), UPSTREAM_TLS.about).or_off(),
+    ],
+};
+
+pub(in crate::config) static UPSTREAM_TLS: Section = Section {
+    name: "[upstream.NAME.tls]",
+    about: "TLS towards the servers; absent: plain",
+    exclusive: &[],
+    keys: &[
+        key(
+            "ca",
+            Kind::Text(&rules::ANY),
+            "PEM file of the authorities whose certificates are accepted; empty: the system's; \
+             watched, like the other files",
+        )
+        .default("\"\""),
+        key(
+            "server-name",
+            Kind::Text(&rules::ANY),
+            "What the servers' certificates must be for, and the name that is asked for (SNI); \
+             empty: the host name or IP address of each server (\"localhost\" of a unix socket)",
+        )
+        .default("\"\""),
+        key(
+            "client-cert",
+            Kind::Text(&rules::ANY),
+            "PEM file: our certificate, for servers that ask for one; relative to this file",
+        )
+        .default("\"\""),
+        key(
+            "client-key",
+            Kind::Text(&rules::ANY),
+            "PEM file: its private key, not encrypted; relative to this file",
+        )
+        .default("\"\""),
+        key(
+            "verify",
+            Kind::Switch,
+            "false: any certificate is accepted; whoever is on the way can read and change everything",
+        )
+        .default("true"),
     ],
 };
 
@@ -195,7 +235,12 @@ pub(in crate::config) static HEALTH: Section = Section {
             "0: the server's",
         )
         .default("0"),
-        later("tls"),
+        key(
+            "tls",
+            Kind::Choice(&["same", "off"], &[]),
+            "As the traffic, or plain",
+        )
+        .default("\"same\""),
     ],
 };
 

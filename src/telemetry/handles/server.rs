@@ -45,10 +45,13 @@ pub enum ConnectResult {
     Timeout,
     /// Anything else: unreachable, no address, no descriptors left.
     Failed,
+    /// Connected, and then the handshake failed.
+    TlsFailed,
 }
 
 impl ConnectResult {
-    pub(in crate::telemetry) const LABELS: [&str; 4] = ["ok", "refused", "timeout", "failed"];
+    pub(in crate::telemetry) const LABELS: [&str; 5] =
+        ["ok", "refused", "timeout", "failed", "tls_failed"];
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +102,7 @@ pub struct ServerMetrics {
     pub(in crate::telemetry) server: Arc<str>,
     attempts: Sharded<Table>,
     /// These are rare enough to be shared by all workers.
-    connects: [AtomicU64; 4],
+    connects: [AtomicU64; 5],
     checks: [AtomicU64; 3],
     transitions: [AtomicU64; 3],
     source: Source<ServerReading>,

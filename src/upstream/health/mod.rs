@@ -179,6 +179,7 @@ mod tests {
             rise: 2,
             fall: 3,
             port: 0,
+            plain: false,
         })
     }
 

@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::config::model::{Health, HealthProbe, ServerAddress, StatusRange};
-use crate::upstream::connector::{ConnectError, Target, connect};
+use crate::tls::Secure;
+use crate::upstream::connector::{ConnectError, Target, connect_for_check};
 use crate::upstream::health::grpc::{self, Question};
 
 /// As much of a body is searched.
@@ -107,7 +108,10 @@ impl Probe for SocketProbe {
     async fn check(&self, settings: &Health) -> Result<(), Failure> {
         let deadline = Instant::now() + settings.timeout;
         let port = (settings.port != 0).then_some(settings.port);
-        let socket = match connect(&self.target, port, sleep_until(deadline)).await {
+        let secure = self.secure(settings);
+        let expired = sleep_until(deadline);
+        let connected = connect_for_check(&self.target, port, &[], secure.as_ref(), expired);
+        let socket = match connected.await {
             Ok(socket) => socket,
             Err(ConnectError::Refused) => return Err(Failure::Refused),
             Err(ConnectError::Timeout) => return Err(Failure::TimedOut(settings.timeout)),
@@ -122,6 +126,18 @@ impl Probe for SocketProbe {
 }
 
 impl SocketProbe {
+    /// As the traffic does it, but for sessions and the protocol that this check speaks.
+    fn secure(&self, settings: &Health) -> Option<Secure> {
+        let security = self.target.security.load_full()?;
+        let alpn: &[&[u8]] = match &settings.probe {
+            _ if settings.plain => return None,
+            HealthProbe::Tcp => &[],
+            HealthProbe::Http { .. } => &[b"http/1.1"],
+            HealthProbe::Grpc { .. } => &[b"h2"],
+        };
+        Some(security.check(alpn))
+    }
+
     async fn ask(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -141,7 +157,10 @@ impl SocketProbe {
                 let question = Question {
                     service,
                     host: &self.host(host, settings.port),
-                    scheme: "http",
+                    scheme: match settings.plain || self.target.security.load().is_none() {
+                        true => "http",
+                        false => "https",
+                    },
                     headers,
                 };
                 grpc::check(stream, &question).await
@@ -285,6 +304,7 @@ mod tests {
             rise: 2,
             fall: 3,
             port: 0,
+            plain: false,
         }
     }
 

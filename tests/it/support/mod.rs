@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod raw;
 pub mod reference;
 pub mod tls;
+pub mod tls_origin;
 pub mod wait;
 
 pub use app::{ONE_WORKER, app, app_with, count};
