@@ -30,7 +30,10 @@ impl Handler for Connection {
     type Work = proxy::Work;
 
     fn limits(&self) -> Limits {
-        self.info.listener.limits(&self.context)
+        let mut limits = self.info.listener.limits(&self.context);
+        // Over TLS it is ALPN that says HTTP/2, never the first bytes (RFC 9113 section 3.3).
+        limits.h2 &= self.info.secured.is_none();
+        limits
     }
 
     fn handle(&self, request: Request) -> Self::Work {

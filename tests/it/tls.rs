@@ -3,6 +3,7 @@
 mod certificates;
 mod clients;
 mod handshakes;
+mod http2;
 mod traffic;
 
 use std::path::Path;
