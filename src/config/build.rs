@@ -26,11 +26,20 @@ use crate::config::routes::{ConflictKind, conflicts};
 use crate::config::sources::Sources;
 use crate::config::suggest::closest;
 use crate::config::tree::{Node, Span, Table, quote};
+use crate::tls::Certificate;
 
 /// What building needs everywhere.
 pub(super) struct Building<'a> {
     pub problems: &'a mut Problems,
     pub sources: &'a mut Sources,
+    /// The certificates that were found to be in order, each with its file and the key naming it.
+    pub certificates: Vec<(Arc<Certificate>, String, Span)>,
+}
+
+/// What building gives.
+pub(super) struct Built {
+    pub config: Config,
+    pub certificates: Vec<(Arc<Certificate>, String, Span)>,
 }
 
 impl Building<'_> {
@@ -61,8 +70,12 @@ impl Building<'_> {
 }
 
 /// Builds the model of `effective`.
-pub(super) fn build(effective: &Table, problems: &mut Problems, sources: &mut Sources) -> Config {
-    let mut building = Building { problems, sources };
+pub(super) fn build(effective: &Table, problems: &mut Problems, sources: &mut Sources) -> Built {
+    let mut building = Building {
+        problems,
+        sources,
+        certificates: Vec::new(),
+    };
     let root = Reader::root(effective, &keys::ROOT);
     let process = process::process(root.table_or_empty("process", &keys::PROCESS));
     let log = process::log(root.table_or_empty("log", &keys::LOG));
@@ -87,7 +100,10 @@ pub(super) fn build(effective: &Table, problems: &mut Problems, sources: &mut So
         rivals(&config, root.list("route"), &mut building);
         unused(&config, &root, &mut building);
     }
-    config
+    Built {
+        config,
+        certificates: building.certificates,
+    }
 }
 
 /// Routes that are ambiguous, and routes that can never match.

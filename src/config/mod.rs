@@ -32,7 +32,8 @@ use std::sync::Arc;
 
 use self::diagnostics::Problems;
 use self::include::Reading;
-use self::tree::{Span, Table};
+use self::tree::{Span, Table, quote};
+use crate::tls::Certificate;
 
 pub use self::diagnostics::{Diagnostic, Diagnostics, Severity};
 pub use self::diff::{Diff, diff};
@@ -48,6 +49,8 @@ pub struct Loaded {
     /// Never errors: these would have refused the file.
     pub warnings: Diagnostics,
     pub sources: Sources,
+    /// Each with its file and the place that names it.
+    certificates: Vec<(Arc<Certificate>, String, Span)>,
     /// As written, after includes.
     merged: Arc<Table>,
     /// With all defaults.
@@ -65,11 +68,48 @@ impl Loaded {
             error.label("the running configuration stays");
             error.help("remove the pattern if its files are gone for good");
         }
+        self.unless(problems)
+    }
+
+    /// Refuses a certificate that is over, or has not begun, in the place of one that is valid now:
+    /// whoever renewed it did not mean that. One that ran out in use stops nothing.
+    pub fn keeps_certificates_of(&self, previous: &Loaded, now: i64) -> Result<(), Diagnostics> {
+        let mut problems = Problems::default();
+        for (certificate, name, span) in &self.certificates {
+            let was = previous
+                .certificates
+                .iter()
+                .find(|(_, before, _)| before == name);
+            let Some((before, ..)) = was.filter(|(before, ..)| before.is_valid_at(now)) else {
+                continue;
+            };
+            if !certificate.is_valid_at(now) {
+                let message = format!("the new certificate in {} is not valid now", quote(name));
+                let error = problems.error("certificate-time", *span, message);
+                error.label(format!(
+                    "valid from {} until {}",
+                    date(certificate.not_before),
+                    date(certificate.not_after)
+                ));
+                let until = date(before.not_after);
+                error.help(format!("the one in use stays; it is valid until {until}"));
+            }
+        }
+        self.unless(problems)
+    }
+
+    fn unless(&self, problems: Problems) -> Result<(), Diagnostics> {
         match problems.has_errors() {
             true => Err(problems.finish(self.sources.clone())),
             false => Ok(()),
         }
     }
+}
+
+/// A certificate's time, as people read it.
+fn date(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds)
+        .map_or_else(|_| seconds.to_string(), |time| time.to_string())
 }
 
 /// Reads, checks and compiles the file at `path` and everything that it includes.
@@ -91,16 +131,17 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     }
     check::check(&merged, &keys::ROOT, &mut problems);
     let effective = effective::effective(&merged);
-    let config = build::build(&effective, &mut problems, &mut sources);
+    let built = build::build(&effective, &mut problems, &mut sources);
     let failed = problems.has_errors();
     let diagnostics = problems.finish(sources.clone());
     if failed {
         return Err(diagnostics);
     }
     Ok(Loaded {
-        config,
+        config: built.config,
         warnings: diagnostics,
         sources,
+        certificates: built.certificates,
         merged: Arc::new(merged),
         effective: Arc::new(effective),
     })

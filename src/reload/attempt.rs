@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
@@ -303,6 +303,11 @@ impl Reloader {
             return self.unchanged(trigger);
         }
         if let Err(mistakes) = loaded.keeps_includes_of(&self.live.loaded.sources) {
+            return self.reject(trigger, Rejection::Config(mistakes));
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_secs() as i64);
+        if let Err(mistakes) = loaded.keeps_certificates_of(&self.live.loaded, now) {
             return self.reject(trigger, Rejection::Config(mistakes));
         }
         let previous = self.live.snapshots.load_full();

@@ -93,6 +93,11 @@ impl Certificate {
     pub(in crate::tls) fn content(&self) -> u64 {
         self.content
     }
+
+    /// `now`: seconds since 1970.
+    pub fn is_valid_at(&self, now: i64) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
 }
 
 impl PartialEq for Certificate {

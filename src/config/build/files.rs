@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::build::Building;
+use crate::config::date;
 use crate::config::reader::Reader;
 use crate::config::tree::{Span, quote};
 use crate::tls::{Certificate, FileError};
@@ -86,8 +87,7 @@ impl Building<'_> {
             return;
         };
         let message = format!("the certificate in {} {words}", quote(cert.name));
-        let when =
-            jiff::Timestamp::from_second(at).map_or_else(|_| at.to_string(), |at| at.to_string());
+        let when = date(at);
         let warning = self
             .problems
             .warning("certificate-time", cert.span, message);

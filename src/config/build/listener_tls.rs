@@ -74,7 +74,10 @@ fn certificate(reader: Reader<'_>, building: &mut Building<'_>) -> Option<Arc<Ce
     match Certificate::from_pem(cert.name, &cert.bytes, &key.bytes) {
         Ok(certificate) => {
             building.judge_time(&certificate, &cert, "clients");
-            Some(Arc::new(certificate))
+            let certificate = Arc::new(certificate);
+            let place = (certificate.clone(), cert.name.to_owned(), cert.span);
+            building.certificates.push(place);
+            Some(certificate)
         }
         Err(found) => {
             match found.fault {

@@ -278,6 +278,27 @@ fn an_expired_certificate_is_warned_about_and_stops_no_other_change() {
 }
 
 #[test]
+fn an_expired_certificate_does_not_replace_a_valid_one() {
+    let origin = Origin::good("x");
+    let scene = simple(&origin, "");
+    let before = current(&scene);
+    let over = |parameters: &mut rcgen::CertificateParams| {
+        parameters.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    };
+    let expired = scene.authority.issue_with(&["a.example"], over);
+    expired.write(scene.proxy.directory(), "site");
+    let answer = scene.proxy.reload();
+    assert_eq!(answer.status, 422, "{}", answer.text());
+    let text = answer.text();
+    assert!(
+        text.contains("2021-01-01") && text.contains("site.pem"),
+        "{text}"
+    );
+    assert_eq!(current(&scene), before, "the valid one stays");
+}
+
+#[test]
 fn the_reload_says_that_certificates_changed() {
     let origin = Origin::good("x");
     let scene = simple(&origin, "");
