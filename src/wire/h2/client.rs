@@ -18,6 +18,8 @@ mod driver;
 mod exchange;
 mod head;
 mod io;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 mod upload;
 mod watch;
@@ -26,7 +28,6 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
-use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,14 +82,14 @@ struct Shared {
     secure: bool,
     /// Exchanges under way.
     exchanges: Cell<usize>,
+    /// Exchanges begun so far.
+    begun: Cell<u64>,
     /// The driver has ended: the socket is closed.
     ended: Cell<bool>,
     /// Asked for a sign of life, the server has not answered yet.
     suspect: Cell<bool>,
     /// Goes with the socket.
     ballast: RefCell<Option<Box<dyn Any>>>,
-    /// The driver's, to look at its clock when an exchange begins.
-    driver: RefCell<Option<Waker>>,
 }
 
 /// Why a server that was connected to is no HTTP/2 server, or not in time.
@@ -115,10 +116,10 @@ impl Connection {
             watch,
             secure,
             exchanges: Cell::new(0),
+            begun: Cell::new(0),
             ended: Cell::new(false),
             suspect: Cell::new(false),
             ballast: RefCell::new(None),
-            driver: RefCell::new(None),
         });
         let mut driver = Driver::new(connection, shared.clone());
         driver.settled().await?;
@@ -194,12 +195,6 @@ impl Shared {
         self.ended.set(true);
         drop(self.sender.take());
         drop(self.ballast.take());
-    }
-
-    fn wake_driver(&self) {
-        if let Some(waker) = &*self.driver.borrow() {
-            waker.wake_by_ref();
-        }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::wire::h2::client::{HandshakeError, Shared};
 const QUIET: Duration = Duration::from_secs(3);
 /// Without a byte after that, before it counts as dead.
 const DEAD: Duration = Duration::from_secs(10);
-/// Pings in a row with nothing else coming.
+/// Pings in a row with nothing else coming; and one more for an exchange that began after them.
 const FREE_PINGS: u32 = 2;
 /// Between two pings beyond those: gRPC's servers allow one in five minutes.
 const PATIENCE: Duration = Duration::from_secs(6 * 60);
@@ -43,6 +43,8 @@ pub(super) struct Driver {
     connection: Option<h2::client::Connection<Io, Bytes>>,
     shared: Rc<Shared>,
     pings: Option<PingPong>,
+    /// Since when nobody uses the connection any more.
+    forsaken: Option<Instant>,
     /// What is waited for, if anything.
     alarm: Option<Pin<Box<Sleep>>>,
     /// Bytes received when they were last looked at, and when they were seen to change.
@@ -53,6 +55,9 @@ pub(super) struct Driver {
     /// Pings since anything but their answers came, and when the last was sent.
     in_a_row: u32,
     last_ping: Instant,
+    /// Exchanges begun before the last ping, and when this was last looked at.
+    begun_then: u64,
+    begun: u64,
 }
 
 impl Driver {
@@ -63,12 +68,15 @@ impl Driver {
             pings: connection.ping_pong(),
             connection: Some(connection),
             shared,
+            forsaken: None,
             alarm: None,
             received: 0,
             moved: now,
             asked: None,
             in_a_row: 0,
             last_ping: now,
+            begun_then: 0,
+            begun: 0,
         }
     }
 
@@ -101,15 +109,18 @@ impl Driver {
     fn poll_life(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = clock::now();
         self.note_what_came(now, cx);
+        if self.is_forsaken() {
+            self.forsaken.get_or_insert(now);
+        }
         loop {
-            let Some(next) = self.next_step(now) else {
+            let Some(next) = self.next_step() else {
                 self.alarm = None;
                 return Poll::Pending;
             };
             if next > now {
                 return self.poll_alarm(next, cx);
             }
-            if self.is_forsaken() || self.asked.is_some() {
+            if self.forsaken.is_some() || self.asked.is_some() {
                 return Poll::Ready(());
             }
             self.ask(now);
@@ -117,9 +128,9 @@ impl Driver {
     }
 
     /// When something has to be done should nothing happen before.
-    fn next_step(&self, now: Instant) -> Option<Instant> {
-        if self.is_forsaken() {
-            return Some(self.moved + CLOSING);
+    fn next_step(&self) -> Option<Instant> {
+        if let Some(since) = self.forsaken {
+            return Some(since + CLOSING);
         }
         if let Some(asked) = self.asked {
             return Some(asked + DEAD);
@@ -128,10 +139,11 @@ impl Driver {
             return None;
         }
         let quiet = self.moved + QUIET;
-        if self.in_a_row < FREE_PINGS {
+        let fresh = u32::from(self.begun > self.begun_then);
+        if self.in_a_row < FREE_PINGS + fresh {
             return Some(quiet);
         }
-        Some(quiet.max(self.last_ping + PATIENCE)).filter(|_| now >= self.moved)
+        Some(quiet.max(self.last_ping + PATIENCE))
     }
 
     /// Nobody has a handle any more, so nothing but the goodbye is left to be written.
@@ -147,11 +159,12 @@ impl Driver {
         let received = self.shared.watch.bytes_received();
         let came = received - self.received;
         self.received = received;
+        // Counts from when something is awaited.
+        let begun = self.shared.begun.get();
+        if begun != std::mem::replace(&mut self.begun, begun) {
+            self.moved = now;
+        }
         if came == 0 && !answered {
-            // Begins to count when something is awaited.
-            if self.shared.exchanges.get() == 0 && !self.is_forsaken() {
-                self.moved = now;
-            }
             return;
         }
         self.moved = now;
@@ -178,6 +191,7 @@ impl Driver {
             self.asked = Some(now);
             self.shared.suspect.set(true);
             self.in_a_row += 1;
+            self.begun_then = self.begun;
         }
         // One that cannot be sent is tried again no sooner either.
         self.last_ping = now;
@@ -203,7 +217,6 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = &mut *self;
         let _turn = clock::turn();
-        store(&driver.shared, cx);
         let ended = match driver.poll_frames(cx) {
             Poll::Ready(result) => {
                 if let Err(error) = result {
@@ -227,13 +240,5 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.connection = None;
         self.shared.end();
-    }
-}
-
-fn store(shared: &Shared, cx: &Context<'_>) {
-    let mut driver = shared.driver.borrow_mut();
-    match &*driver {
-        Some(waker) if waker.will_wake(cx.waker()) => {}
-        _ => *driver = Some(cx.waker().clone()),
     }
 }
