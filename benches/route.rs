@@ -69,6 +69,8 @@ fn route(i: usize) -> Arc<Route> {
         fallback: None,
         access: Default::default(),
         limit: None,
+        request_headers: Default::default(),
+        response_headers: Default::default(),
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod breaker;
 mod files;
+mod headers;
 mod health;
 mod listener;
 mod listener_tls;

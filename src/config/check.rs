@@ -37,7 +37,7 @@ fn known(entry: &Entry, key: &'static Key, problems: &mut Problems) {
         _ if entry
             .node
             .as_text()
-            .is_some_and(|text| key.words.contains(&text)) => {}
+            .is_some_and(|text| key.words.contains(&text) && entry.node.variables.is_empty()) => {}
         _ => value(
             &entry.node,
             &key.kind,
@@ -125,6 +125,12 @@ struct Named<'a> {
 fn value(node: &Node, kind: &'static Kind, named: &Named<'_>, problems: &mut Problems) {
     match (kind, &node.value) {
         (_, Value::Unknown) | (Kind::Switch, Value::Switch(_)) => {}
+        (kind, Value::Text(_))
+            if !node.variables.is_empty()
+                && !matches!(kind, Kind::Template(_) | Kind::OneOf(_)) =>
+        {
+            misplaced_variable(node, named, problems);
+        }
         (Kind::Integer { min, max }, Value::Integer(number)) => {
             if number < min || number > max {
                 problems
@@ -134,6 +140,11 @@ fn value(node: &Node, kind: &'static Kind, named: &Named<'_>, problems: &mut Pro
                         format!("`{}` is out of range", named.key),
                     )
                     .label(expected(kind, named.words));
+            }
+        }
+        (Kind::Template(rule), Value::Text(_)) => {
+            if let Err(complaint) = (rule.check)(&node.filled()) {
+                refuse(node, rule.what, named, complaint, problems);
             }
         }
         (Kind::Text(rule), Value::Text(text)) => {
@@ -244,6 +255,13 @@ fn refuse(
     if let Some(help) = complaint.help.filter(|_| node.masked.is_none()) {
         error.help(help);
     }
+}
+
+fn misplaced_variable(node: &Node, named: &Named<'_>, problems: &mut Problems) {
+    let message = format!("`{}` is the same for every request", named.key);
+    let error = problems.error("misplaced-variable", node.span, message);
+    error.label("a request variable cannot stand here");
+    error.help("request variables belong only in header values, redirects and fixed bodies; write `$${` for a literal `${`");
 }
 
 fn zero_refused(node: &Node, named: &Named<'_>, problems: &mut Problems) {
@@ -361,7 +379,9 @@ fn hint(node: &Node, kind: &Kind, named: &Named<'_>) -> Option<String> {
             "false" | "off" | "no" => Some("write false, without quotes".to_owned()),
             _ => None,
         },
-        (Kind::Text(_), Value::Integer(number)) => Some(format!("write \"{number}\"")),
+        (Kind::Text(_) | Kind::Template(_), Value::Integer(number)) => {
+            Some(format!("write \"{number}\""))
+        }
         (Kind::List(_), Value::Text(_)) => Some(match &node.masked {
             None => format!("write [{:?}]", node.as_text().unwrap_or_default()),
             Some(_) => "put it in brackets".to_owned(),
@@ -406,7 +426,7 @@ fn what(kind: &Kind) -> String {
         Kind::Switch => "true or false".to_owned(),
         Kind::Integer { min, max: i64::MAX } => format!("an integer from {min} on"),
         Kind::Integer { min, max } => format!("an integer from {min} to {max}"),
-        Kind::Text(rule) => rule.what.to_owned(),
+        Kind::Text(rule) | Kind::Template(rule) => rule.what.to_owned(),
         Kind::Duration { .. } => "a duration like \"2s\"".to_owned(),
         Kind::Size { .. } => "a size like \"64KiB\"".to_owned(),
         Kind::Rate => "a rate like \"100/s\"".to_owned(),

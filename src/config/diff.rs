@@ -322,7 +322,7 @@ fn comparable(route: &Route, config: &Config) -> String {
         (fallback.status, &fallback.body, upstream)
     });
     format!(
-        "{listeners:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {fallback:?}",
+        "{listeners:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {fallback:?}",
         route.host,
         route.path,
         route.when,
@@ -334,6 +334,8 @@ fn comparable(route: &Route, config: &Config) -> String {
         route.retry,
         route.access,
         route.limit,
+        route.request_headers,
+        route.response_headers,
     )
 }
 

@@ -45,7 +45,9 @@ pub(super) fn effective(merged: &Table) -> Table {
             Via::Defaults("defaults.route"),
         );
         settle(route, "retry", "attempts", Value::Integer(0));
-        remove_if_off(route, "fallback");
+        for key in ["fallback", "request-headers", "response-headers"] {
+            remove_if_off(route, key);
+        }
     }
     fill(&mut root, &keys::ROOT);
     inherit(&mut root);
@@ -148,6 +150,7 @@ fn settle(table: &mut Table, key: &str, inner: &str, value: Value) {
             span: node.span,
             via: node.via,
             masked: None,
+            variables: Vec::new(),
         };
         let mut settled = Table::default();
         settled.push(inner, off);
@@ -237,6 +240,7 @@ fn built_in(toml: &str) -> Node {
             span: Span::NONE,
             via: Via::BuiltIn,
             masked: None,
+            variables: Vec::new(),
         },
         |entry| entry.node,
     );

@@ -1,8 +1,13 @@
 //! `${NAME}` in string values, replaced after parsing: what the environment holds is a value and
 //! can never add a key or end a string.
+//!
+//! `${request.id}` and its like stand for something of a request: they are taken out of the text
+//! and kept beside it with their places, so that a literal `${` is never taken for one.
 
 use crate::config::diagnostics::Problems;
-use crate::config::tree::{Node, Value, quote};
+use crate::config::model::Variable;
+use crate::config::suggest::closest;
+use crate::config::tree::{Node, Placed, Value, quote};
 
 /// Replaces in every text below `root`. What came from the environment is masked wherever the
 /// value is shown, because that is where secrets come from.
@@ -23,8 +28,10 @@ pub(super) fn replace(
                 value,
                 masked,
                 secret,
+                variables,
             }) => {
-                node.masked = secret.then_some(masked);
+                node.masked = (secret || !variables.is_empty()).then_some(masked);
+                node.variables = variables;
                 node.value = Value::Text(value);
             }
             Err(Mistake {
@@ -45,6 +52,7 @@ struct Expanded {
     value: String,
     masked: String,
     secret: bool,
+    variables: Vec<Placed>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -59,13 +67,15 @@ fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Expanded, 
         value: String::new(),
         masked: String::new(),
         secret: false,
+        variables: Vec::new(),
     };
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         let (before, from) = rest.split_at(at);
         if let Some(before) = before.strip_suffix('$') {
             out.plain(before);
-            out.plain("${");
+            out.value.push_str("${");
+            out.masked.push_str("$${");
             rest = &from[2..];
             continue;
         }
@@ -100,11 +110,7 @@ impl Expanded {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         {
-            return Err(Mistake {
-                code: "not-supported-yet",
-                message: format!("the request variable {} is not supported yet", quote(&format!("${{{name}}}"))),
-                help: "request variables belong only in header values, redirects and fixed bodies; write `$${` for a literal `${`".to_owned(),
-            });
+            return self.request_variable(name, default.is_some());
         }
         let mut bytes = name.bytes();
         let valid = bytes
@@ -112,10 +118,17 @@ impl Expanded {
             .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
             && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if !valid {
-            return Err(malformed(&format!(
-                "{} is not the name of an environment variable",
-                quote(name)
-            )));
+            let group = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
+            return Err(Mistake {
+                help: match group {
+                    true => format!("a group of a regular expression is `${name}`, without braces"),
+                    false => malformed("").help,
+                },
+                ..malformed(&format!(
+                    "{} is not the name of an environment variable",
+                    quote(name)
+                ))
+            });
         }
         match (env(name), default) {
             // As in a shell, `:-` also stands in for an empty value.
@@ -130,6 +143,39 @@ impl Expanded {
                 });
             }
         }
+        Ok(())
+    }
+
+    fn request_variable(&mut self, name: &str, has_default: bool) -> Result<(), Mistake> {
+        if has_default {
+            return Err(Mistake {
+                code: "bad-variable",
+                message: format!(
+                    "the request variable {} cannot have a default",
+                    quote(&format!("${{{name}}}"))
+                ),
+                help: format!("write `${{{name}}}`"),
+            });
+        }
+        let Some(variable) = Variable::find(name) else {
+            let names = Variable::ALL.map(Variable::name);
+            return Err(Mistake {
+                code: "unknown-variable",
+                message: format!(
+                    "there is no request variable {}",
+                    quote(&format!("${{{name}}}"))
+                ),
+                help: match closest(name, names.into_iter()) {
+                    Some(near) => format!("did you mean `${{{near}}}`?"),
+                    None => format!("there are {}", names.join(", ")),
+                },
+            });
+        };
+        self.variables.push(Placed {
+            at: self.value.len(),
+            variable,
+        });
+        self.masked.push_str(&format!("${{{name}}}"));
         Ok(())
     }
 
@@ -177,7 +223,10 @@ mod tests {
         assert_eq!(value("${EMPTY}"), Ok(String::new()));
         assert_eq!(value("$${SET} $5 $"), Ok("${SET} $5 $".to_owned()));
         assert_eq!(value("${UNSET}"), Err("unset-variable"));
-        assert_eq!(value("${request.id}"), Err("not-supported-yet"));
+        assert_eq!(value("a${request.id}b"), Ok("ab".to_owned()));
+        assert_eq!(value("${request.idd}"), Err("unknown-variable"));
+        assert_eq!(value("${request.id:-x}"), Err("bad-variable"));
+        assert_eq!(value("${1}"), Err("bad-variable"));
         assert_eq!(value("${SET"), Err("bad-variable"));
         assert_eq!(value("${}"), Err("bad-variable"));
         assert_eq!(value("${9A}"), Err("bad-variable"));
@@ -191,6 +240,22 @@ mod tests {
             ("value:80", "***:80", true)
         );
         assert!(!expand("${UNSET:-80}", &env).unwrap().secret);
+    }
+
+    #[test]
+    fn request_variables_are_kept_beside_the_text() {
+        let out = expand("${SET}$${client.ip}${client.ip}/${route.name}", &env).unwrap();
+        assert_eq!(out.value, "value${client.ip}/");
+        assert_eq!(out.masked, "***$${client.ip}${client.ip}/${route.name}");
+        let places: Vec<_> = out
+            .variables
+            .iter()
+            .map(|one| (one.at, one.variable))
+            .collect();
+        assert_eq!(
+            places,
+            [(17, Variable::ClientIp), (18, Variable::RouteName)]
+        );
     }
 
     proptest! {

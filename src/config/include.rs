@@ -134,6 +134,7 @@ impl<'a> Reading<'a> {
             span: Span::new(file, 0..0),
             via: Via::Written,
             masked: None,
+            variables: Vec::new(),
         }
     }
 

@@ -13,7 +13,7 @@ mod upstream;
 pub(super) use self::listener::{CERTIFICATE, LIMITS, LISTENER, LISTENER_TLS};
 pub(super) use self::process::{ACCESS_LOG, ADMIN, LOG, PROCESS};
 pub(super) use self::route::{
-    FALLBACK, LIMIT, ROUTE, ROUTE_DEFAULTS, ROUTE_RETRY, ROUTE_TIMEOUT, WHEN,
+    EDITS, FALLBACK, LIMIT, ROUTE, ROUTE_DEFAULTS, ROUTE_RETRY, ROUTE_TIMEOUT, WHEN,
 };
 pub(super) use self::upstream::{
     BREAKER, BUDGET, CONNECTIONS, HASH, HEALTH, QUEUE, RETRY, SERVER, SLOW, TIMEOUT, UPSTREAM,
@@ -66,6 +66,8 @@ pub(super) enum Kind {
         max: i64,
     },
     Text(&'static Rule),
+    /// A text that may have request variables; the rule is for what is written around them.
+    Template(&'static Rule),
     Duration {
         zero: bool,
     },

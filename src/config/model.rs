@@ -3,6 +3,8 @@
 //! Only [`super::load`] builds it, so an invalid configuration cannot be constructed. Values that
 //! a later feature brings are absent here: the checker refuses their keys as "not supported yet".
 
+mod actions;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use crate::tls::ClientTerms;
 use crate::tls::Terms;
 use crate::util::rate::Rate;
 use crate::util::units::{ByteSize, Percent};
+
+pub use self::actions::{HeaderEdits, Piece, Template, Variable};
 
 /// Index of an upstream in [`Config::upstreams`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -445,6 +449,9 @@ pub struct Route {
     pub fallback: Option<Fallback>,
     pub access: Access,
     pub limit: Option<Limit>,
+    pub request_headers: HeaderEdits,
+    /// Of answers that are no refusals of ours.
+    pub response_headers: HeaderEdits,
 }
 
 /// Requests of one key, by the generic cell rate algorithm.
@@ -527,7 +534,7 @@ pub enum Forward {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fallback {
     pub status: u16,
-    pub body: String,
+    pub body: Template,
     pub upstream: Option<UpstreamId>,
 }
 

@@ -512,6 +512,8 @@ pub(crate) mod fixtures {
             fallback: None,
             access: Default::default(),
             limit: None,
+            request_headers: Default::default(),
+            response_headers: Default::default(),
         }
     }
 }

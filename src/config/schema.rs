@@ -103,8 +103,10 @@ fn kind(of: &'static Kind) -> Json {
         Kind::Switch => json!({ "type": "boolean" }),
         Kind::Integer { min, max: i64::MAX } => json!({ "type": "integer", "minimum": min }),
         Kind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
-        Kind::Text(rule) if rule.pattern == ".*" => json!({ "type": "string" }),
-        Kind::Text(rule) => text(rule.pattern),
+        Kind::Text(rule) | Kind::Template(rule) if rule.pattern == ".*" => {
+            json!({ "type": "string" })
+        }
+        Kind::Text(rule) | Kind::Template(rule) => text(rule.pattern),
         Kind::Duration { zero: true } => text(DURATION_PATTERN),
         Kind::Duration { zero: false } => text(&format!("(?=.*[1-9]){DURATION_PATTERN}")),
         Kind::Size { .. } => text(SIZE_PATTERN),

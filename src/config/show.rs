@@ -140,7 +140,7 @@ fn is_credential(table: Option<&String>, key: &str) -> bool {
     ];
     match table.map(String::as_str) {
         Some("admin") => key == "token",
-        Some("headers") => names.iter().any(|name| key.contains(name)),
+        Some("headers" | "set" | "add") => names.iter().any(|name| key.contains(name)),
         _ => false,
     }
 }

@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::config::model::{Piece, Template, Variable};
+
 /// Bytes `start..end` of one of the [`Sources`](super::Sources).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
@@ -56,6 +58,15 @@ pub(super) struct Node {
     pub via: Via,
     /// What may be shown instead of a text with parts from the environment.
     pub masked: Option<String>,
+    /// Request variables of a text, which is without them.
+    pub variables: Vec<Placed>,
+}
+
+/// A request variable, and before which byte of its text it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub at: usize,
+    pub variable: Variable,
 }
 
 #[derive(Debug, Clone)]
@@ -148,7 +159,35 @@ impl Node {
     }
 
     pub fn is_off(&self) -> bool {
-        self.as_text() == Some("off")
+        self.as_text() == Some("off") && self.variables.is_empty()
+    }
+
+    /// A text as it may look with something for its variables.
+    pub fn filled(&self) -> String {
+        let piece = |piece: &Piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::Variable(_) => "x".to_owned(),
+        };
+        self.template().0.iter().map(piece).collect()
+    }
+
+    /// A text with its variables.
+    pub fn template(&self) -> Template {
+        let text = self.as_text().unwrap_or_default();
+        let mut pieces = Vec::new();
+        let mut done = 0;
+        let push = |pieces: &mut Vec<Piece>, text: &str| {
+            if !text.is_empty() {
+                pieces.push(Piece::Text(text.to_owned()));
+            }
+        };
+        for Placed { at, variable } in &self.variables {
+            push(&mut pieces, text.get(done..*at).unwrap_or_default());
+            pieces.push(Piece::Variable(*variable));
+            done = *at;
+        }
+        push(&mut pieces, text.get(done..).unwrap_or_default());
+        Template(pieces)
     }
 
     /// Every node below and this one.
@@ -269,5 +308,6 @@ fn node(value: &DeValue<'_>, span: Span, file: u32, too_large: &mut dyn FnMut(Sp
         span,
         via: Via::Written,
         masked: None,
+        variables: Vec::new(),
     }
 }

@@ -6,11 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::config::model::{ListenerId, RouteId};
-use crate::message::{Body, Data, Frame, Known, Length, RequestHead};
+use crate::config::model::{ListenerId, RouteId, Template};
+use crate::filter::headers::Edits;
+use crate::filter::template::{Format, Values, render};
+use crate::message::{
+    Body, Data, Fields, Frame, Known, KnownSet, Length, RequestHead, ResponseHead,
+};
 use crate::message::{BodyError, BodyStream};
 use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::forwarding::{self, RequestId};
@@ -20,6 +25,15 @@ use crate::telemetry::{Attempt, Outcome, Reason, Record};
 use crate::upstream::{Server, Upstream};
 use crate::util::clock;
 use crate::wire::Response;
+
+/// What a record has of the request's fields.
+const LOGGED: KnownSet = KnownSet::of(&[
+    Known::Host,
+    Known::Referer,
+    Known::UserAgent,
+    Known::Authorization,
+    Known::Traceparent,
+]);
 
 /// The account of one request. Dropping it closes it: a request that ended without an answer, or
 /// before the end of it, was abandoned by its client, or a panic of ours ended it.
@@ -34,6 +48,10 @@ pub(super) struct Account {
     pub client: IpAddr,
     /// Empty until the request was given one.
     pub id: RequestId,
+    /// Where its route fills them in.
+    pub values: Option<Box<Values>>,
+    /// The fields as they came, where the log needs them and the route changes them.
+    received: Option<Fields>,
     route: Option<RouteId>,
     asked: Option<Asked>,
     status: Option<u16>,
@@ -86,6 +104,8 @@ impl Account {
             started: began.unwrap_or(now),
             client: connection.peer.ip(),
             id: RequestId::new(),
+            values: None,
+            received: None,
             route: None,
             asked: None,
             status: None,
@@ -147,6 +167,31 @@ impl Account {
         }
         if let Some(upstream) = self.upstream() {
             upstream.metrics().attempt_ended(after);
+        }
+    }
+
+    /// Makes the route's changes to what the server gets; the log shows what came.
+    pub fn edit(&mut self, edits: &Edits) {
+        if self.logged && edits.touches(LOGGED) {
+            self.received = Some(self.head.fields.clone());
+        }
+        edits.apply(&mut self.head.fields, self.values.as_deref());
+    }
+
+    /// The same to what the client gets.
+    pub fn edit_answer(&self, route: RouteId, head: &mut ResponseHead) {
+        if let Some(edits) = &self.pin.route(route).response_edits {
+            edits.apply(&mut head.fields, self.values.as_deref());
+        }
+    }
+
+    /// The text of a template of the route.
+    pub fn fill_in(&self, template: &Template, format: Format) -> Bytes {
+        match (template.fixed(), self.values.as_deref()) {
+            (Some(text), _) => Bytes::copy_from_slice(text.as_bytes()),
+            (None, Some(values)) => Bytes::copy_from_slice(&render(template, values, format)),
+            // Refused before anything was collected: never of a route.
+            (None, None) => Bytes::new(),
         }
     }
 
@@ -282,7 +327,7 @@ impl Account {
         if self.id.is_empty() {
             self.id = forwarding::fresh_id(&mut self.context.random.borrow_mut());
         }
-        let fields = &self.head.fields;
+        let fields = self.received.as_ref().unwrap_or(&self.head.fields);
         let listener = self.pin.listener(self.listener);
         self.context.access.write(&Record {
             request_id: &self.id,

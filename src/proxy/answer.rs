@@ -34,13 +34,16 @@ impl Passage {
         let mut head = head.unwrap_or_else(|| ResponseHead::new(502));
         let token = hop_by_hop::clean_response(&mut head.fields);
         transaction.sign(&mut head);
+        attempt.held.bound |= binds_connection(&head);
+        let events = is_event_stream(&head);
+        transaction.account.edit_answer(attempt.route, &mut head);
         let body = if attempt.switching {
             if let Some(token) = token {
                 hop_by_hop::offer_upgrade(&mut head.fields, &token);
             }
             self.tunnel(attempt)
         } else {
-            self.body(attempt, &head)
+            self.body(attempt, events)
         };
         Response {
             head,
@@ -51,7 +54,7 @@ impl Passage {
 
     /// A body that came with its head ends the exchange at once, so that its connection is free
     /// before the client has its answer. Any other passes from now on.
-    fn body(mut self: Box<Self>, attempt: Attempt, head: &ResponseHead) -> Body {
+    fn body(mut self: Box<Self>, attempt: Attempt, events: bool) -> Body {
         let Some(transaction) = &mut self.transaction else {
             return Body::Empty;
         };
@@ -61,10 +64,9 @@ impl Passage {
             route,
             ..
         } = attempt;
-        held.bound |= binds_connection(head);
         let timeout = &transaction.account.pin.route(route).rules.timeout;
         let mut idle = timeout.idle;
-        if is_event_stream(head) {
+        if events {
             idle = timeout.tunnel;
             held.lease.release_slot();
         } else if transaction.grpc {

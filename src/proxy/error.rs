@@ -117,11 +117,11 @@ pub fn answer(failure: &Failure, request: Option<&RequestHead>) -> Response {
 }
 
 /// The fixed answer of a route's `fallback`.
-pub fn fallback_answer(reason: Reason, status: u16, text: &str) -> Response {
+pub fn fallback_answer(reason: Reason, status: u16, text: Bytes) -> Response {
     let mut head = ResponseHead::new(status);
     // These end with their head (RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5).
     let text = match status {
-        204 | 205 | 304 => "",
+        204 | 205 | 304 => Bytes::new(),
         _ => text,
     };
     if !text.is_empty() {
@@ -133,7 +133,7 @@ pub fn fallback_answer(reason: Reason, status: u16, text: &str) -> Response {
         .set(Known::XEvenkeelReason, reason.as_str().as_bytes());
     Response {
         head,
-        body: Body::Bytes(Bytes::copy_from_slice(text.as_bytes())),
+        body: Body::Bytes(text),
         close: false,
     }
 }

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use crate::config::model::RouteId;
+use crate::filter::template::Format;
 use crate::proxy::attempt::Attempt;
 use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::error::{self, Failure};
@@ -226,7 +227,8 @@ impl Passage {
         let fallback = covered.and_then(|route| account.pin.route(route).rules.fallback.as_ref());
         let response = match fallback {
             Some(fallback) => {
-                error::fallback_answer(failure.reason, fallback.status, &fallback.body)
+                let body = account.fill_in(&fallback.body, Format::Plain);
+                error::fallback_answer(failure.reason, fallback.status, body)
             }
             None => error::answer(failure, Some(&account.head)),
         };

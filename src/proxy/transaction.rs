@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::config::model::{Forward, Protocol, RouteId};
 use crate::filter::access;
 use crate::filter::limit::{Limiter, Verdict};
+use crate::filter::template::Values;
 use crate::message::{Body, Downstream, Known, Length, Method, ResponseHead};
 use crate::proxy::account::Account;
 use crate::proxy::context::{ConnectionInfo, Context};
@@ -92,6 +93,13 @@ impl Transaction {
         self.set_target(state, &sanitised)?;
         self.rewrite_fields(pin, state);
         self.grpc = grpc::is_grpc(&self.account.head.fields);
+        if state.variables {
+            self.account.values = Some(Box::new(self.values(pin, state, &sanitised)));
+        }
+        if let Some(edits) = &state.request_edits {
+            self.account.edit(edits);
+            self.host_missing &= !self.account.head.fields.contains(Known::Host);
+        }
         self.take_body(state)?;
         self.set_total(state.rules.timeout.total);
         Ok(Prepared::Route(route))
@@ -214,6 +222,28 @@ impl Transaction {
             && let Some(certificate) = &secured.client_certificate
         {
             head.fields.append(Known::ClientCert, certificate);
+        }
+    }
+
+    /// What the route's templates say of this request.
+    fn values(&self, pin: &Pin, route: &RouteState, sanitised: &Sanitised) -> Values {
+        let account = &self.account;
+        let head = &account.head;
+        // A stranger's was replaced by ours.
+        let proto = head.fields.get(Known::XForwardedProto).unwrap_or_default();
+        Values {
+            client: account.client,
+            id: account.id.clone(),
+            method: head.method.clone(),
+            scheme: match proto.eq_ignore_ascii_case(b"https") {
+                true => "https",
+                false => "http",
+            },
+            host: sanitised.host(head).unwrap_or_default().into(),
+            path: sanitised.path(head).into(),
+            query: sanitised.query(head).unwrap_or_default().into(),
+            route: route.rules.name.clone(),
+            listener: pin.listener(account.listener).rules.name.clone(),
         }
     }
 

@@ -13,6 +13,7 @@ pub use reader::{Pin, Reader};
 
 use crate::config::model;
 use crate::config::model::{BindAddress, Config, ListenerId, RouteId};
+use crate::filter::headers::Edits;
 use crate::filter::limit::Limiter;
 use crate::router::Router;
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
@@ -40,6 +41,10 @@ pub struct RouteState {
     pub fallback: Option<Arc<Upstream>>,
     pub metrics: Arc<RouteMetrics>,
     pub limit: Option<Limiter>,
+    pub request_edits: Option<Box<Edits>>,
+    pub response_edits: Option<Box<Edits>>,
+    /// Something of the request is filled in somewhere: it is collected.
+    pub variables: bool,
 }
 
 pub struct ListenerState {
@@ -110,7 +115,20 @@ fn route(
             .limit
             .as_ref()
             .map(|limit| Limiter::new(limit, before)),
+        request_edits: Edits::compile(&rules.request_headers),
+        response_edits: Edits::compile(&rules.response_headers),
+        variables: has_variables(rules),
     }
+}
+
+fn has_variables(rules: &model::Route) -> bool {
+    let headers = [&rules.request_headers, &rules.response_headers];
+    let fallback = rules.fallback.as_ref().map(|fallback| &fallback.body);
+    let mut templates = headers
+        .into_iter()
+        .flat_map(|edits| edits.templates())
+        .chain(fallback);
+    templates.any(|template| template.fixed().is_none())
 }
 
 impl Snapshot {

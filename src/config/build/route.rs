@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::config::build::listener::networks;
-use crate::config::build::{Building, retry, when};
+use crate::config::build::{Building, headers, retry, when};
 use crate::config::keys;
 use crate::config::model::{
     Access, Condition, Expected, Fallback, Forward, HostPattern, Limit, Listener, ListenerId,
@@ -83,6 +83,8 @@ fn route(
         fallback: fallback(reader, names, building),
         access: access(reader, building),
         limit: limit(reader, building),
+        request_headers: headers::edits(reader, headers::Side::Request, building),
+        response_headers: headers::edits(reader, headers::Side::Response, building),
     }
 }
 
@@ -225,7 +227,7 @@ fn fallback(reader: Reader<'_>, names: &Names, building: &mut Building<'_>) -> O
     }
     Some(Fallback {
         status: table.integer("status"),
-        body: table.text("body").to_owned(),
+        body: table.node("body").map(Node::template).unwrap_or_default(),
         upstream,
     })
 }

@@ -61,6 +61,18 @@ const DENY: Key = key(
     "Networks of clients that may not ask; tested before `allow`",
 )
 .default("[]");
+const REQUEST_HEADERS: Key = key(
+    "request-headers",
+    Kind::Table(&EDITS),
+    "What servers get: removed first, then set, then added; variables like ${client.ip} are of the request",
+)
+.or_off();
+const RESPONSE_HEADERS: Key = key(
+    "response-headers",
+    Kind::Table(&EDITS),
+    "The same of answers: those of servers, `redirect` and `respond`, not our own refusals",
+)
+.or_off();
 const FALLBACKS: Key = key("fallback", Kind::Table(&FALLBACK), FALLBACK.about).or_off();
 
 const LIMITS: Key = key("limit", Kind::Table(&LIMIT), LIMIT.about).or_off();
@@ -113,8 +125,8 @@ pub(in crate::config) static ROUTE: Section = Section {
         later("strip-prefix"),
         later("replace-prefix"),
         later("rewrite"),
-        later("request-headers"),
-        later("response-headers"),
+        REQUEST_HEADERS,
+        RESPONSE_HEADERS,
         LIMITS,
         later("mirror"),
         ALLOW,
@@ -152,8 +164,8 @@ pub(in crate::config) static ROUTE_DEFAULTS: Section = Section {
         later("strip-prefix"),
         later("replace-prefix"),
         later("rewrite"),
-        later("request-headers"),
-        later("response-headers"),
+        REQUEST_HEADERS,
+        RESPONSE_HEADERS,
         LIMITS,
         later("mirror"),
         ALLOW,
@@ -224,7 +236,12 @@ pub(in crate::config) static FALLBACK: Section = Section {
             "Of the fixed answer",
         )
         .default("503"),
-        key("body", Kind::Text(&rules::ANY), "Of the fixed answer").default("\"\""),
+        key(
+            "body",
+            Kind::Template(&rules::ANY),
+            "Of the fixed answer; variables like ${request.id} are of the request",
+        )
+        .default("\"\""),
         key(
             "upstream",
             Kind::Text(&rules::ANY),
@@ -255,5 +272,24 @@ pub(in crate::config) static LIMIT: Section = Section {
             "Who has a limit of his own: client-ip (an IPv6 network of 64 bits is one), header:NAME (without it client-ip), or route: all together",
         )
         .default("\"client-ip\""),
+    ],
+};
+
+static HEADER: Kind = Kind::Template(&rules::HEADER_VALUE);
+
+/// Of requests and of answers.
+pub(in crate::config) static EDITS: Section = Section {
+    name: "header edits",
+    about: "Changes of header fields",
+    exclusive: &[],
+    keys: &[
+        key("set", Kind::Map(&HEADER), "Header to its only value").default("{}"),
+        key("add", Kind::Map(&HEADER), "Header to one more value").default("{}"),
+        key(
+            "remove",
+            Kind::List(&Kind::Text(&rules::HEADER_NAME)),
+            "Names of headers",
+        )
+        .default("[]"),
     ],
 };

@@ -102,6 +102,12 @@ pub(in crate::config) static HEADER_VALUE: Rule = Rule {
     pattern: ".*",
 };
 
+pub(in crate::config) static HEADER_NAME: Rule = Rule {
+    what: "the name of a header",
+    check: text::header_name,
+    pattern: "[!#$%&'*+.^_`|~0-9A-Za-z-]+",
+};
+
 pub(in crate::config) static EXPECTED: Rule = Rule {
     what: "a value, or \"*\" for any",
     check: text::header_value,

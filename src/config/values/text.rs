@@ -111,6 +111,22 @@ pub(in crate::config) fn host_name(text: &str) -> Result<String, Complaint> {
     Ok(text.to_ascii_lowercase())
 }
 
+/// What a request may have as its Host: a name or an address, with or without a port.
+pub(in crate::config) fn host_and_port(text: &str) -> Result<(), Complaint> {
+    let end = text.rfind(']').unwrap_or_default();
+    let (host, port) = match text.rfind(':').filter(|at| *at >= end) {
+        Some(at) if end > 0 || text.find(':') == Some(at) => (&text[..at], Some(&text[at + 1..])),
+        _ => (text, None),
+    };
+    host_name(host)?;
+    match port {
+        Some(port) if port.parse::<u16>().is_err() || port.starts_with('+') => {
+            Err(Complaint::new("not a port"))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(in crate::config) fn host_pattern(text: &str) -> Result<HostPattern, Complaint> {
     if text == "*" {
         return Err(
@@ -191,6 +207,17 @@ pub(in crate::config) fn upgrade(text: &str) -> Result<(), Complaint> {
 }
 
 /// RFC 9110 section 5.5, without the leading and trailing blanks that would be lost.
+pub(in crate::config) fn header_name(text: &str) -> Result<(), Complaint> {
+    if is_token(text) {
+        return Ok(());
+    }
+    let complaint = Complaint::new("not the name of a header");
+    Err(match text.strip_suffix(':').filter(|name| is_token(name)) {
+        Some(name) => complaint.suggest(name),
+        None => complaint,
+    })
+}
+
 pub(in crate::config) fn header_value(text: &str) -> Result<(), Complaint> {
     if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\t') {
         return Err(Complaint::new(format!(
@@ -284,6 +311,18 @@ mod tests {
         assert_eq!(help("*.a.b:80"), "write \"*.a.b\"");
         for text in ["", "*", "a*b", "*.", "a..b", "caf\u{e9}.org", "a b"] {
             assert!(host_pattern(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_may_have_a_port() {
+        for text in ["a", "a.b:80", "[::1]", "[::1]:80", "10.0.0.1:9"] {
+            assert!(host_and_port(text).is_ok(), "{text}");
+        }
+        for text in [
+            "", ":80", "a:", "a:+1", "a:65536", "a:b:1", "::1", "a b", "a/b", "[::1]x",
+        ] {
+            assert!(host_and_port(text).is_err(), "{text}");
         }
     }
 
