@@ -7,10 +7,13 @@
 //! request; floods (CVE-2019-9511 to -9518), rapid reset (CVE-2023-44487) and MadeYouReset
 //! (CVE-2025-8671) send them instead of requests.
 
+use std::rc::Rc;
+
 use tokio::time::Instant;
 
 use crate::util::clock;
 use crate::wire::Cut;
+use crate::wire::h2::blocks::{Blocks, Faults};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A frame header, and the error code behind that of RST_STREAM.
@@ -105,6 +108,8 @@ pub(super) struct Guard {
     settled: bool,
     /// A header block has begun and not ended.
     in_block: bool,
+    blocks: Blocks,
+    pub(super) faults: Rc<Faults>,
     verdict: Option<Cut>,
 }
 
@@ -122,16 +127,21 @@ struct Frame {
     kind: u8,
     flags: u8,
     length: usize,
+    stream: u32,
     /// Of RST_STREAM.
     code: u32,
 }
 
 impl Frames {
-    /// The next frame whose head is whole, and the bytes behind that head.
-    fn next<'a>(&mut self, mut bytes: &'a [u8]) -> Option<(Frame, &'a [u8])> {
-        let passed = self.rest.min(bytes.len());
-        self.rest -= passed;
-        bytes = &bytes[passed..];
+    /// The bytes of the current frame's payload, and those behind it.
+    fn payload<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+        let (payload, behind) = bytes.split_at(self.rest.min(bytes.len()));
+        self.rest -= payload.len();
+        (payload, behind)
+    }
+
+    /// The next frame, if its head is whole, and the bytes behind that head.
+    fn head<'a>(&mut self, mut bytes: &'a [u8]) -> Option<(Frame, &'a [u8])> {
         loop {
             let wanted = if self.have >= HEAD && self.head[3] == RST_STREAM {
                 RESET_HEAD.min(HEAD + self.length())
@@ -160,6 +170,12 @@ impl Frames {
             kind: self.head[3],
             flags: self.head[4],
             length,
+            stream: u32::from_be_bytes([
+                self.head[5] & 0x7f,
+                self.head[6],
+                self.head[7],
+                self.head[8],
+            ]),
             code,
         };
         self.rest = length - (self.have - HEAD);
@@ -194,6 +210,8 @@ impl Guard {
             filled: clock::now(),
             settled: false,
             in_block: false,
+            blocks: Blocks::new(),
+            faults: Rc::default(),
             verdict: None,
         }
     }
@@ -220,11 +238,24 @@ impl Guard {
         self.preface -= skipped;
         let mut bytes = &bytes[skipped..];
         self.refill();
-        while let Some((frame, behind)) = self.inward.next(bytes) {
+        loop {
+            let (payload, behind) = self.inward.payload(bytes);
+            if self.blocks.is_collecting() {
+                let whole = self.inward.rest == 0;
+                self.blocks.collect(payload, whole, &self.faults);
+            }
+            let Some((frame, behind)) = self.inward.head(behind) else {
+                return;
+            };
             bytes = behind;
             if let Err(cut) = self.judge(frame) {
                 self.verdict.get_or_insert(cut);
                 return;
+            }
+            if matches!(frame.kind, HEADERS | CONTINUATION) {
+                let last = frame.flags & END_HEADERS != 0;
+                self.blocks
+                    .begin(frame.stream, frame.flags, frame.kind == HEADERS, last);
             }
         }
     }
@@ -266,7 +297,11 @@ impl Guard {
 
     /// Bytes to the peer.
     pub(super) fn sent(&mut self, mut bytes: &[u8]) {
-        while let Some((frame, behind)) = self.outward.next(bytes) {
+        loop {
+            let (_, behind) = self.outward.payload(bytes);
+            let Some((frame, behind)) = self.outward.head(behind) else {
+                return;
+            };
             bytes = behind;
             let budgets = &mut self.budgets;
             match frame.kind {

@@ -24,6 +24,10 @@ const OF_CONNECTION: KnownSet = KnownSet::of(&[
     Known::Http2Settings,
 ]);
 
+/// Of a trailer section.
+const MAX_TRAILERS: usize = 64;
+const MAX_TRAILER_BYTES: usize = 8 * 1024;
+
 /// Why a head is refused, with what could be read of it.
 pub(super) struct Malformed {
     pub(super) reason: RefusalReason,
@@ -90,10 +94,6 @@ fn check_target(head: &RequestHead) -> Result<(), Fault> {
     let target = head.target();
     if target.iter().any(|&byte| byte <= b' ' || byte >= 0x7f) {
         return bad("the path has white space, control bytes or bytes beyond ASCII");
-    }
-    // The library cuts a fragment off before anybody sees it.
-    if memchr::memchr(b'#', target).is_some() {
-        return bad("the path has a fragment");
     }
     let asterisk = target == b"*" && head.method == Method::Options;
     if !target.starts_with(b"/") && !asterisk {
@@ -201,6 +201,10 @@ fn measure(headers: &HeaderMap) -> usize {
 
 /// A request's trailers; what frames or routes is refused as it is in HTTP/1.
 pub(super) fn request_trailers(trailers: &HeaderMap) -> Result<Fields, &'static str> {
+    // As in HTTP/1; the library passes over what is beyond its own limit.
+    if trailers.len() > MAX_TRAILERS || measure(trailers) > MAX_TRAILER_BYTES {
+        return Err("the trailer section is too large");
+    }
     let mut fields = Fields::new();
     for (name, value) in trailers {
         if check_value(value.as_bytes()).is_err() {

@@ -7,9 +7,11 @@
 //! (RFC 9113 section 10.5) and no clock, so a [`guard`] counts the frames as they pass, and the
 //! deadlines are kept outside.
 
+mod blocks;
 pub mod client;
 mod guard;
 mod heads;
+mod huffman;
 mod io;
 pub mod server;
 

@@ -282,7 +282,9 @@ impl<H: Handler> Serve<H> {
         if limits.max_requests > 0 && self.requests >= limits.max_requests {
             self.close.set(true);
         }
-        match Arrival::new(arrived, self.timers.slot(), &self.stock, &limits) {
+        let faults = self.link.borrow().guard.faults.clone();
+        let of_connection = (&self.stock, &faults);
+        match Arrival::new(arrived, self.timers.slot(), of_connection, &limits) {
             // Those that wait already go first.
             Ok(arrival) => self.waiting.push_back(arrival),
             Err(unwelcome) => self.refuse(*unwelcome),

@@ -602,6 +602,63 @@ fn messages() -> Vec<Case> {
         ),
         ("8.3.1 path beyond ASCII", path("/\u{e9}"), Answer(400)),
         ("8.3.1 asterisk of GET", path("*"), Answer(400)),
+        ("8.3.1 path with a fragment", path("/a#b"), Answer(400)),
+        ("8.3.1 path with a fragment alone", path("/#"), Answer(400)),
+        (
+            "8.3.1 other scheme with Host",
+            head(
+                1,
+                END_STREAM,
+                &[(":method", "GET"), (":scheme", "ftp"), (":path", "/")],
+                &[("host", "h")],
+            ),
+            Answer(400),
+        ),
+        (
+            "8.1 pseudo in trailers",
+            joined(&[
+                open(),
+                data(0, b"a"),
+                head(1, END_STREAM, &[], &[(":path", "/")]),
+            ]),
+            Stream(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "8.1 indexed pseudo in trailers",
+            joined(&[
+                open(),
+                data(0, b"a"),
+                raw_head(END_STREAM | END_HEADERS, &[0x84]),
+            ]),
+            Stream(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "8.1 unknown pseudo in trailers",
+            joined(&[
+                open(),
+                data(0, b"a"),
+                head(1, END_STREAM, &[], &[(":x", "/")]),
+            ]),
+            Either(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "8.1 framing in trailers",
+            joined(&[
+                open(),
+                data(0, b"a"),
+                head(1, END_STREAM, &[], &[("content-length", "1")]),
+            ]),
+            Answer(400),
+        ),
+        (
+            "8.1 too many trailers",
+            joined(&[
+                open(),
+                data(0, b"a"),
+                head(1, END_STREAM, &[], &[("x", "y"); 65]),
+            ]),
+            Answer(400),
+        ),
         ("8.3.1 absolute path", path("http://other/"), malformed),
         (
             "8.3.1 dot segments past the root",

@@ -8,11 +8,12 @@ use h2::server::SendResponse;
 use crate::message::{Known, Method, RequestHead};
 use crate::util::timer::SweepSlot;
 use crate::wire::h1::framing::lists;
+use crate::wire::h2::blocks::Faults;
 use crate::wire::h2::heads;
 use crate::wire::h2::server::exchange::Exchange;
 use crate::wire::h2::server::stock::{Chunk, Stock};
 use crate::wire::h2::server::upgrade::Upgrade;
-use crate::wire::{Limits, Refusal};
+use crate::wire::{Limits, Refusal, RefusalReason};
 
 /// A request that may wait for its turn.
 pub(super) struct Arrival {
@@ -38,11 +39,19 @@ impl Arrival {
     pub(super) fn new(
         (request, respond): (http::Request<RecvStream>, SendResponse<Chunk>),
         slot: SweepSlot,
-        stock: &Rc<Stock>,
+        (stock, faults): (&Rc<Stock>, &Rc<Faults>),
         limits: &Limits,
     ) -> Result<Self, Box<Unwelcome>> {
         let (parts, receiver) = request.into_parts();
-        let translated = heads::request(&parts, limits);
+        let fault = faults.of(respond.stream_id().as_u32());
+        let translated = heads::request(&parts, limits).and_then(|head| match fault {
+            None => Ok(head),
+            Some(detail) => Err(Box::new(heads::Malformed {
+                reason: RefusalReason::BadRequest,
+                detail,
+                head,
+            })),
+        });
         let protocol = parts.extensions.get::<h2::ext::Protocol>();
         let (declared, expects) = match &translated {
             // What follows is no body of it.
@@ -60,7 +69,7 @@ impl Arrival {
                 respond,
                 declared,
                 expects,
-                stock.clone(),
+                (stock.clone(), faults.clone()),
                 limits.connection_buffer,
             ),
             slot,

@@ -9,6 +9,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 
 use crate::message::{Abort, BodyError, Data, Downstream, Frame, Length, ResponseHead};
+use crate::wire::h2::blocks::Faults;
 use crate::wire::h2::heads;
 use crate::wire::h2::server::stock::{Chunk, PIECE, Stock};
 
@@ -23,6 +24,7 @@ struct Inner {
     receiver: RecvStream,
     length: Length,
     reading: Reading,
+    faults: Rc<Faults>,
     /// Bytes of the last frame: their window is released when the next one is asked for, because
     /// then whoever takes the body has room for it.
     unreleased: usize,
@@ -49,13 +51,22 @@ enum Sender {
     Body(SendStream<Chunk>),
 }
 
+impl Sender {
+    fn reset(&mut self, reason: Reason) {
+        match self {
+            Sender::Head(respond) => respond.send_reset(reason),
+            Sender::Body(stream) => stream.send_reset(reason),
+        }
+    }
+}
+
 impl Exchange {
     pub(super) fn new(
         receiver: RecvStream,
         respond: SendResponse<Chunk>,
         declared: Option<u64>,
         expects: bool,
-        stock: Rc<Stock>,
+        (stock, faults): (Rc<Stock>, Rc<Faults>),
         connection_buffer: usize,
     ) -> Rc<Self> {
         let ended = receiver.is_end_stream();
@@ -68,6 +79,7 @@ impl Exchange {
             receiver,
             length,
             reading: if ended { Reading::Ended } else { Reading::Data },
+            faults,
             unreleased: 0,
             expects: expects && !ended,
             continued: false,
@@ -169,10 +181,7 @@ impl Exchange {
     pub(super) fn reset(&self, reason: Reason) {
         let mut inner = self.borrow_mut();
         inner.gone = true;
-        match &mut inner.sender {
-            Sender::Head(respond) => respond.send_reset(reason),
-            Sender::Body(stream) => stream.send_reset(reason),
-        }
+        inner.sender.reset(reason);
     }
 }
 
@@ -215,6 +224,14 @@ impl Inner {
             Ok(trailers) => trailers,
             Err(error) => return Poll::Ready(Err(self.broken(&error))),
         };
+        let stream = self.receiver.stream_id().as_u32();
+        if self.faults.of(stream).is_some() {
+            // A stream error (RFC 9113 section 8.1.1).
+            self.reading = Reading::Broken;
+            self.gone = true;
+            self.sender.reset(Reason::PROTOCOL_ERROR);
+            return Poll::Ready(Err(BodyError::Framing));
+        }
         self.reading = Reading::Ended;
         let Some(trailers) = trailers else {
             return Poll::Ready(Ok(Frame::End));
