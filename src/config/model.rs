@@ -288,6 +288,8 @@ pub struct Health {
     pub port: u16,
     /// Plain, also where the traffic is not.
     pub plain: bool,
+    /// HTTP checks speak HTTP/2, as the traffic does.
+    pub h2: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -104,6 +104,7 @@ pub fn health() -> Health {
         fall: 3,
         port: 0,
         plain: false,
+        h2: false,
     }
 }
 

@@ -4,6 +4,7 @@
 mod answers;
 mod floods;
 mod messages;
+mod protocols;
 mod raw;
 mod refusals;
 mod tunnels;

@@ -6,7 +6,7 @@ use crate::config::reader::Reader;
 use crate::config::tree::{Entry, Node, Value, Via, quote};
 use crate::config::values::{status, text};
 
-pub(super) fn health(reader: Reader<'_>, building: &mut Building<'_>) -> Health {
+pub(super) fn health(reader: Reader<'_>, h2: bool, building: &mut Building<'_>) -> Health {
     Health {
         probe: probe(reader, building),
         interval: reader.duration("interval"),
@@ -15,6 +15,7 @@ pub(super) fn health(reader: Reader<'_>, building: &mut Building<'_>) -> Health 
         fall: reader.integer("fall"),
         port: reader.integer("port"),
         plain: reader.text("tls") == "off",
+        h2,
     }
 }
 

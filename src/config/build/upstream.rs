@@ -79,7 +79,7 @@ fn compile(
         servers,
         health: reader
             .table("health", &keys::HEALTH)
-            .map(|table| health::health(table, building)),
+            .map(|table| health::health(table, reader.text("protocol") == "h2", building)),
         breaker: breaker::breaker(reader.table_or_empty("breaker", &keys::BREAKER), building),
         retry: retry::retry(reader.table_or_empty("retry", &keys::RETRY)),
         timeout: retry::timeouts(reader.table_or_empty("timeout", &keys::TIMEOUT)),

@@ -6,6 +6,7 @@
 //! [`probe`]'s; here is when.
 
 mod grpc;
+mod http2;
 mod probe;
 pub mod verdict;
 
@@ -180,6 +181,7 @@ mod tests {
             fall: 3,
             port: 0,
             plain: false,
+            h2: false,
         })
     }
 

@@ -22,6 +22,7 @@ use crate::config::model::{Health, HealthProbe, ServerAddress, StatusRange};
 use crate::tls::Secure;
 use crate::upstream::connector::{ConnectError, Target, connect_for_check};
 use crate::upstream::health::grpc::{self, Question};
+use crate::upstream::health::http2;
 
 /// As much of a body is searched.
 const BODY_LIMIT: usize = 256 * 1024;
@@ -132,6 +133,7 @@ impl SocketProbe {
         let alpn: &[&[u8]] = match &settings.probe {
             _ if settings.plain => return None,
             HealthProbe::Tcp => &[],
+            HealthProbe::Http { .. } if settings.h2 => &[b"h2"],
             HealthProbe::Http { .. } => &[b"http/1.1"],
             HealthProbe::Grpc { .. } => &[b"h2"],
         };
@@ -147,6 +149,10 @@ impl SocketProbe {
             HealthProbe::Tcp => Ok(()),
             HealthProbe::Http { status, body, .. } => {
                 let request = self.request(settings).map_err(Failure::Request)?;
+                if settings.h2 {
+                    let scheme = self.scheme(settings);
+                    return http2::exchange(stream, request, scheme, status, body).await;
+                }
                 exchange(stream, request, status, body).await
             }
             HealthProbe::Grpc {
@@ -157,14 +163,18 @@ impl SocketProbe {
                 let question = Question {
                     service,
                     host: &self.host(host, settings.port),
-                    scheme: match settings.plain || self.target.security.load().is_none() {
-                        true => "http",
-                        false => "https",
-                    },
+                    scheme: self.scheme(settings),
                     headers,
                 };
                 grpc::check(stream, &question).await
             }
+        }
+    }
+
+    fn scheme(&self, settings: &Health) -> &'static str {
+        match settings.plain || self.target.security.load().is_none() {
+            true => "http",
+            false => "https",
         }
     }
 
@@ -253,28 +263,59 @@ async fn exchange(
 }
 
 async fn search(answer: Response<Incoming>, wanted: &str) -> Result<(), Failure> {
-    let finder = memmem::Finder::new(wanted);
+    let mut search = Search::new(wanted);
     let mut body = answer.into_body();
-    let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(Failure::BodyBroken)?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
-        // The match may begin in what came before.
-        let from = read.len().saturating_sub(wanted.len());
-        let room = BODY_LIMIT.saturating_sub(read.len());
-        read.extend_from_slice(data.get(..room).unwrap_or(data));
-        if finder.find(&read[from..]).is_some() {
+        if search.finds_in(data) {
             return Ok(());
         }
-        if read.len() >= BODY_LIMIT {
+        if search.is_over() {
             break;
         }
     }
-    Err(Failure::Body {
-        wanted: wanted.into(),
-    })
+    Err(search.in_vain())
+}
+
+/// Looks for a text in a body that comes in pieces.
+pub(super) struct Search<'a> {
+    wanted: &'a str,
+    finder: memmem::Finder<'a>,
+    read: Vec<u8>,
+}
+
+impl<'a> Search<'a> {
+    pub fn new(wanted: &'a str) -> Self {
+        Search {
+            wanted,
+            finder: memmem::Finder::new(wanted),
+            read: Vec::new(),
+        }
+    }
+
+    /// It is in what came so far, `data` included.
+    pub fn finds_in(&mut self, data: &[u8]) -> bool {
+        // The match may begin in what came before.
+        let from = self.read.len().saturating_sub(self.wanted.len());
+        let room = BODY_LIMIT.saturating_sub(self.read.len());
+        self.read
+            .extend_from_slice(data.get(..room).unwrap_or(data));
+        self.finder.find(&self.read[from..]).is_some()
+    }
+
+    /// No more is searched.
+    pub fn is_over(&self) -> bool {
+        self.read.len() >= BODY_LIMIT
+    }
+
+    pub fn in_vain(self) -> Failure {
+        Failure::Body {
+            wanted: self.wanted.into(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -305,6 +346,7 @@ mod tests {
             fall: 3,
             port: 0,
             plain: false,
+            h2: false,
         }
     }
 

@@ -11,8 +11,10 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
+use tokio_rustls::TlsAcceptor;
 
 /// A server on a port of its own; gone when dropped.
 pub struct H2Origin {
@@ -99,6 +101,9 @@ impl Call {
 
 /// Sends all of `bytes` as the window opens; false where the stream ended before.
 pub async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) -> bool {
+    if bytes.is_empty() && end {
+        return stream.send_data(bytes, true).is_ok();
+    }
     while !bytes.is_empty() {
         stream.reserve_capacity(bytes.len());
         let room = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
@@ -128,6 +133,27 @@ impl H2Origin {
         F: Fn(Call) -> A + Send + Sync + 'static,
         A: Future<Output = ()> + Send + 'static,
     {
+        Self::start(builder, None, script)
+    }
+
+    /// The same behind TLS; with clients that choose HTTP/1.1 it speaks that, and says so.
+    pub fn secure<F, A>(tls: rustls::ServerConfig, script: F) -> Self
+    where
+        F: Fn(Call) -> A + Send + Sync + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
+        Self::start(
+            Builder::new(),
+            Some(TlsAcceptor::from(Arc::new(tls))),
+            script,
+        )
+    }
+
+    fn start<F, A>(builder: Builder, tls: Option<TlsAcceptor>, script: F) -> Self
+    where
+        F: Fn(Call) -> A + Send + Sync + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("bound");
@@ -140,7 +166,7 @@ impl H2Origin {
                 .build()
                 .expect("a runtime");
             runtime.block_on(async move {
-                let accepting = accept(listener, builder, own, Arc::new(script));
+                let accepting = accept(listener, (builder, tls), own, Arc::new(script));
                 tokio::select! {
                     () = accepting => {}
                     _ = stopped => {}
@@ -216,7 +242,7 @@ impl Drop for H2Origin {
 
 async fn accept<F, A>(
     listener: std::net::TcpListener,
-    builder: Builder,
+    (builder, tls): (Builder, Option<TlsAcceptor>),
     shared: Arc<Shared>,
     script: Arc<F>,
 ) where
@@ -228,22 +254,47 @@ async fn accept<F, A>(
         let index = shared.accepted.fetch_add(1, Ordering::SeqCst);
         stream.set_nodelay(true).expect("a socket");
         let (shared, script, builder) = (shared.clone(), script.clone(), builder.clone());
+        let tls = tls.clone();
         tokio::spawn(async move {
             shared.open.fetch_add(1, Ordering::SeqCst);
-            if let Ok(connection) = builder.handshake::<_, Bytes>(stream).await {
-                serve(connection, index, &shared, &*script).await;
+            match tls {
+                None => {
+                    if let Ok(connection) = builder.handshake::<_, Bytes>(stream).await {
+                        serve(connection, index, &shared, &*script).await;
+                    }
+                }
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+                            serve_http1(stream).await;
+                        } else if let Ok(connection) = builder.handshake::<_, Bytes>(stream).await {
+                            serve(connection, index, &shared, &*script).await;
+                        }
+                    }
+                }
             }
             shared.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
-async fn serve<F, A>(
-    mut connection: Connection<TcpStream, Bytes>,
+async fn serve_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut bytes = [0; 4096];
+    while let Ok(1..) = stream.read(&mut bytes).await {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhttp1";
+        if stream.write_all(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn serve<S, F, A>(
+    mut connection: Connection<S, Bytes>,
     index: usize,
     shared: &Arc<Shared>,
     script: &F,
 ) where
+    S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Call) -> A + Send + Sync + 'static,
     A: Future<Output = ()> + Send + 'static,
 {
