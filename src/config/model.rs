@@ -173,6 +173,10 @@ pub struct ListenerLimits {
     pub max_headers: usize,
     /// 0 is unlimited.
     pub max_requests_per_connection: u64,
+    /// `None` is "off".
+    pub max_connections: Option<u64>,
+    /// `None` is "off".
+    pub max_age: Option<Duration>,
     /// Bytes.
     pub connection_buffer: usize,
     pub max_concurrent_streams: u32,

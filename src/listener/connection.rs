@@ -58,7 +58,7 @@ impl Handler for Connection {
 
     // The group wakes this connection's task when it changes: nothing to register.
     fn closing(&self) -> bool {
-        self.member.phase() > Phase::Serving
+        self.member.phase() > Phase::Serving || self.info.is_old()
     }
 }
 
@@ -66,11 +66,21 @@ impl Handler for Connection {
 struct Open(Arc<ListenerMetrics>);
 
 impl Open {
-    fn new(context: &Context, rules: &ListenerRules) -> Self {
+    /// `None`, and counted, at `max-connections`. Workers that open one at the same moment may not
+    /// see each other: it may be exceeded by as many as there are.
+    fn new(context: &Context, rules: &ListenerRules) -> Option<Self> {
         let (snapshot, listener) = rules.current(context);
-        let metrics = snapshot.listener(listener).metrics.clone();
+        let state = snapshot.listener(listener);
+        if let Some(most) = state.rules.limits.max_connections
+            && u64::try_from(state.metrics.connections_active()).is_ok_and(|open| open >= most)
+        {
+            state.metrics.connection_refused();
+            tracing::debug!(listener = %state.rules.name, most, "connection over max-connections");
+            return None;
+        }
+        let metrics = state.metrics.clone();
         metrics.connection_opened();
-        Open(metrics)
+        Some(Open(metrics))
     }
 }
 
@@ -136,7 +146,13 @@ impl Stage {
     fn serve(entered: Entered, opened: Opened) -> Self {
         let limits = entered.rules.limits(&entered.context);
         let timers = entered.context.timers.clone();
-        let info = ConnectionInfo::new(opened.peer, opened.port, entered.rules, opened.secured);
+        let info = ConnectionInfo::new(
+            &entered.context,
+            opened.peer,
+            opened.port,
+            entered.rules,
+            opened.secured,
+        );
         let connection = Connection {
             context: entered.context,
             info: Rc::new(info),
@@ -188,7 +204,9 @@ impl Future for Life {
 
 /// Serves `socket` on this worker until it ends.
 pub(super) fn spawn(door: &Door, socket: Socket, peer: SocketAddr, slot: Slot) {
-    let open = Open::new(&door.context, &door.rules);
+    let Some(open) = Open::new(&door.context, &door.rules) else {
+        return;
+    };
     let opened = Opened {
         socket,
         peer: canonical(peer),

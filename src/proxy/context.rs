@@ -4,6 +4,9 @@ use std::cell::{RefCell, RefMut};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::config::model::{BindAddress, ListenerId};
 use crate::proxy::forwarding::Introductions;
@@ -12,6 +15,7 @@ use crate::telemetry::{AccessLog, Metrics};
 use crate::tls::Terms;
 use crate::upstream::Server;
 use crate::upstream::pool::{Claim, Pools};
+use crate::util::clock;
 use crate::util::random::Random;
 use crate::util::timer::Timers;
 use crate::wire::Limits;
@@ -40,6 +44,7 @@ struct Current {
     pin: Pin,
     listener: ListenerId,
     limits: Limits,
+    max_age: Option<Duration>,
 }
 
 /// One downstream connection.
@@ -51,6 +56,8 @@ pub struct ConnectionInfo {
     pub listener: Rc<ListenerRules>,
     /// What TLS said of it; `None` without.
     pub secured: Option<Box<Secured>>,
+    /// `max-age` is over.
+    ends: Option<Instant>,
     /// The upstream connection that NTLM or Negotiate bound to this one.
     pub(super) bound: RefCell<Option<Bound>>,
 }
@@ -153,27 +160,44 @@ impl Current {
             h2_stream_window: rules.limits.h2_stream_window,
             h2_connection_window: rules.limits.h2_connection_window,
         };
+        let max_age = rules.limits.max_age;
         Some(Current {
             pin,
             listener,
             limits,
+            max_age,
         })
     }
 }
 
 impl ConnectionInfo {
     pub fn new(
+        context: &Context,
         peer: SocketAddr,
         port: u16,
         listener: Rc<ListenerRules>,
         secured: Option<Box<Secured>>,
     ) -> Self {
+        let max_age = listener.refreshed(context).max_age;
+        let ends = max_age.map(|age| {
+            // Those that came together must not all come again together.
+            clock::now() + context.random.borrow_mut().jitter(age, AGE_JITTER)
+        });
         ConnectionInfo {
             peer,
             port,
             listener,
             secured,
+            ends,
             bound: RefCell::new(None),
         }
     }
+
+    /// It has had its time: no request after the next.
+    pub fn is_old(&self) -> bool {
+        self.ends.is_some_and(|ends| clock::now() >= ends)
+    }
 }
+
+/// The share by which `max-age` varies.
+const AGE_JITTER: f64 = 0.1;

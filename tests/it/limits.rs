@@ -195,3 +195,62 @@ fn last_request_of_a_connection_is_told_so() {
     assert!(client.rest().is_empty(), "no fourth answer");
     assert_eq!(origin.request_count(), 3, "no fourth request");
 }
+
+#[test]
+fn old_connections_end_with_their_next_answer() {
+    let origin = Origin::good("ok");
+    let proxy = start(&origin, "max-age = \"400ms\"");
+    let start = Instant::now();
+    let mut client = proxy.client();
+    let mut answers = 0;
+    loop {
+        client.send(GET);
+        let answer = client.response();
+        assert_eq!(answer.status, 200);
+        answers += 1;
+        if answer.header("connection") == Some("close") {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "it never ends");
+    }
+    assert!(client.is_closed());
+    assert!(answers > 1, "not with its first answer");
+    assert!(
+        start.elapsed() > Duration::from_millis(340),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        proxy.get("/").header("connection"),
+        Some("close"),
+        "it asked for that"
+    );
+    let mut young = proxy.client();
+    young.send(GET);
+    assert_eq!(young.response().header("connection"), None);
+}
+
+#[test]
+fn connections_over_the_listener_s_limit_are_closed_and_counted() {
+    let origin = Origin::good("ok");
+    let proxy = start(&origin, "max-connections = 2");
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..2 {
+        let mut client = proxy.client();
+        assert_eq!(client.get("/").status, 200);
+        clients.push(client);
+    }
+    let mut third = proxy.client();
+    assert_eq!(third.rest(), b"");
+    let listener = format!("{{listener=\"{}\"}}", "127.0.0.1:0");
+    let refused = format!("evenkeel_connections_refused_total{listener}");
+    eventually("it is counted", || proxy.metric(&refused) == Some(1.0));
+    let active = format!("evenkeel_connections_active{listener}");
+    assert_eq!(proxy.metric(&active), Some(2.0));
+    for client in &mut clients {
+        assert_eq!(client.get("/").status, 200, "those that are in stay");
+    }
+    drop(clients.pop());
+    eventually("its place is free", || proxy.metric(&active) == Some(1.0));
+    assert_eq!(proxy.client().get("/").status, 200);
+}

@@ -134,6 +134,8 @@ fn limits(reader: Reader<'_>) -> ListenerLimits {
         max_header_bytes: usize::try_from(reader.size("max-header-bytes").0).unwrap_or(usize::MAX),
         max_headers: reader.integer("max-headers"),
         max_requests_per_connection: reader.integer("max-requests-per-connection"),
+        max_connections: reader.optional_integer("max-connections"),
+        max_age: reader.optional_duration("max-age"),
         connection_buffer: usize::try_from(reader.size("connection-buffer").0)
             .unwrap_or(usize::MAX),
         max_concurrent_streams: reader.integer("max-concurrent-streams"),

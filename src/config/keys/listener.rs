@@ -1,6 +1,6 @@
 //! `[[listener]]`.
 
-use crate::config::keys::{Kind, Section, key, later, rules};
+use crate::config::keys::{Kind, Section, key, rules};
 
 pub(in crate::config) static LISTENER: Section = Section {
     name: "[[listener]]",
@@ -167,8 +167,24 @@ pub(in crate::config) static LIMITS: Section = Section {
              size of one read",
         )
         .default("\"128KiB\""),
-        later("max-connections"),
-        later("max-age"),
+        key(
+            "max-connections",
+            Kind::Integer {
+                min: 1,
+                max: 1_000_000_000,
+            },
+            "Of this listener, over all workers; beyond it new ones are closed and counted",
+        )
+        .or_off()
+        .default("\"off\""),
+        key(
+            "max-age",
+            Kind::Duration { zero: false },
+            "Of a connection, +-10%, as it was when it came in: then Connection: close or GOAWAY with \
+             the next answer",
+        )
+        .or_off()
+        .default("\"off\""),
         key(
             "max-concurrent-streams",
             Kind::Integer {
