@@ -235,6 +235,7 @@ fn settings(a: &Upstream, b: &Upstream) -> String {
         ("retry", a.retry == b.retry),
         ("timeout", a.timeout == b.timeout),
         ("connections", a.connections == b.connections),
+        ("proxy-protocol", a.proxy_protocol == b.proxy_protocol),
         ("tls", a.tls == b.tls),
     ];
     let changed: Vec<&str> = parts

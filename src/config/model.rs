@@ -211,8 +211,19 @@ pub struct Upstream {
     pub retry: Retry,
     pub timeout: Timeouts,
     pub connections: Connections,
+    /// The header that connections begin with.
+    pub proxy_protocol: ProxyProtocol,
     /// `None`: plain.
     pub tls: Option<Arc<ClientTerms>>,
+}
+
+/// A version of the PROXY protocol, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ProxyProtocol {
+    Off,
+    V1,
+    V2,
 }
 
 /// What is spoken to the servers.

@@ -152,7 +152,8 @@ impl Stage {
             opened.port,
             entered.rules,
             opened.secured,
-        );
+        )
+        .to(opened.destination);
         let connection = Connection {
             context: entered.context,
             info: Rc::new(info),
@@ -208,6 +209,7 @@ pub(super) fn spawn(door: &Door, socket: Socket, peer: SocketAddr, slot: Slot) {
         return;
     };
     let opened = Opened {
+        destination: destination(door, &socket),
         socket,
         peer: canonical(peer),
         port: door.port,
@@ -234,6 +236,18 @@ pub(super) fn spawn(door: &Door, socket: Socket, peer: SocketAddr, slot: Slot) {
         _open: open,
         _slot: slot,
     });
+}
+
+/// Which of many addresses a client has connected to, where a server is to be told.
+fn destination(door: &Door, socket: &Socket) -> Option<Box<SocketAddr>> {
+    let wild = |address: SocketAddr| address.ip().is_unspecified();
+    if !door.address.tcp().is_some_and(wild) || !door.context.snapshots.pin().introduces {
+        return None;
+    }
+    match socket {
+        Socket::Tcp(stream) => stream.local_addr().ok().map(Box::new),
+        Socket::Unix(_) | Socket::Tls(_) => None,
+    }
 }
 
 /// An IPv4 client of a dual-stack socket is an IPv4 client to rules and logs.

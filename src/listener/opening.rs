@@ -52,6 +52,8 @@ pub(super) struct Opened {
     pub peer: SocketAddr,
     /// The port that it came in on.
     pub port: u16,
+    /// Where it was connected to, where the listener's address does not say it.
+    pub destination: Option<Box<SocketAddr>>,
     /// It was agreed on before the first byte.
     pub http2: bool,
     /// `None` without TLS.

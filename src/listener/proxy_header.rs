@@ -29,6 +29,7 @@ pub(super) async fn take(opened: &mut Opened, trusted: &[IpNet]) -> Result<(), R
     {
         opened.peer = SocketAddr::new(source.ip().to_canonical(), source.port());
         opened.port = destination.port();
+        opened.destination = Some(Box::new(destination));
     }
     Ok(())
 }

@@ -16,7 +16,11 @@ pub(super) async fn shake_hands(
     metrics: &ListenerMetrics,
 ) -> Result<Opened, TlsError> {
     let Opened {
-        socket, peer, port, ..
+        socket,
+        peer,
+        port,
+        destination,
+        ..
     } = accepted;
     let (socket, handshaken) = match accept(socket, terms.server().clone()).await {
         Ok(shaken) => shaken,
@@ -39,6 +43,7 @@ pub(super) async fn shake_hands(
         socket,
         peer,
         port,
+        destination,
         secured: Some(Box::new(secured)),
         http2: handshaken.alpn.as_deref() == Some(b"h2"),
     })

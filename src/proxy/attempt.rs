@@ -4,7 +4,7 @@ use std::future::poll_fn;
 
 use tokio::time::Instant;
 
-use crate::config::model::{RouteId, ServerAddress};
+use crate::config::model::{ProxyProtocol, RouteId, ServerAddress};
 use crate::message::{BodyError, Known};
 use crate::proxy::account::Asked;
 use crate::proxy::error::Failure;
@@ -60,6 +60,8 @@ pub(super) struct Held {
     pub lease: Lease,
     /// The connection carries this client's identity, or will: it serves nobody else.
     pub bound: bool,
+    /// The PROXY header that it began with, or will: it serves this client's connection alone.
+    pub introduction: ProxyProtocol,
 }
 
 impl Attempt {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::model::{BindAddress, ListenerId};
+use crate::config::model::{BindAddress, ListenerId, ProxyProtocol};
 use crate::proxy::forwarding::Introductions;
 use crate::snapshot::{Pin, Reader};
 use crate::telemetry::{AccessLog, Metrics};
@@ -20,6 +20,7 @@ use crate::util::random::Random;
 use crate::util::timer::Timers;
 use crate::wire::Limits;
 use crate::wire::client::Connection;
+use crate::wire::proxy_protocol;
 
 /// One per worker; never leaves its thread.
 pub struct Context {
@@ -60,6 +61,10 @@ pub struct ConnectionInfo {
     ends: Option<Instant>,
     /// The upstream connection that NTLM or Negotiate bound to this one.
     pub(super) bound: RefCell<Option<Bound>>,
+    /// Idle upstream connections that were told of this one by a PROXY header, one per server.
+    pub(super) introduced: RefCell<Vec<Bound>>,
+    /// What the client connected to, where that is not the listener's own address.
+    pub(super) destination: Option<Box<SocketAddr>>,
 }
 
 /// A downstream connection's handshake, as far as its requests depend on it.
@@ -190,6 +195,29 @@ impl ConnectionInfo {
             secured,
             ends,
             bound: RefCell::new(None),
+            introduced: RefCell::default(),
+            destination: None,
+        }
+    }
+
+    /// With what the client connected to, as a PROXY header said it or the system.
+    pub fn to(self, destination: Option<Box<SocketAddr>>) -> Self {
+        ConnectionInfo {
+            destination,
+            ..self
+        }
+    }
+
+    /// The PROXY header for a server; a client over a unix socket has no address to tell.
+    pub(super) fn introduce(&self, version: ProxyProtocol) -> Vec<u8> {
+        let own = self.listener.address.tcp();
+        let own = own.map(|own| SocketAddr::new(own.ip(), self.port));
+        match (version, self.destination.as_deref().copied().or(own)) {
+            (ProxyProtocol::Off, _) => Vec::new(),
+            (ProxyProtocol::V1, None) => proxy_protocol::unknown_v1().to_vec(),
+            (ProxyProtocol::V2, None) => proxy_protocol::local_v2().to_vec(),
+            (ProxyProtocol::V1, Some(to)) => proxy_protocol::proxied_v1(self.peer, to),
+            (ProxyProtocol::V2, Some(to)) => proxy_protocol::proxied_v2(self.peer, to),
         }
     }
 

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use tokio::time::Instant;
 
-use crate::config::model::Protocol;
+use crate::config::model::{Protocol, ProxyProtocol};
 use crate::proxy::attempt::{Failed, Held};
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
@@ -59,7 +59,10 @@ impl Transaction {
             }
         }
         let server = held.lease.server().clone();
-        let connected = match self.within(self.connecting(&server, deadline)).await {
+        let connected = match self
+            .within(self.connecting(&server, held.introduction, deadline))
+            .await
+        {
             Ok(connected) => connected.map_err(Arc::new),
             Err(failure) => return Err(self.interrupted(&mut held.lease, failure, started)),
         };
@@ -127,19 +130,22 @@ impl Transaction {
     fn connecting(
         &self,
         server: &Server,
+        introduction: ProxyProtocol,
         mut deadline: Option<Deadline>,
     ) -> impl Future<Output = Result<Connection, ConnectError>> + use<> {
         let target = server.target();
+        let introduction = self.connection.introduce(introduction);
         let protocol = server.connections().protocol();
         let expired = poll_fn(move |cx| poll_deadline(&mut deadline, cx));
         let pools = self.account.context.pools.clone();
         async move {
             let mut expired = pin!(expired);
-            let connected = match connector::connect(&target, &[], expired.as_mut()).await {
+            let connected = match connector::connect(&target, &introduction, expired.as_mut()).await
+            {
                 Err(ConnectError::Exhausted(_)) => {
                     // Idle connections are what we can give up at once.
                     pools.close_idle();
-                    connector::connect(&target, &[], expired.as_mut()).await?
+                    connector::connect(&target, &introduction, expired.as_mut()).await?
                 }
                 connected => connected?,
             };

@@ -1,9 +1,11 @@
 //! The response body on its way to the client. It owns the exchange: pulling it also moves the
 //! request body upstream, and its end or drop ends the lease and writes the record.
 
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use crate::config::model::ProxyProtocol;
 use crate::message::{BodyError, BodyStream, Frame, Length};
 use crate::proxy::attempt::Held;
 use crate::proxy::context::{Bound, ConnectionInfo};
@@ -174,17 +176,29 @@ impl Held {
     /// The exchange has ended: its connection goes back to where it may serve another.
     pub fn hand_back(self, connection: Connection, client: &ConnectionInfo) {
         // One that others use too carries nobody's identity.
-        if !self.bound || self.claim.is_place() {
+        let alone = self.bound || self.introduction != ProxyProtocol::Off;
+        if !alone || self.claim.is_place() {
             return self.claim.check_in(connection);
         }
-        let bound = Bound {
+        let kept = Bound {
             server: self.lease.server().clone(),
             connection,
             claim: self.claim,
         };
-        *client.bound.borrow_mut() = Some(bound);
+        if self.bound {
+            *client.bound.borrow_mut() = Some(kept);
+            return;
+        }
+        let mut introduced = client.introduced.borrow_mut();
+        introduced.retain(|other| !Arc::ptr_eq(&other.server, &kept.server));
+        if introduced.len() < MOST_INTRODUCED {
+            introduced.push(kept);
+        }
     }
 }
+
+/// Upstream connections that one downstream connection keeps for itself.
+const MOST_INTRODUCED: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Context as TaskContext;
 
 use crate::balance;
-use crate::config::model::{Balance, HashKey};
+use crate::config::model::{Balance, HashKey, ProxyProtocol};
 use crate::proxy::attempt::Held;
 use crate::proxy::context::Bound;
 use crate::proxy::error::Failure;
@@ -74,6 +74,10 @@ impl Transaction {
         lease: Lease,
         waiter: Option<&mut TaskContext<'_>>,
     ) -> Result<Selected, Refused> {
+        let introduction = lease.server().introduction();
+        if introduction != ProxyProtocol::Off {
+            return self.acquire_introduced(lease, introduction, waiter);
+        }
         let pools = &self.account.context.pools;
         let method = &self.account.head.method;
         let again = retry::resend_after_stale(method, true, self.replayable());
@@ -91,8 +95,52 @@ impl Transaction {
             claim,
             lease,
             bound: false,
+            introduction,
         };
         Ok(Selected { held, via })
+    }
+
+    /// Of a server that is told whose connection it is: one that this client's connection has had
+    /// before, or a new one.
+    fn acquire_introduced(
+        &self,
+        lease: Lease,
+        introduction: ProxyProtocol,
+        waiter: Option<&mut TaskContext<'_>>,
+    ) -> Result<Selected, Refused> {
+        let (claim, via) = match self.take_introduced(&lease, waiter) {
+            Some(kept) => (kept.claim, Via::Kept(kept.connection)),
+            None => {
+                let pools = &self.account.context.pools;
+                match pools.acquire_new(lease.server().connections()) {
+                    Acquired::Kept(connection, claim) => (claim, Via::Kept(connection)),
+                    Acquired::Dial(claim) => (claim, Via::Dial),
+                    Acquired::Full => return Err(Refused::Full),
+                }
+            }
+        };
+        let held = Held {
+            claim,
+            lease,
+            bound: false,
+            introduction,
+        };
+        Ok(Selected { held, via })
+    }
+
+    fn take_introduced(
+        &self,
+        lease: &Lease,
+        waiter: Option<&mut TaskContext<'_>>,
+    ) -> Option<Bound> {
+        let mut introduced = self.connection.introduced.borrow_mut();
+        let at = introduced
+            .iter()
+            .position(|kept| Arc::ptr_eq(&kept.server, lease.server()))?;
+        let mut kept = introduced.swap_remove(at);
+        // What a reload ended is not used again either.
+        let usable = kept.claim.is_current() && kept.connection.is_usable(waiter);
+        usable.then_some(kept)
     }
 
     pub(super) async fn wait_in_queue(
@@ -149,6 +197,7 @@ impl Transaction {
             claim,
             lease: upstream.claim(&server)?,
             bound: true,
+            introduction: ProxyProtocol::Off,
         };
         let via = Via::Kept(connection);
         Some(Selected { held, via })

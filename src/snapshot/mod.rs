@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub listeners: Vec<ListenerState>,
     /// By [`model::UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
+    /// Some upstream's servers are told by a PROXY header whose connection they serve.
+    pub introduces: bool,
     listeners_by_address: HashMap<BindAddress, ListenerId>,
 }
 
@@ -91,6 +93,10 @@ pub fn build(
         listeners,
         upstreams,
         listeners_by_address,
+        introduces: config
+            .upstreams
+            .iter()
+            .any(|upstream| upstream.proxy_protocol != model::ProxyProtocol::Off),
         config: Arc::new(config),
     }
 }

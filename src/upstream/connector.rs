@@ -10,12 +10,14 @@
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::ArcSwapOption;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::config::model::ServerAddress;
+use crate::config::model::{ProxyProtocol, ServerAddress};
 use crate::telemetry::ConnectResult;
 use crate::tls::Secure;
 use crate::upstream::resolve::Addresses;
@@ -23,6 +25,7 @@ use crate::upstream::secure::Security;
 use crate::util::exhaustion::is_exhaustion;
 use crate::wire::client::HandshakeError;
 use crate::wire::io::Socket;
+use crate::wire::proxy_protocol;
 use crate::wire::tls::{self, TlsError};
 
 /// What to connect to.
@@ -33,6 +36,17 @@ pub struct Target {
     pub addresses: Arc<Addresses>,
     /// What is spoken there now, if it is TLS.
     pub security: Arc<ArcSwapOption<Security>>,
+    /// [`ProxyProtocol`] as a number, as it is now.
+    pub introduction: Arc<AtomicU8>,
+}
+
+/// Reads such a number.
+pub(super) fn introduction(version: &AtomicU8) -> ProxyProtocol {
+    match version.load(Relaxed) {
+        n if n == ProxyProtocol::V1 as u8 => ProxyProtocol::V1,
+        n if n == ProxyProtocol::V2 as u8 => ProxyProtocol::V2,
+        _ => ProxyProtocol::Off,
+    }
 }
 
 /// A connection that is ready for its first request.
@@ -54,6 +68,7 @@ impl Target {
             address,
             addresses,
             security: Arc::default(),
+            introduction: Arc::default(),
         }
     }
 }
@@ -142,10 +157,15 @@ pub async fn connect(
 pub async fn connect_for_check(
     target: &Target,
     port: Option<u16>,
-    introduction: &[u8],
     secure: Option<&Secure>,
     deadline: impl Future<Output = ()>,
 ) -> Result<Socket, ConnectError> {
+    // It is no client's connection.
+    let introduction: &[u8] = match introduction(&target.introduction) {
+        ProxyProtocol::Off => &[],
+        ProxyProtocol::V1 => proxy_protocol::unknown_v1(),
+        ProxyProtocol::V2 => proxy_protocol::local_v2(),
+    };
     let opening = async {
         let socket = dial(target, port).await?;
         open(socket, introduction, secure).await
@@ -336,7 +356,7 @@ mod tests {
     async fn an_own_port_overrides_the_targets() {
         let (_listener, open) = listening().await;
         let target = Target::new(ServerAddress::Ip(nobody().await));
-        connect_for_check(&target, Some(open.port()), &[], None, pending())
+        connect_for_check(&target, Some(open.port()), None, pending())
             .await
             .expect("its own port listens");
     }

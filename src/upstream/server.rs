@@ -7,12 +7,12 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
-use crate::config::model::{self, ServerAddress};
+use crate::config::model::{self, ProxyProtocol, ServerAddress};
 use crate::telemetry::{BreakerReading, Metrics, ServerMetrics, ServerReading, events};
 use crate::tls::ClientTerms;
 use crate::upstream::breaker::{self, Breaker};
 use crate::upstream::common::{Common, lock};
-use crate::upstream::connector::Target;
+use crate::upstream::connector::{self, Target};
 use crate::upstream::health::verdict::Standing;
 use crate::upstream::health::{Checks, Report};
 use crate::upstream::lease::Lease;
@@ -59,6 +59,8 @@ pub struct Server {
     addresses: Arc<Addresses>,
     /// Written by reloads.
     security: Arc<ArcSwapOption<Security>>,
+    /// [`ProxyProtocol`] as a number. Written by reloads.
+    introduction: Arc<AtomicU8>,
     /// [`Standing`] as a number.
     standing: AtomicU8,
     /// Milliseconds of [`Common::ms`]; 0 is not known.
@@ -130,6 +132,7 @@ impl Server {
                 _ => Addresses::pending(),
             },
             security: Arc::default(),
+            introduction: Arc::new(AtomicU8::new(config.proxy_protocol as u8)),
             connections,
             in_flight: AtomicU32::new(0),
             breaker: Breaker::new(id.0),
@@ -217,7 +220,18 @@ impl Server {
             address: self.address.clone(),
             addresses: self.addresses.clone(),
             security: self.security.clone(),
+            introduction: self.introduction.clone(),
         }
+    }
+
+    /// How connections to it begin.
+    pub fn introduction(&self) -> ProxyProtocol {
+        connector::introduction(&self.introduction)
+    }
+
+    /// From now on. True if that is a change.
+    pub(super) fn introduce(&self, version: ProxyProtocol) -> bool {
+        self.introduction.swap(version as u8, Ordering::Relaxed) != version as u8
     }
 
     /// Speaks TLS by these terms from now on, or plain. True if that is a change.

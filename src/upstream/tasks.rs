@@ -29,7 +29,7 @@ pub(super) fn attach(
 ) {
     server.connections().configure(&config.connections);
     server.connections().speak(config.protocol);
-    if server.secure(config.tls.as_ref()) {
+    if server.secure(config.tls.as_ref()) | server.introduce(config.proxy_protocol) {
         server.connections().reset();
     }
     let mut control = lock(&server.control);

@@ -61,6 +61,7 @@ pub fn config(servers: &[(u16, u32)]) -> model::Upstream {
             idle_timeout: None,
             max_lifetime: None,
         },
+        proxy_protocol: model::ProxyProtocol::Off,
         tls: None,
     }
 }

@@ -1,9 +1,16 @@
 //! The PROXY protocol: who a connection comes from, said before its first byte. What a header may
 //! be is `wire::proxy_protocol`'s own; here is what a listener and a server make of it.
 
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::{ONE_WORKER, Origin, Proxy, app, eventually};
+use evenkeel::app::StartError;
+
+use crate::support::tls::{Authority, shake};
+use crate::support::tls_origin::{Behaviour, TlsOrigin};
+use crate::support::{Client, Connection, DEADLINE, ONE_WORKER, Origin, Proxy, app, eventually};
 
 fn listener(more: &str) -> String {
     format!(
@@ -335,4 +342,267 @@ fn a_drain_does_not_wait_for_headers() {
         "before the header deadline"
     );
     assert_eq!(waiting.rest(), b"");
+}
+
+/// A server that wants a header on each connection, and notes those that come.
+struct Introduced {
+    origin: Origin,
+    headers: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Introduced {
+    fn start(name: &'static str) -> Self {
+        let headers = Arc::new(Mutex::new(Vec::new()));
+        let noted = headers.clone();
+        let origin = Origin::scripted(move |connection| {
+            let Some(header) = header_of(connection) else {
+                return;
+            };
+            noted.lock().expect("not poisoned").push(header);
+            while connection.request().is_some() {
+                let length = name.len();
+                connection.send(format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}"
+                ));
+            }
+        });
+        Introduced { origin, headers }
+    }
+
+    fn headers(&self) -> Vec<Vec<u8>> {
+        self.headers.lock().expect("not poisoned").clone()
+    }
+
+    fn texts(&self) -> Vec<String> {
+        let text = |header: &Vec<u8>| String::from_utf8_lossy(header).into_owned();
+        self.headers().iter().map(text).collect()
+    }
+}
+
+fn header_of(connection: &mut Connection) -> Option<Vec<u8>> {
+    let mut header = connection.exactly(1)?;
+    if header == b"P" {
+        while !header.ends_with(b"\r\n") {
+            header.extend(connection.exactly(1)?);
+        }
+        return Some(header);
+    }
+    header.extend(connection.exactly(15)?);
+    let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
+    if length > 0 {
+        header.extend(connection.exactly(length)?);
+    }
+    Some(header)
+}
+
+fn introducing(origins: &[&Introduced], version: &str, before: &str, more: &str) -> String {
+    let origins: Vec<&Origin> = origins.iter().map(|one| &one.origin).collect();
+    let upstream = format!("proxy-protocol = \"{version}\"\n{more}");
+    format!("{ONE_WORKER}{before}{}", app(&origins, &upstream))
+}
+
+#[test]
+fn servers_are_told_whose_connection_it_is() {
+    let server = Introduced::start("a");
+    let proxy = Proxy::start(&introducing(&[&server], "v1", "", ""));
+    let mut one = proxy.client();
+    let mut other = proxy.client();
+    for _ in 0..3 {
+        assert_eq!(one.get("/").text(), "a");
+        assert_eq!(other.get("/").text(), "a");
+    }
+    let to = proxy.address();
+    let expected = [&one, &other].map(|client| {
+        let from = client.local();
+        let (from_port, to_port) = (from.port(), to.port());
+        format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from_port} {to_port}\r\n")
+    });
+    assert_eq!(server.texts(), expected, "one connection for each client's");
+    drop(one);
+    eventually("its connection goes with it", || server.origin.open() == 1);
+    let mut third = proxy.client();
+    assert_eq!(third.get("/").text(), "a");
+    assert_eq!(server.texts().len(), 3, "nobody takes it over");
+}
+
+#[test]
+fn version_2_carries_the_same_in_binary() {
+    let server = Introduced::start("a");
+    let proxy = Proxy::start(&introducing(&[&server], "v2", "", ""));
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").text(), "a");
+    let (from, to) = (client.local().port(), proxy.address().port());
+    let ports = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    let expected = v2(
+        0x21,
+        0x11,
+        &[&[127, 0, 0, 1, 127, 0, 0, 1][..], &ports].concat(),
+    );
+    assert_eq!(server.headers(), [expected]);
+}
+
+#[test]
+fn what_a_header_said_is_passed_on() {
+    let server = Introduced::start("a");
+    let before = listener("");
+    let proxy = Proxy::start(&introducing(&[&server], "v1", &before, ""));
+    for header in [
+        "PROXY TCP4 192.0.2.1 198.51.100.7 4321 8443\r\n",
+        "PROXY TCP6 2001:db8::1 2001:db8::7 4321 8443\r\n",
+    ] {
+        let mut client = proxy.client();
+        client.send([header, GET].concat());
+        assert_eq!(client.response().text(), "a");
+        assert_eq!(server.texts().last().map(String::as_str), Some(header));
+    }
+}
+
+#[test]
+fn a_wildcard_listener_says_which_address_was_meant() {
+    let server = Introduced::start("a");
+    let before = "[[listener]]\nname = \"web\"\naddress = \"0.0.0.0:0\"\n";
+    let proxy = Proxy::start(&introducing(&[&server], "v1", before, ""));
+    let port = proxy.address().port();
+    let mut client = Client::connect(SocketAddr::from(([127, 0, 0, 3], port)));
+    assert_eq!(client.get("/").text(), "a");
+    assert!(
+        server.texts()[0].starts_with("PROXY TCP4 127.0.0.1 127.0.0.3 "),
+        "{:?}",
+        server.texts()
+    );
+}
+
+#[test]
+fn each_request_still_goes_where_the_balancer_says() {
+    let (one, two) = (Introduced::start("a"), Introduced::start("b"));
+    let proxy = Proxy::start(&introducing(&[&one, &two], "v1", "", ""));
+    let mut client = proxy.client();
+    let answers: String = (0..6).map(|_| client.get("/").text()).collect();
+    assert_eq!(answers, "ababab");
+    assert_eq!(
+        (one.headers().len(), two.headers().len()),
+        (1, 1),
+        "both are kept"
+    );
+}
+
+#[test]
+fn checks_say_that_they_are_nobody_s() {
+    let (one, two) = (Introduced::start("a"), Introduced::start("b"));
+    let health = "[upstream.app.health]\npath = \"/\"\ninterval = \"200ms\"";
+    let _first = Proxy::start(&introducing(&[&one], "v1", "", health));
+    let _second = Proxy::start(&introducing(&[&two], "v2", "", health));
+    eventually("both are checked", || {
+        !one.headers().is_empty() && !two.headers().is_empty()
+    });
+    assert_eq!(one.texts()[0], "PROXY UNKNOWN\r\n");
+    assert_eq!(two.headers()[0], v2(0x20, 0x00, &[]));
+}
+
+#[test]
+fn a_kept_connection_that_has_ended_is_replaced_by_one_with_a_header() {
+    let server = Introduced::start("a");
+    let proxy = Proxy::start(&introducing(&[&server], "v1", "", ""));
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").text(), "a");
+    server.origin.stop();
+    server.origin.resume();
+    assert_eq!(client.get("/").text(), "a");
+    let texts = server.texts();
+    assert_eq!(texts.len(), 2);
+    assert_eq!(texts[0], texts[1]);
+}
+
+#[test]
+fn a_change_counts_with_the_next_request() {
+    let server = Introduced::start("a");
+    let config = introducing(&[&server], "v1", "", "");
+    let proxy = Proxy::start(&config);
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").text(), "a");
+    proxy.reconfigure(&config.replace("\"v1\"", "\"v2\""));
+    assert_eq!(client.get("/").text(), "a");
+    let headers = server.headers();
+    assert!(headers[0].starts_with(b"PROXY ") && headers[1].starts_with(SIGNATURE));
+}
+
+#[test]
+fn a_header_goes_before_the_handshake() {
+    let ca = Authority::new();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(directory.path().join("ca.pem"), ca.pem()).expect("can be written");
+    let behaviour = Behaviour {
+        introduced: true,
+        ..Behaviour::of(&ca.issue(&["127.0.0.1"]))
+    };
+    let origin = TlsOrigin::start(&behaviour);
+    let config = format!(
+        "{ONE_WORKER}[upstream.app]\nservers = [\"{}\"]\nproxy-protocol = \"v2\"\n\
+         tls = {{ ca = \"ca.pem\" }}\n[[route]]\nprefix = \"/\"\nupstream = \"app\"\n",
+        origin.address()
+    );
+    let proxy = Proxy::start_in(directory, &config).expect("it starts");
+    for _ in 0..2 {
+        assert_eq!(proxy.get("/").text(), "secret");
+    }
+    let introductions = origin.introductions();
+    assert_eq!(introductions.len(), 2);
+    assert!(
+        introductions
+            .iter()
+            .all(|header| header.starts_with(SIGNATURE))
+    );
+    assert_eq!(origin.handshakes().len(), 2);
+}
+
+#[test]
+fn a_header_comes_before_the_handshake() {
+    let ca = Authority::new();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    ca.issue(&["site.example"]).write(directory.path(), "site");
+    let origin = Origin::good("ok");
+    let tls = "tls = { certificates = [{ cert = \"site.pem\", key = \"site.key\" }] }\n\
+               limits = { header-timeout = \"1s\" }";
+    let proxy = Proxy::start_in(directory, &config(&origin, tls)).expect("it starts");
+    let settings = ca.client().build();
+    for header in [V1.as_bytes().to_vec(), v2(0x21, 0x11, V4)] {
+        let mut stream = TcpStream::connect(proxy.address()).expect("it accepts");
+        stream
+            .set_read_timeout(Some(DEADLINE))
+            .expect("is a socket");
+        stream.write_all(&header).expect("are taken");
+        let mut client = shake(stream, &settings, "site.example").expect("hands are shaken");
+        let request = "GET / HTTP/1.1\r\nHost: site.example\r\n\r\n";
+        client.send(request);
+        assert_eq!(client.response().status, 200);
+        assert_eq!(told(&origin).0, "192.0.2.1");
+        assert_eq!(
+            origin.last().header("x-forwarded-proto").as_deref(),
+            Some("https")
+        );
+    }
+    // A handshake without one, and one whose handshake never comes.
+    let stream = TcpStream::connect(proxy.address()).expect("it accepts");
+    stream
+        .set_read_timeout(Some(DEADLINE))
+        .expect("is a socket");
+    assert!(shake(stream, &settings, "site.example").is_err());
+    let mut client = proxy.client();
+    client.send(V1);
+    assert_eq!(client.rest(), b"");
+    eventually("both are counted", || refused(&proxy) == 2.0);
+}
+
+#[test]
+fn a_protocol_that_shares_connections_has_no_header() {
+    let server = Introduced::start("a");
+    let config = introducing(&[&server], "v1", "", "protocol = \"h2\"");
+    match Proxy::try_start(&config) {
+        Err(StartError::Config(mistakes)) => {
+            let text = mistakes.render_human(false);
+            assert!(text.contains("is not supported yet"), "{text}");
+        }
+        Err(error) => panic!("{error:?}"),
+        Ok(_) => panic!("it starts"),
+    }
 }

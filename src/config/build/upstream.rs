@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::config::build::{Building, breaker, health, retry, servers, upstream_tls};
 use crate::config::keys;
-use crate::config::model::{Balance, Connections, HashKey, Protocol, Queue, Upstream};
+use crate::config::model::{
+    Balance, Connections, HashKey, Protocol, ProxyProtocol, Queue, Upstream,
+};
 use crate::config::reader::Reader;
 use crate::config::tree::{Entry, Via, quote};
 use crate::config::values::text;
@@ -61,6 +63,7 @@ fn compile(
     building: &mut Building<'_>,
 ) -> Upstream {
     let tls = upstream_tls::terms(reader, &servers, building);
+    let proxy_protocol = proxy_protocol(reader, building);
     Upstream {
         name: Arc::from(entry.key.as_str()),
         balance,
@@ -84,8 +87,28 @@ fn compile(
         retry: retry::retry(reader.table_or_empty("retry", &keys::RETRY)),
         timeout: retry::timeouts(reader.table_or_empty("timeout", &keys::TIMEOUT)),
         connections: connections(reader.table_or_empty("connections", &keys::CONNECTIONS)),
+        proxy_protocol,
         tls,
     }
+}
+
+fn proxy_protocol(reader: Reader<'_>, building: &mut Building<'_>) -> ProxyProtocol {
+    let version = match reader.text("proxy-protocol") {
+        "v1" => ProxyProtocol::V1,
+        "v2" => ProxyProtocol::V2,
+        _ => return ProxyProtocol::Off,
+    };
+    let protocol = reader.text("protocol");
+    if protocol != "http/1.1" {
+        let message =
+            format!("`proxy-protocol` with protocol = \"{protocol}\" is not supported yet");
+        let place = reader.span_of("proxy-protocol");
+        let error = building.problems.error("not-supported-yet", place, message);
+        error
+            .label("an HTTP/2 connection is shared by clients, and the header names one")
+            .help("protocol = \"http/1.1\"");
+    }
+    version
 }
 
 fn balance(reader: Reader<'_>, building: &mut Building<'_>) -> Balance {

@@ -63,7 +63,13 @@ pub(in crate::config) static UPSTREAM: Section = Section {
         key("retry", Kind::Table(&RETRY), RETRY.about).or_off().default("{}"),
         key("timeout", Kind::Table(&TIMEOUT), TIMEOUT.about).or_off().default("{}"),
         key("connections", Kind::Table(&CONNECTIONS), CONNECTIONS.about).or_off().default("{}"),
-        later("proxy-protocol"),
+        key(
+            "proxy-protocol",
+            Kind::Choice(&["off", "v1", "v2"], &[]),
+            "The PROXY header that each connection begins with: it names the client's connection, which \
+             it serves alone; checks say LOCAL (v1: UNKNOWN); only with protocol = \"http/1.1\"",
+        )
+        .default("\"off\""),
         later("concurrency"),
         later("sticky"),
         key("tls", Kind::Table(&UPSTREAM_TLS), UPSTREAM_TLS.about).or_off(),

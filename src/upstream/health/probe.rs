@@ -111,7 +111,7 @@ impl Probe for SocketProbe {
         let port = (settings.port != 0).then_some(settings.port);
         let secure = self.secure(settings);
         let expired = sleep_until(deadline);
-        let connected = connect_for_check(&self.target, port, &[], secure.as_ref(), expired);
+        let connected = connect_for_check(&self.target, port, secure.as_ref(), expired);
         let socket = match connected.await {
             Ok(socket) => socket,
             Err(ConnectError::Refused) => return Err(Failure::Refused),

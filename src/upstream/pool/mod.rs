@@ -396,6 +396,11 @@ impl<C> Claim<C> {
         }
     }
 
+    /// What the server's connections speak has not changed since it was opened.
+    pub fn is_current(&self) -> bool {
+        self.epoch == self.kept.server.epoch()
+    }
+
     /// The server that the connection belongs to.
     pub fn server(&self) -> &Arc<ServerConnections> {
         &self.kept.server
