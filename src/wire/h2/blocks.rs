@@ -42,22 +42,39 @@ struct Entry {
 
 /// Streams whose requests are malformed, and why: known before `h2` hands them out.
 #[derive(Debug, Default)]
-pub(super) struct Faults(RefCell<VecDeque<(u32, &'static str)>>);
+pub(super) struct Faults(RefCell<VecDeque<Faulty>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Faulty {
+    stream: u32,
+    in_trailers: bool,
+    fault: &'static str,
+}
 
 impl Faults {
-    /// What is wrong with the head or the trailers of `stream`.
-    pub(super) fn of(&self, stream: u32) -> Option<&'static str> {
-        let faults = self.0.borrow();
-        let found = faults.iter().find(|(faulty, _)| *faulty == stream);
-        found.map(|(_, fault)| *fault)
+    /// What is wrong with the head of `stream`.
+    pub(super) fn of_head(&self, stream: u32) -> Option<&'static str> {
+        self.find(stream, false)
     }
 
-    fn note(&self, stream: u32, fault: &'static str) {
+    pub(super) fn of_trailers(&self, stream: u32) -> Option<&'static str> {
+        self.find(stream, true)
+    }
+
+    fn find(&self, stream: u32, in_trailers: bool) -> Option<&'static str> {
+        let faults = self.0.borrow();
+        let mut faults = faults.iter();
+        let found =
+            faults.find(|faulty| (faulty.stream, faulty.in_trailers) == (stream, in_trailers));
+        found.map(|faulty| faulty.fault)
+    }
+
+    fn note(&self, faulty: Faulty) {
         let mut faults = self.0.borrow_mut();
         if faults.len() == FAULTS {
             faults.pop_front();
         }
-        faults.push_back((stream, fault));
+        faults.push_back(faulty);
     }
 }
 
@@ -131,12 +148,16 @@ impl Blocks {
         if !self.last || self.broken {
             return;
         }
-        let trailers = self.stream <= self.newest;
+        let in_trailers = self.stream <= self.newest;
         self.newest = self.newest.max(self.stream);
         let block = std::mem::take(&mut self.block);
-        match self.read(&block, trailers) {
+        match self.read(&block, in_trailers) {
             Some(None) => {}
-            Some(Some(fault)) => faults.note(self.stream, fault),
+            Some(Some(fault)) => faults.note(Faulty {
+                stream: self.stream,
+                in_trailers,
+                fault,
+            }),
             None => self.broken = true,
         }
         self.block = block;
@@ -340,7 +361,7 @@ mod tests {
         blocks.begin(stream, 0, true, true);
         blocks.collect(block, true, &faults);
         assert!(!blocks.broken);
-        faults.of(stream)
+        faults.of_head(stream).or(faults.of_trailers(stream))
     }
 
     #[test]
@@ -475,7 +496,7 @@ mod tests {
         blocks.collect(&[0, 9, 0x44, 0, 0], true, &faults);
         blocks.begin(1, PADDED, false, true);
         blocks.collect(b"\x02/#", true, &faults);
-        assert!(faults.of(1).is_some() && !blocks.broken);
+        assert!(faults.of_head(1).is_some() && !blocks.broken);
     }
 
     #[test]

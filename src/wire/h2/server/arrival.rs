@@ -43,7 +43,7 @@ impl Arrival {
         limits: &Limits,
     ) -> Result<Self, Box<Unwelcome>> {
         let (parts, receiver) = request.into_parts();
-        let fault = faults.of(respond.stream_id().as_u32());
+        let fault = faults.of_head(respond.stream_id().as_u32());
         let translated = heads::request(&parts, limits).and_then(|head| match fault {
             None => Ok(head),
             Some(detail) => Err(Box::new(heads::Malformed {

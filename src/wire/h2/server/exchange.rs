@@ -225,7 +225,7 @@ impl Inner {
             Err(error) => return Poll::Ready(Err(self.broken(&error))),
         };
         let stream = self.receiver.stream_id().as_u32();
-        if self.faults.of(stream).is_some() {
+        if self.faults.of_trailers(stream).is_some() {
             // A stream error (RFC 9113 section 8.1.1).
             self.reading = Reading::Broken;
             self.gone = true;
