@@ -4,6 +4,7 @@
 #![expect(dead_code, reason = "each behaviour uses its own part of the helpers")]
 
 pub mod app;
+pub mod chain;
 pub mod client;
 pub mod frames;
 pub mod h2;
