@@ -214,6 +214,7 @@ fn step<R: Records>(
     progress: &mut Progress,
 ) -> Result<(usize, bool), Error> {
     let incoming = incoming.get_mut(progress.consumed..).unwrap_or_default();
+    let whole = incoming.len();
     let UnbufferedStatus { mut discard, state } = records.process(incoming);
     let mut paused = false;
     match state? {
@@ -223,6 +224,8 @@ fn step<R: Records>(
                 discard += record.discard;
                 data(record.payload);
             }
+            // Nearly always all that came: asked again, it would only say so.
+            paused = discard == whole && matches!(job, Job::Nothing);
         }
         ConnectionState::EncodeTlsData(mut encoder) => encode(&mut encoder, control)?,
         // What was encoded goes out before anything that is written later.

@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use rustls::{CommonState, ProtocolVersion};
 
 use crate::message::Scratch;
+use crate::tls::hello::{self, Hello};
 use crate::wire::io::Socket;
 use crate::wire::tls::session::{OVERHEAD, RECORD, SEALED_BYTES, Session};
 
@@ -50,7 +51,7 @@ pub struct TlsSocket {
     /// No goodbye: the peer is to see that something was cut off.
     cut: Cell<bool>,
     /// What the client's hello made the certificate resolver note, until it is asked for.
-    pub(super) hello: Option<crate::tls::hello::Hello>,
+    pub(super) hello: Option<Hello>,
 }
 
 /// Bytes that leave from the front.
@@ -258,7 +259,7 @@ impl TlsSocket {
                 plain.push(&data[count..]);
             }
         });
-        if let Some(hello) = crate::tls::hello::take() {
+        if was_handshaking && let Some(hello) = hello::take() {
             self.hello = Some(hello);
         }
         if taken > 0 || !self.plain.is_empty() {

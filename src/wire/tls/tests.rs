@@ -579,3 +579,35 @@ async fn no_bytes_make_it_panic() {
         let _: Result<(Socket, Handshaken), TlsError> = accept(ours, configs.server.clone()).await;
     }
 }
+
+#[tokio::test]
+async fn handshake_messages_may_span_records() {
+    for version in VERSIONS {
+        let mut configs = configs(version);
+        let (client, server) = (
+            Arc::get_mut(&mut configs.client).expect("ours alone"),
+            Arc::get_mut(&mut configs.server).expect("ours alone"),
+        );
+        (client.max_fragment_size, server.max_fragment_size) = (Some(64), Some(64));
+        let (up, down) = (bytes(5000), bytes(7000));
+        let (ours, theirs) = served(&configs).await;
+        let (got, given) = exchange(ours, theirs, (&up, &down)).await;
+        assert!(got.expect("a clean end") == up && given.expect("a clean end") == down);
+        let (ours, theirs) = dialled(&configs).await;
+        let (got, given) = exchange(ours, theirs, (&up, &down)).await;
+        assert!(got.expect("a clean end") == up && given.expect("a clean end") == down);
+        for piece in [1, 33, 70] {
+            let (ours, relayed) = pair();
+            let (out, theirs) = UnixStream::pair().expect("a socket pair");
+            tokio::spawn(dribble(relayed, out, piece));
+            let connector = TlsConnector::from(configs.client.clone());
+            let (ours, theirs) = tokio::join!(
+                accept(ours, configs.server.clone()),
+                connector.connect(name(), theirs)
+            );
+            let (ours, theirs) = (ours.expect("accepted").0, theirs.expect("connected"));
+            let (got, given) = exchange(ours, theirs, (&up, &down)).await;
+            assert!(got.expect("a clean end") == up && given.expect("a clean end") == down);
+        }
+    }
+}
