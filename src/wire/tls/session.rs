@@ -65,6 +65,10 @@ impl Session {
         UnbufferedClientConnection::new(config, name).map(Session::Client)
     }
 
+    pub fn is_client(&self) -> bool {
+        matches!(self, Session::Client(_))
+    }
+
     pub fn common(&self) -> &CommonState {
         match self {
             Session::Server(connection) => connection,

@@ -73,7 +73,8 @@ enum Inward {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outward {
     Open,
-    /// What is pending waits for the first write, to go out with it, or for the first wait.
+    /// What is pending waits for the first write, to go out with it: a server's tickets until then,
+    /// a client's Finished no longer than until it waits.
     Lazy,
     /// `close_notify` is sealed, or an alert.
     Closed,
@@ -206,9 +207,7 @@ impl TlsSocket {
                 Ok(0) => {}
                 Ok(count) => return Ok(count),
                 Err(Broken::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.outward == Outward::Lazy {
-                        self.send_pending();
-                    }
+                    self.before_waiting();
                     return Err(error);
                 }
                 Err(broken) => return Err(broken.into()),
@@ -380,6 +379,13 @@ impl TlsSocket {
         Poll::Ready(Ok(()))
     }
 
+    /// A server that speaks first does so only after our Finished.
+    fn before_waiting(&mut self) {
+        if self.outward == Outward::Lazy && self.session.is_client() {
+            self.send_pending();
+        }
+    }
+
     /// The handshake is over, and the peer waits for nothing of what it gave last: in TLS 1.3 the
     /// client's Finished, or the server's tickets.
     fn finishes_alone(&self) -> bool {
@@ -428,8 +434,8 @@ impl TlsSocket {
             return Poll::Ready(Ok(()));
         }
         let ready = self.raw.poll_read_ready(cx);
-        if ready.is_pending() && self.outward == Outward::Lazy {
-            self.send_pending();
+        if ready.is_pending() {
+            self.before_waiting();
         }
         ready
     }

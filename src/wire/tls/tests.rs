@@ -377,7 +377,7 @@ async fn the_second_handshake_resumes_the_first() {
 async fn tickets_come_without_data_too() {
     let configs = configs(&rustls::version::TLS13);
     let (mut ours, mut theirs) = served(&configs).await;
-    // Whoever waits for a request sends what is left first.
+    // Whoever waits for a request has nothing to say yet; the end is time enough.
     let mut byte = [0];
     let read = timeout(Duration::from_millis(50), ours.read(&mut byte));
     assert!(read.await.is_err(), "nothing was sent");
@@ -470,6 +470,34 @@ async fn an_untrusted_server_is_refused_with_the_cause() {
     assert_eq!(error.cause(), Cause::PeerCertificate);
     assert!(error.to_string().contains("not"), "{error}");
     assert!(theirs.is_err(), "the server hears of it");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_the_server_has_finished_its_handshake() {
+    for version in VERSIONS {
+        let configs = configs(version);
+        let (ours, theirs) = pair();
+        let acceptor = TlsAcceptor::from(configs.server.clone());
+        let ours = async {
+            let (mut ours, _) = connect(ours, configs.client.clone(), name())
+                .await
+                .expect("connected");
+            let mut byte = [0];
+            ours.read_exact(&mut byte).await.expect("the server speaks");
+            byte
+        };
+        let theirs = async {
+            let mut theirs = acceptor.accept(theirs).await.expect("accepted");
+            theirs.write_all(b"!").await.expect("written");
+            theirs.flush().await.expect("flushed");
+            theirs
+        };
+        let both = async { tokio::join!(ours, theirs) };
+        let (byte, _theirs) = timeout(PATIENCE, both)
+            .await
+            .expect("nobody waits for ever");
+        assert_eq!(&byte, b"!");
+    }
 }
 
 /// A client that is driven by hand, so that it can misbehave.
