@@ -237,7 +237,7 @@ impl Tunnel {
 }
 
 impl Exchange {
-    /// Nothing is written before the first [`Exchange::poll_head`].
+    /// Nothing is written before the task waits.
     #[inline]
     pub fn start(connection: Connection, request: &Request<'_>) -> Exchange {
         let Request {

@@ -7,6 +7,7 @@ mod messages;
 mod protocols;
 mod raw;
 mod refusals;
+mod storms;
 mod tunnels;
 
 use super::support::{Client, H2Origin, Proxy};

@@ -75,6 +75,12 @@ impl Call {
             .expect("the stream is open")
     }
 
+    /// The same; `None` where the client has left.
+    pub fn try_head(&mut self, response: http::response::Builder) -> Option<SendStream<Bytes>> {
+        let response = response.body(()).expect("a head");
+        self.respond.send_response(response, false).ok()
+    }
+
     pub fn ok(&mut self, body: impl Into<Bytes>) {
         let body = body.into();
         let mut stream = self.head(

@@ -51,8 +51,8 @@ struct Upgrade {
 }
 
 enum Receiving {
-    /// Nothing has been sent.
-    Unsent(Box<Result<http::Request<()>, &'static str>>),
+    /// Told at the first look.
+    Failed(ExchangeError),
     Head(ResponseFuture),
     /// A final head whose answer may have no body: told of once that is seen.
     Ending(ResponseHead, RecvStream),
@@ -84,7 +84,7 @@ impl Drop for Place {
 }
 
 impl Exchange {
-    /// Nothing is sent before the first [`Exchange::poll_head`].
+    /// The head is handed to the driver, which writes it when it is polled next.
     pub fn start(connection: Connection, request: &Request<'_>) -> Exchange {
         let Request {
             head,
@@ -102,8 +102,9 @@ impl Exchange {
             te_trailers,
             protocol: upgrade,
         };
-        Exchange(Box::new(Stream {
-            receiving: Receiving::Unsent(Box::new(head::request(head, terms))),
+        let request = head::request(head, terms);
+        let mut stream = Box::new(Stream {
+            receiving: Receiving::Gone,
             upload: Upload::new(head, body, upgrade.is_some()),
             method: head.method.clone(),
             upgrade: upgrade.map(|token| Upgrade {
@@ -117,16 +118,23 @@ impl Exchange {
             received: 0,
             head: None,
             place: Place::new(connection),
-        }))
+        });
+        let sent = match request {
+            Ok(request) => stream.send(request),
+            Err(detail) => Err(ExchangeError::Unsendable(detail)),
+        };
+        if let Err(error) = sent {
+            stream.receiving = Receiving::Failed(error);
+        }
+        Exchange(stream)
     }
 
     /// Moves the request out and gives the next head of the answer. Not to be called again after
     /// a final head or an error.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ExchangeError>> {
         let stream = &mut *self.0;
-        if let Receiving::Unsent(request) = &mut stream.receiving {
-            let request = std::mem::replace(&mut **request, Err("it is sent already"));
-            stream.send(request.map_err(ExchangeError::Unsendable)?)?;
+        if let Receiving::Failed(error) = stream.receiving {
+            return Poll::Ready(Err(error));
         }
         if let Poll::Ready(Err(error)) = stream.poll_upload(cx) {
             return Poll::Ready(Err(ExchangeError::RequestBody(error)));

@@ -4,6 +4,8 @@
 //! `:authority`, fields of the connection stay here, names are lower case. An answer is refused
 //! where the library lets pass what an HTTP/1 client could read differently.
 
+use std::cell::RefCell;
+
 use bytes::{Bytes, BytesMut};
 use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TE};
@@ -132,7 +134,7 @@ fn fields(map: &mut HeaderMap, fields: &Fields, skip: KnownSet) -> Result<(), &'
         if known.is_some_and(|known| skip.contains(known)) {
             continue;
         }
-        let name = HeaderName::from_bytes(name).map_err(|_| "a field name is no token")?;
+        let name = header_name(known, name)?;
         values.extend_from_slice(value);
         let value: Bytes = values.split().freeze();
         let value = HeaderValue::from_maybe_shared(value)
@@ -140,6 +142,28 @@ fn fields(map: &mut HeaderMap, fields: &Fields, skip: KnownSet) -> Result<(), &'
         map.try_append(name, value).map_err(|_| "too many fields")?;
     }
     Ok(())
+}
+
+thread_local! {
+    /// By the ids of [`Known`], as they were first needed: to find one by its text costs more than
+    /// all else that a field does here.
+    static NAMES: RefCell<Vec<Option<HeaderName>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn header_name(known: Option<Known>, name: &[u8]) -> Result<HeaderName, &'static str> {
+    let parsed = || HeaderName::from_bytes(name).map_err(|_| "a field name is no token");
+    let Some(known) = known else { return parsed() };
+    NAMES.with_borrow_mut(|names| {
+        let index = known as usize;
+        if names.len() <= index {
+            names.resize(index + 1, None);
+        }
+        match names.get_mut(index) {
+            Some(Some(name)) => Ok(name.clone()),
+            Some(free) => Ok(free.insert(parsed()?).clone()),
+            None => parsed(),
+        }
+    })
 }
 
 /// Trailers that may be sent; `None` where nothing is left of them.

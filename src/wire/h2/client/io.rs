@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::message::Scratch;
 use crate::util::turn::next_round;
 use crate::wire::h2::client::watch::Watch;
 use crate::wire::io::Socket;
@@ -20,6 +21,28 @@ pub(super) struct Io {
 impl Io {
     pub fn new(socket: Socket, watch: Rc<Watch>) -> Self {
         Io { socket, watch }
+    }
+
+    /// Reads into what is free of `buffer` as it is: to write zeros there first would cost more
+    /// than a small read does.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Socket::Tls(_) => {
+                let mut scratch = Scratch::take();
+                let most = buffer.remaining().min(scratch.len());
+                if most > 0 {
+                    let read = ready!(self.socket.poll_read(cx, &mut scratch[..most]))?;
+                    buffer.put_slice(scratch.get(..read).unwrap_or_default());
+                }
+                Poll::Ready(Ok(()))
+            }
+        }
     }
 
     fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -42,13 +65,10 @@ impl AsyncRead for Io {
             next_round(cx);
             return Poll::Pending;
         }
-        let free = buffer.initialize_unfilled();
-        if free.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        let read = ready!(self.socket.poll_read(cx, free))?;
-        self.watch.received(free.get(..read).unwrap_or_default())?;
-        buffer.advance(read);
+        let before = buffer.filled().len();
+        ready!(self.poll_fill(cx, buffer))?;
+        self.watch
+            .received(buffer.filled().get(before..).unwrap_or_default())?;
         Poll::Ready(Ok(()))
     }
 }
