@@ -5,18 +5,16 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 use evenkeel::config::model::{
-    Condition, Expected, Forward, HostPattern, ListenerId, PathMatch, PathRegex, Retry,
-    RetryBudget, RetryOn, Route, Timeouts, UpstreamId,
+    Condition, Expected, Forward, HostPattern, ListenerId, PathMatch, PathRegex, Place, Redirect,
+    Route, Target, Template,
 };
 use evenkeel::config::routes;
 use evenkeel::message::{Fields, Known, Method};
 use evenkeel::router::{NoTrace, Query, Router, path};
-use evenkeel::util::units::{ByteSize, Percent};
 
 const COUNTS: [usize; 3] = [10, 1_000, 10_000];
 
@@ -44,31 +42,17 @@ fn route(i: usize) -> Arc<Route> {
             _ => Vec::new(),
         },
         priority: 0,
-        upstream: UpstreamId(0),
+        target: Target::Redirect(Redirect {
+            status: 308,
+            to: Place::Url(Template::default()),
+        }),
         upgrades: Vec::new(),
         forward: Forward::Normalized,
         max_body: None,
-        timeout: Timeouts {
-            connect: None,
-            first_byte: None,
-            idle: None,
-            tunnel: None,
-            total: None,
-        },
-        retry: Retry {
-            attempts: 1,
-            on: RetryOn::default(),
-            methods: Vec::new(),
-            budget: RetryBudget {
-                ratio: Percent::from_fraction(0.2),
-                min_per_second: 3,
-                window: Duration::from_secs(10),
-            },
-            max_replay_body: ByteSize(65_536),
-        },
         fallback: None,
         access: Default::default(),
         limit: None,
+        path_change: None,
         request_headers: Default::default(),
         response_headers: Default::default(),
     })

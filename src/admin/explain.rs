@@ -1,20 +1,24 @@
 //! `explain`: which listener, route, upstream and servers a request would meet, and why each other
 //! one would not be chosen. The same router and sanitiser as the data plane, with a trace.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::admin::ExplainRequest;
 use crate::config::model::{
-    Balance, Forward, HashKey, HostPattern, ListenerId, PathMatch, RouteId,
+    Balance, Forward, HashKey, HostPattern, ListenerId, PathMatch, RouteId, SplitKey,
 };
+use crate::filter::answer::Own;
+use crate::filter::template::Values;
 use crate::message::{Known, Method, RequestHead, Version};
 use crate::proxy::sanitise::{self, Refused, Sanitised};
 use crate::router::{Outcome, Query, Rank};
-use crate::snapshot::{ListenerState, Snapshot};
+use crate::snapshot::{DestinationState, ListenerState, RouteState, Snapshot};
 
 /// What would become of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,7 +36,14 @@ pub struct Explanation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
     pub route: Option<String>,
+    /// With shares where there are several.
     pub upstream: Option<String>,
+    /// What the route answers by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// The path that goes on, where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarded: Option<String>,
     /// Too few servers are healthy: what the checks say is ignored.
     #[serde(default)]
     pub panic: bool,
@@ -43,12 +54,25 @@ pub struct Explanation {
 /// How likely a server is to take the request, and why not.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ServerVerdict {
+    /// Where the route has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
     pub address: String,
     /// 0 to 1, of a first attempt now.
     pub chance: f64,
     pub state: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
+}
+
+impl ServerVerdict {
+    /// With its upstream where there are several.
+    fn name(&self) -> String {
+        match &self.upstream {
+            Some(upstream) => format!("{upstream}/{}", self.address),
+            None => self.address.clone(),
+        }
+    }
 }
 
 /// What became of one route.
@@ -77,6 +101,8 @@ pub fn explain(snapshot: &Snapshot, ask: &ExplainRequest) -> Result<Explanation,
         refused: None,
         route: None,
         upstream: None,
+        answer: None,
+        forwarded: None,
         panic: false,
         routes: Vec::new(),
         servers: Vec::new(),
@@ -120,21 +146,109 @@ fn route(
         explanation.refused = Some(describe_refusal(refused));
         return;
     }
-    let upstream = state.upstream.latest();
+    let new = match &state.rules.path_change {
+        None => Cow::Borrowed(path),
+        Some(change) => match crate::filter::path::change(change, path) {
+            Ok(new) => new,
+            Err(_) => {
+                let why = "400 bad_request: what the path is rewritten to is no path";
+                explanation.refused = Some(why.to_owned());
+                return;
+            }
+        },
+    };
+    explanation.forwarded = (*new != *path).then(|| text(&new));
     explanation.route = Some(state.rules.name.to_string());
-    explanation.upstream = Some(upstream.name().to_string());
-    explanation.panic = upstream.is_panicking();
-    let hash = hash_key(&upstream.config().balance, &query);
-    explanation.servers = upstream
-        .explain(hash, Instant::now())
-        .into_iter()
-        .map(|server| ServerVerdict {
+    if let Some(own) = &state.own {
+        explanation.answer = Some(own_answer(
+            own,
+            snapshot,
+            state,
+            &new,
+            (head, sanitised, listener),
+        ));
+        return;
+    }
+    let target = &state.rules.target;
+    explanation.upstream = Some(target.describe(&snapshot.config.upstreams));
+    let chosen = state.split.as_ref().and_then(|split| {
+        let key = match &split.by {
+            SplitKey::Request | SplitKey::ClientIp => None,
+            SplitKey::Header(name) => head.fields.get_text(name),
+            SplitKey::Cookie(name) => {
+                crate::router::cookie_values(&head.fields, name.as_bytes()).next()
+            }
+        };
+        Some(usize::from(split.of_key(key?)))
+    });
+    let forwarded = Query {
+        path: &new,
+        ..query
+    };
+    for (index, to) in state.destinations.iter().enumerate() {
+        let share = match chosen {
+            None => target.share(&to.rules),
+            Some(chosen) if chosen == index => 1.0,
+            Some(_) => 0.0,
+        };
+        let split = state.destinations.len() > 1;
+        servers(to, share, split, &forwarded, explanation);
+    }
+}
+
+/// Those of one upstream, which takes `share` of the requests.
+fn servers(
+    to: &DestinationState,
+    share: f64,
+    split: bool,
+    query: &Query<'_>,
+    explanation: &mut Explanation,
+) {
+    let upstream = to.upstream.latest();
+    explanation.panic |= upstream.is_panicking() && share > 0.0;
+    let hash = hash_key(&upstream.config().balance, query);
+    let servers = upstream.explain(hash, Instant::now()).into_iter();
+    explanation
+        .servers
+        .extend(servers.map(|server| ServerVerdict {
+            upstream: split.then(|| upstream.name().to_string()),
             address: server.address,
-            chance: server.chance,
+            chance: server.chance * share,
             state: server.state.to_owned(),
             why_not: server.reason,
-        })
-        .collect();
+        }));
+}
+
+/// "308 to https://example.org/a".
+fn own_answer(
+    own: &Own,
+    snapshot: &Snapshot,
+    state: &RouteState,
+    path: &[u8],
+    (head, sanitised, listener): (&RequestHead, &Sanitised, ListenerId),
+) -> String {
+    let rules = &snapshot.listener(listener).rules;
+    let host = head.fields.get(Known::Host).unwrap_or_default();
+    let port = memchr::memrchr(b':', host).map(|colon| text(&host[colon + 1..]));
+    let values = Values {
+        client: IpAddr::from([127, 0, 0, 1]),
+        id: SmallVec::from_slice(b"..."),
+        method: head.method.clone(),
+        scheme: if rules.tls.is_some() { "https" } else { "http" },
+        host: sanitised.host(head).unwrap_or_default().into(),
+        port: port.and_then(|port| port.parse().ok()),
+        path: sanitised.path(head).into(),
+        query: sanitised.query(head).map(Into::into),
+        route: state.rules.name.clone(),
+        listener: rules.name.clone(),
+    };
+    match own.answer(&values, path) {
+        Ok((head, _)) => match head.fields.get(Known::Location) {
+            Some(location) => format!("{} to {}", head.status, text(location)),
+            None => head.status.to_string(),
+        },
+        Err(_) => "400 bad_request: no Host".to_owned(),
+    }
 }
 
 /// The hash of the request, where the policy asks for one that the request itself carries.
@@ -375,6 +489,9 @@ impl Explanation {
         if let Some(path) = &self.path {
             writeln!(out, "  path      {path}")?;
         }
+        if let Some(path) = &self.forwarded {
+            writeln!(out, "  goes on   {path}")?;
+        }
         if let Some(refused) = &self.refused {
             return writeln!(out, "  refused   {refused}");
         }
@@ -388,6 +505,10 @@ impl Explanation {
                 };
                 writeln!(out, "{note}")?;
             }
+            (Some(route), None) => {
+                let answer = self.answer.as_deref().unwrap_or_default();
+                writeln!(out, "  route     {route}\n  answer    {answer}")?;
+            }
             _ => writeln!(out, "  route     none: 404 no_route")?,
         }
         self.write_servers(out)?;
@@ -398,12 +519,12 @@ impl Explanation {
         let width = self
             .servers
             .iter()
-            .map(|server| server.address.len())
+            .map(|server| server.name().len())
             .max()
             .unwrap_or(0);
         for server in &self.servers {
             let chance = server.chance * 100.0;
-            write!(out, "    {:width$}  {chance:5.1}%", server.address)?;
+            write!(out, "    {:width$}  {chance:5.1}%", server.name())?;
             match &server.why_not {
                 Some(why) => writeln!(out, "  {why}")?,
                 None => writeln!(out)?,

@@ -65,7 +65,11 @@ impl admin::Control for Control {
                 mistakes: (!last.successful).then(|| last.summary.clone()),
             },
             listeners: snapshot.listeners.iter().map(listener).collect(),
-            routes: snapshot.routes.iter().map(route).collect(),
+            routes: snapshot
+                .routes
+                .iter()
+                .map(|state| route(state, &snapshot.config.upstreams))
+                .collect(),
         }
     }
 
@@ -139,10 +143,13 @@ fn listener(state: &crate::snapshot::ListenerState) -> ListenerStatus {
     }
 }
 
-fn route(state: &crate::snapshot::RouteState) -> RouteStatus {
+fn route(
+    state: &crate::snapshot::RouteState,
+    upstreams: &[std::sync::Arc<crate::config::model::Upstream>],
+) -> RouteStatus {
     RouteStatus {
         name: state.rules.name.to_string(),
-        upstream: state.upstream.name().to_string(),
+        upstream: state.rules.target.describe(upstreams),
         requests_total: state.metrics.requests_total(),
     }
 }

@@ -34,7 +34,7 @@ use hash::Hash;
 use turns::Turns;
 
 pub use maglev::hash_key;
-pub use smooth_weighted::{LONGEST_PERIOD, period};
+pub use smooth_weighted::{LONGEST_PERIOD, order as smooth_order, period};
 
 /// Turns that are passed on before a first attempt draws instead.
 const PASSED_ON: usize = 8;

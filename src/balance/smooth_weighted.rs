@@ -24,7 +24,7 @@ pub fn period(weights: &[u32]) -> u64 {
 }
 
 /// The order of one period as positions in `weights`; none of these may be 0.
-pub(super) fn order(weights: &[u32]) -> Vec<u32> {
+pub fn order(weights: &[u32]) -> Vec<u32> {
     let weights = reduced(weights);
     let length: i64 = weights.iter().sum();
     let mut tournament = Tournament::new(weights, length);

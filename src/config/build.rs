@@ -11,8 +11,10 @@ mod listener;
 mod listener_tls;
 mod process;
 mod retry;
+mod rewrite;
 mod route;
 mod servers;
+mod target;
 mod upstream;
 mod upstream_tls;
 mod when;
@@ -165,7 +167,9 @@ fn unused(config: &Config, root: &Reader<'_>, building: &mut Building<'_>) {
                 .fallback
                 .as_ref()
                 .and_then(|fallback| fallback.upstream);
-            route.upstream.0 == index || fallback.is_some_and(|id| id.0 == index)
+            let mut destinations = route.target.destinations().iter();
+            destinations.any(|to| to.upstream.0 == index)
+                || fallback.is_some_and(|id| id.0 == index)
         });
         if let (false, Some(entry)) = (used, root.entries("upstream").get(index)) {
             let message = format!("no route uses the upstream {}", quote(&upstream.name));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::model::{Config, Listener, Route, Server, Upstream};
+use crate::config::model::{Config, Listener, Route, Server, Target, Upstream};
 
 /// One thing that is different.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -301,10 +301,14 @@ fn share(server: &Server, upstream: &Upstream) -> String {
 }
 
 fn route_change(a: &Route, old: &Config, b: &Route, new: &Config) -> Option<String> {
-    let target = |route: &Route, config: &Config| config.upstreams[route.upstream.0].name.clone();
+    let target = |route: &Route, config: &Config| route.target.describe(&config.upstreams);
     let (from, to) = (target(a, old), target(b, new));
     if from != to {
-        return Some(format!("upstream {from} -> {to}"));
+        let one = |route: &Route| route.target.destinations().len() == 1;
+        return Some(match one(a) && one(b) {
+            true => format!("upstream {from} -> {to}"),
+            false => format!("{from} -> {to}"),
+        });
     }
     (comparable(a, old) != comparable(b, new)).then(|| "settings".to_owned())
 }
@@ -322,8 +326,15 @@ fn comparable(route: &Route, config: &Config) -> String {
             .map(|id| config.upstreams[id.0].name.clone());
         (fallback.status, &fallback.body, upstream)
     });
+    let target = match &route.target {
+        Target::Send { to, by } => {
+            let rules = to.iter().map(|to| (to.weight, &to.timeout, &to.retry));
+            format!("{by:?} {:?}", rules.collect::<Vec<_>>())
+        }
+        other => format!("{other:?}"),
+    };
     format!(
-        "{listeners:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {fallback:?}",
+        "{target} {listeners:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {fallback:?}",
         route.host,
         route.path,
         route.when,
@@ -331,8 +342,7 @@ fn comparable(route: &Route, config: &Config) -> String {
         route.upgrades,
         route.forward,
         route.max_body,
-        route.timeout,
-        route.retry,
+        route.path_change,
         route.access,
         route.limit,
         route.request_headers,
@@ -393,6 +403,19 @@ mod tests {
                 "{line} in {lines}"
             );
         }
+    }
+
+    #[test]
+    fn splits_are_shares_of_the_traffic() {
+        let split =
+            |weights: &str| OLD.replace("upstream = \"a\"", &format!("split = {{ {weights} }}"));
+        let (half, most) = (split("a = 1, b = 1"), split("b = 1, a = 19"));
+        let line = |old: &str, new: &str| diff(&config(old), &config(new)).to_string();
+        assert_eq!(line(OLD, &half), "~ route /: a -> a 50%, b 50%");
+        assert_eq!(line(&half, &most), "~ route /: a 50%, b 50% -> a 95%, b 5%");
+        assert_eq!(line(&half, &split("b = 1, a = 1")), "");
+        let redirect = OLD.replace("upstream = \"a\"", "redirect = { scheme = \"https\" }");
+        assert_eq!(line(OLD, &redirect), "~ route /: a -> redirect 308");
     }
 
     #[test]

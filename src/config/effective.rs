@@ -45,7 +45,7 @@ pub(super) fn effective(merged: &Table) -> Table {
             Via::Defaults("defaults.route"),
         );
         settle(route, "retry", "attempts", Value::Integer(0));
-        for key in ["fallback", "request-headers", "response-headers"] {
+        for key in ["fallback", "request-headers", "response-headers", "rewrite"] {
             remove_if_off(route, key);
         }
     }

@@ -19,7 +19,10 @@ use crate::tls::Terms;
 use crate::util::rate::Rate;
 use crate::util::units::{ByteSize, Percent};
 
-pub use self::actions::{HeaderEdits, Piece, Template, Variable};
+pub use self::actions::{
+    Destination, HeaderEdits, Part, PathChange, Piece, Place, Redirect, Respond, SplitKey, Target,
+    Template, Variable,
+};
 
 /// Index of an upstream in [`Config::upstreams`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -454,18 +457,15 @@ pub struct Route {
     pub path: PathMatch,
     pub when: Vec<Condition>,
     pub priority: i64,
-    pub upstream: UpstreamId,
+    pub target: Target,
     /// Lower case tokens.
     pub upgrades: Vec<String>,
     pub forward: Forward,
     pub max_body: Option<ByteSize>,
-    /// The upstream's, with the route's overrides already applied.
-    pub timeout: Timeouts,
-    /// The upstream's, with the route's overrides already applied. The budget is the upstream's.
-    pub retry: Retry,
     pub fallback: Option<Fallback>,
     pub access: Access,
     pub limit: Option<Limit>,
+    pub path_change: Option<PathChange>,
     pub request_headers: HeaderEdits,
     /// Of answers that are no refusals of ours.
     pub response_headers: HeaderEdits,

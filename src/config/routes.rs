@@ -448,7 +448,8 @@ pub(crate) mod fixtures {
 
     use super::*;
     use crate::config::model::{
-        Forward, PathRegex, Retry, RetryBudget, RetryOn, Timeouts, UpstreamId,
+        Destination, Forward, PathRegex, Retry, RetryBudget, RetryOn, SplitKey, Target, Timeouts,
+        UpstreamId,
     };
     use crate::util::units::{ByteSize, Percent};
 
@@ -477,20 +478,11 @@ pub(crate) mod fixtures {
         }
     }
 
-    /// For any host and listener, without conditions.
-    pub(crate) fn route(path: PathMatch) -> Route {
-        Route {
-            name: "route".into(),
-            origin: String::new(),
-            listeners: Vec::new(),
-            host: None,
-            path,
-            when: Vec::new(),
-            priority: 0,
+    /// The first upstream, without timeouts and retries.
+    pub(crate) fn destination() -> Destination {
+        Destination {
             upstream: UpstreamId(0),
-            upgrades: Vec::new(),
-            forward: Forward::Normalized,
-            max_body: None,
+            weight: 1,
             timeout: Timeouts {
                 connect: None,
                 first_byte: None,
@@ -509,9 +501,30 @@ pub(crate) mod fixtures {
                 },
                 max_replay_body: ByteSize(0),
             },
+        }
+    }
+
+    /// For any host and listener, without conditions.
+    pub(crate) fn route(path: PathMatch) -> Route {
+        Route {
+            name: "route".into(),
+            origin: String::new(),
+            listeners: Vec::new(),
+            host: None,
+            path,
+            when: Vec::new(),
+            priority: 0,
+            target: Target::Send {
+                to: vec![destination()],
+                by: SplitKey::Request,
+            },
+            upgrades: Vec::new(),
+            forward: Forward::Normalized,
+            max_body: None,
             fallback: None,
             access: Default::default(),
             limit: None,
+            path_change: None,
             request_headers: Default::default(),
             response_headers: Default::default(),
         }

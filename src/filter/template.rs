@@ -23,9 +23,12 @@ pub struct Values {
     pub scheme: &'static str,
     /// Lower case, without port; empty where the request has none.
     pub host: Box<[u8]>,
+    /// As the Host has it.
+    pub port: Option<u16>,
     /// In normal form.
     pub path: Box<[u8]>,
-    pub query: Box<[u8]>,
+    /// Without its `?`.
+    pub query: Option<Box<[u8]>>,
     pub route: Arc<str>,
     pub listener: Arc<str>,
 }
@@ -68,7 +71,11 @@ fn put(variable: Variable, values: &Values, format: Format, out: &mut Text) {
         Variable::RequestScheme => escape(values.scheme.as_bytes(), format, out),
         Variable::RequestHost => escape(&values.host, format, out),
         Variable::RequestPath => escape(&uri(&values.path), format, out),
-        Variable::RequestQuery => escape(&uri(&values.query), format, out),
+        Variable::RequestQuery => escape(
+            &uri(values.query.as_deref().unwrap_or_default()),
+            format,
+            out,
+        ),
         Variable::RouteName => escape(values.route.as_bytes(), format, out),
         Variable::ListenerName => escape(values.listener.as_bytes(), format, out),
     }
@@ -120,8 +127,9 @@ pub mod testing {
             method: Method::Get,
             scheme: "http",
             host: (*b"a.example").into(),
+            port: None,
             path: path.into(),
-            query: query.into(),
+            query: Some(query.into()),
             route: "the <route>".into(),
             listener: "web".into(),
         }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::config::model::{ListenerId, RouteId, Template};
+use crate::config::model::{ListenerId, RouteId, Template, Timeouts};
 use crate::filter::headers::Edits;
 use crate::filter::template::{Format, Values, render};
 use crate::message::{
@@ -53,6 +53,8 @@ pub(super) struct Account {
     /// The fields as they came, where the log needs them and the route changes them.
     received: Option<Fields>,
     route: Option<RouteId>,
+    /// Which of the route's destinations.
+    choice: u16,
     asked: Option<Asked>,
     status: Option<u16>,
     reason: Option<Reason>,
@@ -107,6 +109,7 @@ impl Account {
             values: None,
             received: None,
             route: None,
+            choice: 0,
             asked: None,
             status: None,
             reason: None,
@@ -123,6 +126,20 @@ impl Account {
 
     pub fn routed(&mut self, route: RouteId) {
         self.route = Some(route);
+    }
+
+    /// It goes to this destination of its route.
+    pub fn chose(&mut self, choice: u16) {
+        self.choice = choice;
+    }
+
+    pub fn choice(&self) -> u16 {
+        self.choice
+    }
+
+    /// The timeouts of where it goes.
+    pub fn timeout(&self, route: RouteId) -> &Timeouts {
+        &self.pin.route(route).destination(self.choice).rules.timeout
     }
 
     pub fn attempt_starts(&mut self, asked: Asked, server: &Server, now: Instant) {
@@ -303,7 +320,7 @@ impl Account {
     fn upstream(&self) -> Option<&Arc<Upstream>> {
         let route = self.pin.route(self.route?);
         match self.asked? {
-            Asked::Upstream => Some(&route.upstream),
+            Asked::Upstream => Some(&route.destination(self.choice).upstream),
             Asked::Fallback => route.fallback.as_ref(),
         }
     }

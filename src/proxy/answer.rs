@@ -64,7 +64,7 @@ impl Passage {
             route,
             ..
         } = attempt;
-        let timeout = &transaction.account.pin.route(route).rules.timeout;
+        let timeout = transaction.account.timeout(route);
         let mut idle = timeout.idle;
         if events {
             idle = timeout.tunnel;
@@ -104,7 +104,7 @@ impl Passage {
             ..
         } = attempt;
         lease.release_slot();
-        let limit = account.pin.route(route).rules.timeout.tunnel;
+        let limit = account.timeout(route).tunnel;
         let clock = (IdleClock::new(limit), patience);
         let tunnel = ExchangeTunnel::new(exchange.into_tunnel(), lease, claim, account, clock);
         Body::Tunnel(Box::new(tunnel))

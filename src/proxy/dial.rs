@@ -31,7 +31,7 @@ impl Transaction {
         held: &mut Held,
         started: Instant,
     ) -> Result<Connection, Failed> {
-        let limit = journey.route.rules.timeout.connect;
+        let limit = journey.to.rules.timeout.connect;
         let mut deadline = limit.map(|limit| self.account.context.timers.after(limit));
         while let Some(wait) = held.claim.waits() {
             let dialled = poll_fn(|cx| match wait.poll(cx) {

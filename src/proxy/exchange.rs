@@ -12,7 +12,7 @@ use crate::proxy::head_wait::WaitError;
 use crate::proxy::retry::{self, Cause, Situation, Verdict};
 use crate::proxy::selection::Selected;
 use crate::proxy::transaction::Transaction;
-use crate::snapshot::{RouteState, Snapshot};
+use crate::snapshot::{DestinationState, Snapshot};
 use crate::telemetry::{Reason, RetryResult};
 use crate::upstream::{ServerId, Upstream};
 use crate::util::clock;
@@ -20,7 +20,8 @@ use crate::util::clock;
 /// The attempts of one exchange: where they may go, and where they went.
 pub(super) struct Journey<'a> {
     pub id: RouteId,
-    pub route: &'a RouteState,
+    /// Also of a fallback, which has the rules of what it stands for.
+    pub to: &'a DestinationState,
     pub asked: Asked,
     pub upstream: &'a Arc<Upstream>,
     pub tried: SmallVec<[ServerId; 4]>,
@@ -83,7 +84,7 @@ impl Transaction {
         };
         loop {
             let mut last = match attempted {
-                Ok(attempt) => match self.unwelcome(journey.route, &attempt) {
+                Ok(attempt) => match self.unwelcome(journey.to, &attempt) {
                     Some(cause) => Last::Answer(Box::new(attempt), cause),
                     None => {
                         journey.retried(RetryResult::Success);
@@ -132,7 +133,7 @@ impl Transaction {
         written: bool,
     ) -> Option<Selected> {
         let verdict = retry::judge(&Situation {
-            policy: &journey.route.rules.retry,
+            policy: &journey.to.rules.retry,
             cause,
             method: &self.account.head.method,
             written,
@@ -159,25 +160,25 @@ impl Transaction {
 }
 
 impl<'a> Journey<'a> {
-    /// To the upstream of a route.
-    pub fn new(snapshot: &'a Snapshot, id: RouteId) -> Self {
-        let route = snapshot.route(id);
+    /// To one of the upstreams of a route.
+    pub fn new(snapshot: &'a Snapshot, id: RouteId, choice: u16) -> Self {
+        let to = snapshot.route(id).destination(choice);
         Journey {
             id,
-            route,
+            to,
             asked: Asked::Upstream,
-            upstream: &route.upstream,
+            upstream: &to.upstream,
             tried: SmallVec::new(),
         }
     }
 
     /// To the upstream of its fallback.
-    pub fn fallback(snapshot: &'a Snapshot, id: RouteId) -> Option<Self> {
+    pub fn fallback(snapshot: &'a Snapshot, id: RouteId, choice: u16) -> Option<Self> {
         let upstream = snapshot.route(id).fallback.as_ref()?;
         Some(Journey {
             asked: Asked::Fallback,
             upstream,
-            ..Journey::new(snapshot, id)
+            ..Journey::new(snapshot, id, choice)
         })
     }
 
@@ -199,8 +200,8 @@ impl<'a> Journey<'a> {
 
 impl Transaction {
     /// The cause to try elsewhere that a whole answer is by `retry.on`.
-    pub(super) fn unwelcome(&self, route: &RouteState, attempt: &Attempt) -> Option<Cause> {
-        let on = &route.rules.retry.on;
+    pub(super) fn unwelcome(&self, to: &DestinationState, attempt: &Attempt) -> Option<Cause> {
+        let on = &to.rules.retry.on;
         let status = attempt.status();
         if on.status.iter().any(|range| range.contains(status)) {
             return Some(Cause::Status(status));

@@ -105,7 +105,7 @@ impl Attempt {
         if self.watched && self.held.lease.taken_out() {
             return Poll::Ready(WaitError::TakenOut);
         }
-        let timeout = &transaction.account.pin.route(self.route).rules.timeout;
+        let timeout = transaction.account.timeout(self.route);
         let now = clock::now();
         let stalled = self.exchange.pulls_body() && !self.exchange.awaits_client();
         // A call may take its time to say its first word: silence is what ends it.

@@ -169,8 +169,9 @@ impl Passage {
         let route = attempt.route;
         if let Ok(answer) = waited {
             transaction.answered(attempt, answer);
-            let state = transaction.account.pin.route(route);
-            if transaction.unwelcome(state, attempt).is_none() {
+            let account = &transaction.account;
+            let to = account.pin.route(route).destination(account.choice());
+            if transaction.unwelcome(to, attempt).is_none() {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -194,11 +195,12 @@ impl Passage {
             return error::answer(&Failure::new(Reason::Internal), None);
         };
         let pin = transaction.account.pin.clone();
-        let journey = Journey::new(&pin, route);
+        let choice = transaction.account.choice();
+        let journey = Journey::new(&pin, route, choice);
         let mut answered = transaction.exchange(journey, turn).await;
         if let Err(failure) = &answered
             && matches!(failure.reason.status(), 502..=504)
-            && let Some(journey) = Journey::fallback(&pin, route)
+            && let Some(journey) = Journey::fallback(&pin, route, choice)
             && transaction.replayable()
         {
             transaction.rewind();
@@ -252,7 +254,7 @@ impl Transaction {
             Ok(Prepared::Answer(response)) => return Err(Box::new(Rare::Own(response))),
             Err(failure) => return Err(Box::new(Rare::Refused(failure))),
         };
-        let journey = Journey::new(&pin, route);
+        let journey = Journey::new(&pin, route, self.account.choice());
         journey.upstream.request_started(clock::now());
         let selected = match self.select_first(journey.upstream, Some(cx)) {
             Ok(selected) => selected,

@@ -12,9 +12,11 @@ use std::sync::Arc;
 pub use reader::{Pin, Reader};
 
 use crate::config::model;
-use crate::config::model::{BindAddress, Config, ListenerId, RouteId};
+use crate::config::model::{BindAddress, Config, ListenerId, RouteId, Target};
+use crate::filter::answer::{Fixed, Own};
 use crate::filter::headers::Edits;
 use crate::filter::limit::Limiter;
+use crate::filter::split::Split;
 use crate::router::Router;
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
 use crate::upstream::{Registry, Upstream};
@@ -39,7 +41,12 @@ pub struct Snapshot {
 /// A route with what it uses, resolved to handles.
 pub struct RouteState {
     pub rules: Arc<model::Route>,
-    pub upstream: Arc<Upstream>,
+    /// Empty where the route answers by itself.
+    pub destinations: Box<[DestinationState]>,
+    /// Where there are several.
+    pub split: Option<Split>,
+    /// Where no server is asked.
+    pub own: Option<Box<Own>>,
     pub fallback: Option<Arc<Upstream>>,
     pub metrics: Arc<RouteMetrics>,
     pub limit: Option<Limiter>,
@@ -47,6 +54,12 @@ pub struct RouteState {
     pub response_edits: Option<Box<Edits>>,
     /// Something of the request is filled in somewhere: it is collected.
     pub variables: bool,
+}
+
+/// An upstream that a route sends to, and what holds for it there.
+pub struct DestinationState {
+    pub rules: model::Destination,
+    pub upstream: Arc<Upstream>,
 }
 
 pub struct ListenerState {
@@ -107,20 +120,39 @@ fn route(
     previous: Option<&Snapshot>,
     metrics: &Arc<Metrics>,
 ) -> RouteState {
-    let before = previous.and_then(|previous| previous.limiter(&rules.name));
+    let before = previous.and_then(|previous| previous.route_named(&rules.name));
     let fallback = rules
         .fallback
         .as_ref()
         .and_then(|fallback| fallback.upstream);
     RouteState {
         rules: rules.clone(),
-        upstream: upstreams[rules.upstream.0].clone(),
+        destinations: rules
+            .target
+            .destinations()
+            .iter()
+            .map(|to| DestinationState {
+                rules: to.clone(),
+                upstream: upstreams[to.upstream.0].clone(),
+            })
+            .collect(),
+        split: match &rules.target {
+            Target::Send { to, by } => {
+                Split::new(to, by, before.and_then(|before| before.split.as_ref()))
+            }
+            Target::Redirect(_) | Target::Respond(_) => None,
+        },
+        own: match &rules.target {
+            Target::Send { .. } => None,
+            Target::Redirect(redirect) => Some(Box::new(Own::Redirect(redirect.clone()))),
+            Target::Respond(respond) => Some(Box::new(Own::Respond(Fixed::new(respond)))),
+        },
         fallback: fallback.map(|id| upstreams[id.0].clone()),
         metrics: metrics.route(&rules.name),
         limit: rules
             .limit
             .as_ref()
-            .map(|limit| Limiter::new(limit, before)),
+            .map(|limit| Limiter::new(limit, before.and_then(|before| before.limit.as_ref()))),
         request_edits: Edits::compile(&rules.request_headers),
         response_edits: Edits::compile(&rules.response_headers),
         variables: has_variables(rules),
@@ -134,7 +166,15 @@ fn has_variables(rules: &model::Route) -> bool {
         .into_iter()
         .flat_map(|edits| edits.templates())
         .chain(fallback);
-    templates.any(|template| template.fixed().is_none())
+    !matches!(rules.target, Target::Send { .. })
+        || templates.any(|template| template.fixed().is_none())
+}
+
+impl RouteState {
+    /// Of a route that sends: `choice` is one of its destinations.
+    pub fn destination(&self, choice: u16) -> &DestinationState {
+        &self.destinations[usize::from(choice)]
+    }
 }
 
 impl Snapshot {
@@ -142,13 +182,9 @@ impl Snapshot {
         &self.routes[id.0]
     }
 
-    /// Of the route with this name.
-    fn limiter(&self, name: &str) -> Option<&Limiter> {
+    fn route_named(&self, name: &str) -> Option<&RouteState> {
         let mut routes = self.routes.iter();
-        routes
-            .find(|route| *route.rules.name == *name)?
-            .limit
-            .as_ref()
+        routes.find(|route| *route.rules.name == *name)
     }
 
     pub fn listener(&self, id: ListenerId) -> &ListenerState {

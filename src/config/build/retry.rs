@@ -16,8 +16,7 @@ pub(super) fn retry(reader: Reader<'_>) -> Retry {
     with_budget(reader, budget)
 }
 
-/// A route's: what it does not give itself has been filled in from its upstream.
-pub(super) fn with_budget(reader: Reader<'_>, budget: RetryBudget) -> Retry {
+fn with_budget(reader: Reader<'_>, budget: RetryBudget) -> Retry {
     let mut on = RetryOn::default();
     for cause in reader
         .texts("on")
@@ -43,6 +42,43 @@ pub(super) fn with_budget(reader: Reader<'_>, budget: RetryBudget) -> Retry {
         max_replay_body: reader
             .optional_size("max-replay-body")
             .unwrap_or(ByteSize(0)),
+    }
+}
+
+/// `base` with what a route gives itself.
+pub(super) fn retry_over(own: Reader<'_>, base: &Retry) -> Retry {
+    let given = with_budget(own, base.budget.clone());
+    let has = |key: &str| own.node(key).is_some();
+    Retry {
+        attempts: if has("attempts") {
+            given.attempts
+        } else {
+            base.attempts
+        },
+        on: if has("on") { given.on } else { base.on.clone() },
+        methods: if has("methods") {
+            given.methods
+        } else {
+            base.methods.clone()
+        },
+        budget: given.budget,
+        max_replay_body: match has("max-replay-body") {
+            true => given.max_replay_body,
+            false => base.max_replay_body,
+        },
+    }
+}
+
+/// The same of timeouts.
+pub(super) fn timeouts_over(own: Reader<'_>, base: &Timeouts) -> Timeouts {
+    let given = timeouts(own);
+    let or = |key: &str, given, base| if own.node(key).is_some() { given } else { base };
+    Timeouts {
+        connect: or("connect", given.connect, base.connect),
+        first_byte: or("first-byte", given.first_byte, base.first_byte),
+        idle: or("idle", given.idle, base.idle),
+        tunnel: or("tunnel", given.tunnel, base.tunnel),
+        total: or("total", given.total, base.total),
     }
 }
 

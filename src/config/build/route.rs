@@ -6,11 +6,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::config::build::listener::networks;
-use crate::config::build::{Building, headers, retry, when};
+use crate::config::build::{Building, headers, rewrite, target, when};
 use crate::config::keys;
 use crate::config::model::{
     Access, Condition, Expected, Fallback, Forward, HostPattern, Limit, Listener, ListenerId,
-    PathMatch, PathRegex, Retry, Route, Timeouts, Upstream, UpstreamId,
+    PathMatch, PathRegex, Route, Upstream, UpstreamId,
 };
 use crate::config::reader::Reader;
 use crate::config::routes::literal_prefix;
@@ -18,9 +18,9 @@ use crate::config::tree::{Node, Span, Value, quote};
 use crate::config::values::{path, text};
 
 /// What routes refer to.
-struct Names {
+pub(super) struct Names {
     listeners: Vec<Arc<str>>,
-    upstreams: Vec<Arc<str>>,
+    pub upstreams: Vec<Arc<str>>,
 }
 
 /// All routes, in the order of the file.
@@ -55,9 +55,8 @@ fn route(
     upstreams: &[Arc<Upstream>],
     building: &mut Building<'_>,
 ) -> Route {
-    let upstream = upstream(reader, names, building);
-    let own = upstreams.get(upstream.0);
-    let timeout = timeouts(reader, building);
+    let target = target::target(reader, names, upstreams, building);
+    let path = path_match(reader, building);
     Route {
         name: Arc::from(reader.text("name")),
         origin: building.origin(reader.span),
@@ -65,10 +64,11 @@ fn route(
         host: reader
             .node("host")
             .and_then(|node| text::host_pattern(node.as_text()?).ok()),
-        path: path_match(reader, building),
+        path_change: rewrite::path_change(reader, &path, building),
+        path,
         when: when::conditions(reader.table_or_empty("when", &keys::WHEN), building),
         priority: reader.integer("priority"),
-        upstream,
+        target,
         upgrades: reader
             .texts("upgrades")
             .map(|(_, token)| token.to_ascii_lowercase())
@@ -78,8 +78,6 @@ fn route(
             _ => Forward::Normalized,
         },
         max_body: reader.optional_size("max-body"),
-        timeout,
-        retry: retries(reader, own),
         fallback: fallback(reader, names, building),
         access: access(reader, building),
         limit: limit(reader, building),
@@ -88,23 +86,13 @@ fn route(
     }
 }
 
-fn upstream(reader: Reader<'_>, names: &Names, building: &mut Building<'_>) -> UpstreamId {
-    let Some(node) = reader.node("upstream") else {
-        if !reader.all_known() {
-            return UpstreamId(0);
-        }
-        let error =
-            building
-                .problems
-                .error("missing-key", reader.span, "a route needs an `upstream`");
-        error.label("where do its requests go?");
-        return UpstreamId(0);
-    };
-    find(node, "upstream", &names.upstreams, building).map_or(UpstreamId(0), UpstreamId)
-}
-
 /// The index of the name in `node`; an unknown one is reported.
-fn find(node: &Node, what: &str, known: &[Arc<str>], building: &mut Building<'_>) -> Option<usize> {
+pub(super) fn find(
+    node: &Node,
+    what: &str,
+    known: &[Arc<str>],
+    building: &mut Building<'_>,
+) -> Option<usize> {
     let name = node.as_text().filter(|name| !name.is_empty())?;
     let found = known.iter().position(|known| **known == *name);
     if found.is_none() {
@@ -184,32 +172,6 @@ fn regex(source: &str) -> PathMatch {
         }),
         // The checker has shown why.
         Err(_) => PathMatch::Prefix(String::new()),
-    }
-}
-
-fn timeouts(reader: Reader<'_>, building: &mut Building<'_>) -> Timeouts {
-    if let Some(node) = reader.node("timeout").filter(|node| node.is_off()) {
-        let error = building.problems.error(
-            "bad-value",
-            node.span,
-            "`timeout` has no \"off\" of its own",
-        );
-        error.label("\"off\" here takes away a table given in [defaults.route], and there is none");
-        error.help("timeout = { total = \"off\" }");
-    }
-    retry::timeouts(reader.table_or_empty("timeout", &keys::ROUTE_TIMEOUT))
-}
-
-fn retries(reader: Reader<'_>, own: Option<&Arc<Upstream>>) -> Retry {
-    let table = reader.table_or_empty("retry", &keys::ROUTE_RETRY);
-    match own {
-        Some(upstream) => retry::with_budget(table, upstream.retry.budget.clone()),
-        None => retry::retry(Reader::root(
-            &crate::config::tree::Table {
-                entries: Vec::new(),
-            },
-            &keys::RETRY,
-        )),
     }
 }
 

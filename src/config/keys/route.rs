@@ -61,6 +61,32 @@ const DENY: Key = key(
     "Networks of clients that may not ask; tested before `allow`",
 )
 .default("[]");
+static SHARE: Kind = Kind::Integer { min: 0, max: 1000 };
+const SPLIT: Key = key(
+    "split",
+    Kind::Map(&SHARE),
+    "Upstream to weight: each takes its share of the requests, exactly",
+);
+const SPLIT_BY: Key = key(
+    "split-by",
+    Kind::Text(&rules::SPLIT_KEY),
+    "header:NAME, cookie:NAME or client-ip: whoever has the same stays with the same upstream; without it client-ip; absent: each request alone",
+);
+const REDIRECTS: Key = key("redirect", Kind::Table(&REDIRECT), REDIRECT.about);
+const RESPONDS: Key = key("respond", Kind::Table(&RESPOND), RESPOND.about);
+const STRIP_PREFIX: Key = key(
+    "strip-prefix",
+    Kind::Switch,
+    "The route's prefix does not go on; X-Forwarded-Prefix says what it was",
+)
+.default("false");
+const REPLACE_PREFIX: Key = key(
+    "replace-prefix",
+    Kind::Text(&rules::NEW_PREFIX),
+    "Goes on instead of the route's prefix; empty: as it is",
+)
+.default("\"\"");
+const REWRITES: Key = key("rewrite", Kind::Table(&REWRITE), REWRITE.about).or_off();
 const REQUEST_HEADERS: Key = key(
     "request-headers",
     Kind::Table(&EDITS),
@@ -77,10 +103,15 @@ const FALLBACKS: Key = key("fallback", Kind::Table(&FALLBACK), FALLBACK.about).o
 
 const LIMITS: Key = key("limit", Kind::Table(&LIMIT), LIMIT.about).or_off();
 
+const ALTERNATIVES: [&[&str]; 2] = [
+    &["upstream", "split", "redirect", "respond"],
+    &["strip-prefix", "replace-prefix", "rewrite"],
+];
+
 pub(in crate::config) static ROUTE: Section = Section {
     name: "[[route]]",
     about: "What is asked for, and who answers",
-    exclusive: &[],
+    exclusive: &ALTERNATIVES,
     keys: &[
         key(
             "name",
@@ -118,13 +149,13 @@ pub(in crate::config) static ROUTE: Section = Section {
         TIMEOUTS,
         RETRIES,
         FALLBACKS,
-        later("split"),
-        later("split-by"),
-        later("redirect"),
-        later("respond"),
-        later("strip-prefix"),
-        later("replace-prefix"),
-        later("rewrite"),
+        SPLIT,
+        SPLIT_BY,
+        REDIRECTS,
+        RESPONDS,
+        STRIP_PREFIX,
+        REPLACE_PREFIX,
+        REWRITES,
         REQUEST_HEADERS,
         RESPONSE_HEADERS,
         LIMITS,
@@ -140,7 +171,7 @@ const MATCH: Kind = Kind::Misplaced("it belongs to one [[route]]");
 pub(in crate::config) static ROUTE_DEFAULTS: Section = Section {
     name: "[defaults.route]",
     about: ROUTE.about,
-    exclusive: &[],
+    exclusive: &ALTERNATIVES,
     keys: &[
         key("name", MATCH, ""),
         key("listener", MATCH, ""),
@@ -157,13 +188,13 @@ pub(in crate::config) static ROUTE_DEFAULTS: Section = Section {
         TIMEOUTS,
         RETRIES,
         FALLBACKS,
-        later("split"),
-        later("split-by"),
-        later("redirect"),
-        later("respond"),
-        later("strip-prefix"),
-        later("replace-prefix"),
-        later("rewrite"),
+        SPLIT,
+        SPLIT_BY,
+        REDIRECTS,
+        RESPONDS,
+        STRIP_PREFIX,
+        REPLACE_PREFIX,
+        REWRITES,
         REQUEST_HEADERS,
         RESPONSE_HEADERS,
         LIMITS,
@@ -291,5 +322,94 @@ pub(in crate::config) static EDITS: Section = Section {
             "Names of headers",
         )
         .default("[]"),
+    ],
+};
+
+pub(in crate::config) static REDIRECT: Section = Section {
+    name: "redirect",
+    about: "Sends the client elsewhere; what is not given, the query included, stays as asked",
+    exclusive: &[],
+    keys: &[
+        key(
+            "to",
+            Kind::Template(&rules::ANY),
+            "The whole URL, or a path; variables like ${request.path} are of the request",
+        ),
+        key(
+            "scheme",
+            Kind::Choice(&["http", "https"], &[]),
+            "Another one has its own port",
+        ),
+        key(
+            "host",
+            Kind::Text(&rules::HOST_OR_NONE),
+            "Without port; empty: as asked",
+        )
+        .default("\"\""),
+        key(
+            "port",
+            Kind::Integer {
+                min: 0,
+                max: 65_535,
+            },
+            "0: as asked, or that of another scheme",
+        )
+        .default("0"),
+        key(
+            "path",
+            Kind::Template(&rules::ANY),
+            "A `?` in it takes the place of the query; empty: as asked",
+        )
+        .default("\"\""),
+        key(
+            "status",
+            Kind::Integer { min: 301, max: 308 },
+            "301, 302, 303, 307 or 308",
+        )
+        .default("308"),
+    ],
+};
+
+pub(in crate::config) static RESPOND: Section = Section {
+    name: "respond",
+    about: "A fixed answer",
+    exclusive: &[],
+    keys: &[
+        key(
+            "status",
+            Kind::Integer { min: 200, max: 599 },
+            "Of the answer",
+        )
+        .default("200"),
+        key(
+            "body",
+            Kind::Template(&rules::ANY),
+            "Variables like ${request.id} are of the request, escaped as the content type wants it",
+        )
+        .default("\"\""),
+        key(
+            "content-type",
+            Kind::Text(&rules::MEDIA_TYPE),
+            "Of the body; text without a charset is UTF-8",
+        )
+        .default("\"text/plain\""),
+    ],
+};
+
+pub(in crate::config) static REWRITE: Section = Section {
+    name: "rewrite",
+    about: "A path that matches becomes another; others stay; the query is not touched",
+    exclusive: &[],
+    keys: &[
+        key(
+            "regex",
+            Kind::Text(&rules::REGEX),
+            "Of the whole path in normal form, anchored",
+        ),
+        key(
+            "to",
+            Kind::Text(&rules::NEW_PATH),
+            "The new path: $1 to $9 are the groups, $0 all, $$ is a dollar",
+        ),
     ],
 };

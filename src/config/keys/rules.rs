@@ -150,6 +150,42 @@ pub(in crate::config) static MATCH_PATH: Rule = Rule {
     pattern: "/[^?#]*",
 };
 
+pub(in crate::config) static NEW_PREFIX: Rule = Rule {
+    what: "a path that begins with `/`",
+    check: |text| match text {
+        "" => Ok(()),
+        text => path::normal_form(text).map(drop),
+    },
+    pattern: "(/[^?#]*)?",
+};
+
+pub(in crate::config) static NEW_PATH: Rule = Rule {
+    what: "a path that begins with `/`, with groups like `$1`",
+    check: |text| path::replacement(text).map(drop),
+    pattern: "[/$][^?#]*",
+};
+
+pub(in crate::config) static SPLIT_KEY: Rule = Rule {
+    what: "header:NAME, cookie:NAME or client-ip",
+    check: |text| text::split_key(text).map(drop),
+    pattern: "(client-ip|(header|cookie):.+)",
+};
+
+pub(in crate::config) static HOST_OR_NONE: Rule = Rule {
+    what: "a host name",
+    check: |name| match name {
+        "" => Ok(()),
+        name => text::host_name(name).map(drop),
+    },
+    pattern: "[^\\s/*]*",
+};
+
+pub(in crate::config) static MEDIA_TYPE: Rule = Rule {
+    what: "a media type like \"text/plain\"",
+    check: text::media_type,
+    pattern: "[^/]+/.+",
+};
+
 pub(in crate::config) static REQUEST_PATH: Rule = Rule {
     what: "a path that begins with `/`, with or without a query",
     check: path::request_target,

@@ -1,4 +1,10 @@
-//! What a route does to requests and answers beside sending them somewhere.
+//! What a route does to requests and answers and where it sends them.
+
+use std::sync::Arc;
+
+use regex::bytes::Regex;
+
+use crate::config::model::{Retry, Timeouts, Upstream, UpstreamId};
 
 /// A text with parts that are of the request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -113,4 +119,132 @@ impl HeaderEdits {
     pub fn templates(&self) -> impl Iterator<Item = &Template> {
         self.set.iter().chain(&self.add).map(|(_, value)| value)
     }
+}
+
+/// What the path becomes before it goes on; the query is never touched.
+#[derive(Debug, Clone)]
+pub enum PathChange {
+    /// `strip-prefix` or `replace-prefix`: the route's prefix becomes another.
+    Prefix {
+        /// In normal form, without trailing slash.
+        from: String,
+        /// The same; empty: taken away.
+        to: String,
+        /// `X-Forwarded-Prefix` says what was taken away.
+        told: bool,
+    },
+    /// `rewrite`: a path that matches as a whole becomes another.
+    Rewrite {
+        source: String,
+        /// As compiled: `^(?:source)$`.
+        regex: Regex,
+        to: Vec<Part>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    Text(String),
+    /// What this group of the regular expression took; 0 is all of it.
+    Group(usize),
+}
+
+/// Who answers.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// Servers: of one upstream, or of several by their shares.
+    Send {
+        /// In the order of the names; one alone where there is no `split`.
+        to: Vec<Destination>,
+        by: SplitKey,
+    },
+    Redirect(Redirect),
+    Respond(Respond),
+}
+
+impl Target {
+    /// Where requests may go.
+    pub fn destinations(&self) -> &[Destination] {
+        match self {
+            Target::Send { to, .. } => to,
+            Target::Redirect(_) | Target::Respond(_) => &[],
+        }
+    }
+
+    /// "users", "users 95%, users-next 5%", "redirect 308" or "respond 503".
+    pub fn describe(&self, upstreams: &[Arc<Upstream>]) -> String {
+        let name = |to: &Destination| &*upstreams[to.upstream.0].name;
+        match self {
+            Target::Redirect(redirect) => format!("redirect {}", redirect.status),
+            Target::Respond(respond) => format!("respond {}", respond.status),
+            Target::Send { to, .. } => match to.as_slice() {
+                [one] => name(one).to_owned(),
+                several => {
+                    let share = |to| {
+                        let tenths = (self.share(to) * 1000.0).round();
+                        format!("{} {}%", name(to), tenths / 10.0)
+                    };
+                    several.iter().map(share).collect::<Vec<_>>().join(", ")
+                }
+            },
+        }
+    }
+
+    /// Of the requests, 0 to 1.
+    pub fn share(&self, to: &Destination) -> f64 {
+        let all: u32 = self.destinations().iter().map(|to| to.weight).sum();
+        f64::from(to.weight) / f64::from(all.max(1))
+    }
+}
+
+/// One upstream of a route.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Destination {
+    pub upstream: UpstreamId,
+    /// 0..=1000.
+    pub weight: u32,
+    /// The upstream's, with the route's overrides already applied.
+    pub timeout: Timeouts,
+    /// The same. The budget is the upstream's.
+    pub retry: Retry,
+}
+
+/// What decides which upstream of a `split` takes a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SplitKey {
+    /// Its turn.
+    Request,
+    ClientIp,
+    /// Lower case.
+    Header(String),
+    Cookie(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    pub status: u16,
+    pub to: Place,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// As it is.
+    Url(Template),
+    /// What is `None` stays as asked.
+    Parts {
+        scheme: Option<&'static str>,
+        /// Without port.
+        host: Option<String>,
+        port: Option<u16>,
+        /// With a query where it has a `?`.
+        path: Option<Template>,
+    },
+}
+
+/// A fixed answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Respond {
+    pub status: u16,
+    pub body: Template,
+    pub content_type: String,
 }

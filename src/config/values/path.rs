@@ -6,6 +6,7 @@
 
 use regex::bytes::{Regex, RegexBuilder};
 
+use crate::config::model::Part;
 use crate::config::tree::quote;
 use crate::config::values::Complaint;
 
@@ -131,6 +132,59 @@ pub(in crate::config) fn regex(source: &str) -> Result<Regex, Complaint> {
     compile(&format!("^(?:{source})$"))
 }
 
+/// The new path of a `rewrite`. `${1}` can be written `$${1}`, because `${` is of variables.
+pub(in crate::config) fn replacement(text: &str) -> Result<Vec<Part>, Complaint> {
+    if !text.starts_with(['/', '$']) {
+        let complaint = Complaint::new("a path begins with `/`");
+        return Err(complaint.suggest(&format!("/{text}")));
+    }
+    if let Some(c) = text
+        .chars()
+        .find(|c| "?#\\ ".contains(*c) || c.is_control())
+    {
+        let complaint = Complaint::new(format!("{} cannot be in a path", quote(&c.to_string())));
+        return Err(match c {
+            '?' => complaint.help("the query goes on as it is"),
+            _ => complaint,
+        });
+    }
+    let mut parts = Vec::new();
+    let mut literal = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        literal.push_str(before);
+        let braced = after
+            .strip_prefix('{')
+            .and_then(|inner| inner.split_once('}'));
+        let (name, behind) = match (braced, after.as_bytes().first()) {
+            (Some(braced), _) => braced,
+            (None, Some(b'0'..=b'9' | b'$')) => after.split_at(1),
+            _ => return Err(not_a_group()),
+        };
+        rest = behind;
+        if name == "$" {
+            literal.push('$');
+            continue;
+        }
+        if !(1..=2).contains(&name.len()) || !name.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(not_a_group());
+        }
+        if !literal.is_empty() {
+            parts.push(Part::Text(std::mem::take(&mut literal)));
+        }
+        parts.push(Part::Group(name.parse().unwrap_or_default()));
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        parts.push(Part::Text(literal));
+    }
+    Ok(parts)
+}
+
+fn not_a_group() -> Complaint {
+    Complaint::new("`$` stands before the number of a group").help("write `$$` for `$` itself")
+}
+
 fn compile(pattern: &str) -> Result<Regex, Complaint> {
     // Paths are ASCII when they are matched.
     let built = RegexBuilder::new(pattern)
@@ -201,6 +255,28 @@ mod tests {
                 .contains("1 MiB")
         );
         assert!(regex("users/[0-9]+").is_err());
+    }
+
+    #[test]
+    fn replacements_have_groups() {
+        let text = |text: &str| Part::Text(text.to_owned());
+        assert_eq!(
+            replacement("/a$1-${12}/$$b$0"),
+            Ok(vec![
+                text("/a"),
+                Part::Group(1),
+                text("-"),
+                Part::Group(12),
+                text("/$b"),
+                Part::Group(0)
+            ])
+        );
+        assert_eq!(replacement("$1"), Ok(vec![Part::Group(1)]));
+        for bad in [
+            "", "a", "/$", "/$a", "/${a}", "/${}", "/${123}", "/a?b", "/a b", "/\\",
+        ] {
+            assert!(replacement(bad).is_err(), "{bad}");
+        }
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! Names, hosts, methods and header values.
 
-use crate::config::model::{HashKey, HostPattern, LimitKey};
+use crate::config::model::{HashKey, HostPattern, LimitKey, SplitKey};
 use crate::config::suggest::closest;
 use crate::config::tree::quote;
 use crate::config::values::Complaint;
@@ -284,6 +284,29 @@ pub(in crate::config) fn hash_key(text: &str) -> Result<HashKey, Complaint> {
                     .help("there are client-ip, path, header:NAME, cookie:NAME and query:NAME"),
             })
         }
+    }
+}
+
+/// What decides about a `split`.
+pub(in crate::config) fn split_key(text: &str) -> Result<SplitKey, Complaint> {
+    match hash_key(text) {
+        Ok(HashKey::ClientIp) => Ok(SplitKey::ClientIp),
+        Ok(HashKey::Header(name)) => Ok(SplitKey::Header(name)),
+        Ok(HashKey::Cookie(name)) => Ok(SplitKey::Cookie(name)),
+        Ok(HashKey::Path | HashKey::Query(_)) | Err(_) => {
+            let complaint = Complaint::new("not something that a split can go by");
+            Err(complaint.help("there are client-ip, header:NAME and cookie:NAME"))
+        }
+    }
+}
+
+/// RFC 9110 section 8.3.1.
+pub(in crate::config) fn media_type(text: &str) -> Result<(), Complaint> {
+    header_value(text)?;
+    let essence = text.split(';').next().unwrap_or_default().trim_end();
+    match essence.split_once('/') {
+        Some((kind, sort)) if is_token(kind) && is_token(sort) && text.is_ascii() => Ok(()),
+        _ => Err(Complaint::new("a media type is a type, `/` and a subtype")),
     }
 }
 

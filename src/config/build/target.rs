@@ -1,0 +1,387 @@
+//! Who answers the requests of a route: `upstream`, `split`, `redirect` or `respond`.
+
+use std::sync::Arc;
+
+use crate::config::build::Building;
+use crate::config::build::retry;
+use crate::config::build::route::{Names, find};
+use crate::config::keys;
+use crate::config::model::{
+    Destination, Piece, Place, Redirect, Respond, SplitKey, Target, Template, Upstream, UpstreamId,
+    Variable,
+};
+use crate::config::reader::Reader;
+use crate::config::tree::{Node, Span, quote};
+use crate::config::values::text;
+
+const KEYS: [&str; 4] = ["upstream", "split", "redirect", "respond"];
+
+pub(super) fn target(
+    reader: Reader<'_>,
+    names: &Names,
+    upstreams: &[Arc<Upstream>],
+    building: &mut Building<'_>,
+) -> Target {
+    let given: Vec<&str> = KEYS
+        .into_iter()
+        .filter(|key| reader.node(key).is_some())
+        .collect();
+    match given.as_slice() {
+        [] if !reader.all_known() => {}
+        [] => {
+            let message = "a route needs one of `upstream`, `split`, `redirect` and `respond`";
+            let error = building.problems.error("missing-key", reader.span, message);
+            error.label("where do its requests go?");
+        }
+        [first, second, ..] => {
+            let message = format!("a route has `{first}` or `{second}`, not both");
+            let span = |key: &str| {
+                reader
+                    .entry(key)
+                    .map_or(reader.span, |entry| entry.key_span)
+            };
+            let mut spans = [span(first), span(second)];
+            spans.sort();
+            let error = building
+                .problems
+                .error("conflicting-keys", spans[1], message);
+            error.label("another answer").related(spans[0], "the first");
+        }
+        _ => {}
+    }
+    off_timeout(reader, building);
+    if let (Some(entry), None) = (reader.entry("split-by"), reader.node("split"))
+        && reader.written("split-by").is_some()
+    {
+        let message = "`split-by` means nothing without `split`";
+        let problems = &mut building.problems;
+        problems.error("conflicting-keys", entry.key_span, message);
+    }
+    match given.first() {
+        Some(&"split") => split(reader, names, upstreams, building),
+        Some(&"redirect") => {
+            without_effect(reader, "redirect", &UNUSED, building);
+            Target::Redirect(redirect(
+                reader.table_or_empty("redirect", &keys::REDIRECT),
+                reader,
+                building,
+            ))
+        }
+        Some(&"respond") => {
+            without_effect(reader, "respond", &UNUSED, building);
+            without_effect(
+                reader,
+                "respond",
+                &["strip-prefix", "replace-prefix", "rewrite"],
+                building,
+            );
+            Target::Respond(respond(
+                reader.table_or_empty("respond", &keys::RESPOND),
+                building,
+            ))
+        }
+        _ => {
+            let node = reader.node("upstream");
+            let found = node.and_then(|node| find(node, "upstream", &names.upstreams, building));
+            Target::Send {
+                to: destination(reader, found, 1, upstreams)
+                    .into_iter()
+                    .collect(),
+                by: SplitKey::Request,
+            }
+        }
+    }
+}
+
+/// What is about servers.
+const UNUSED: [&str; 7] = [
+    "timeout",
+    "retry",
+    "fallback",
+    "upgrades",
+    "forward",
+    "max-body",
+    "request-headers",
+];
+
+/// What has no meaning where no server is asked must not look as if it counted.
+fn without_effect(reader: Reader<'_>, what: &str, keys: &[&str], building: &mut Building<'_>) {
+    for key in keys {
+        if let Some(entry) = reader.written(key) {
+            let message = format!("`{key}` means nothing with `{what}`");
+            let problems = &mut building.problems;
+            let warning = problems.warning("without-effect", entry.key_span, message);
+            warning.label("no server is asked");
+        }
+    }
+}
+
+fn off_timeout(reader: Reader<'_>, building: &mut Building<'_>) {
+    if let Some(node) = reader.node("timeout").filter(|node| node.is_off()) {
+        let error = building.problems.error(
+            "bad-value",
+            node.span,
+            "`timeout` has no \"off\" of its own",
+        );
+        error.label("\"off\" here takes away a table given in [defaults.route], and there is none");
+        error.help("timeout = { total = \"off\" }");
+    }
+}
+
+/// With the timeouts and retries that hold for this upstream on this route.
+fn destination(
+    reader: Reader<'_>,
+    upstream: Option<usize>,
+    weight: u32,
+    upstreams: &[Arc<Upstream>],
+) -> Option<Destination> {
+    let index = upstream?;
+    let rules = upstreams.get(index)?;
+    let timeout = reader.table_or_empty("timeout", &keys::ROUTE_TIMEOUT);
+    let retry = reader.table_or_empty("retry", &keys::ROUTE_RETRY);
+    Some(Destination {
+        upstream: UpstreamId(index),
+        weight,
+        timeout: retry::timeouts_over(timeout, &rules.timeout),
+        retry: retry::retry_over(retry, &rules.retry),
+    })
+}
+
+fn split(
+    reader: Reader<'_>,
+    names: &Names,
+    upstreams: &[Arc<Upstream>],
+    building: &mut Building<'_>,
+) -> Target {
+    let mut to = Vec::new();
+    for entry in reader.entries("split") {
+        let found = names.upstreams.iter().position(|name| **name == *entry.key);
+        if found.is_none() {
+            let name = Node {
+                value: crate::config::tree::Value::Text(entry.key.clone()),
+                span: entry.key_span,
+                ..entry.node.clone()
+            };
+            building.unknown_name(&name, "upstream", &names.upstreams);
+        }
+        let weight = match entry.node.value {
+            crate::config::tree::Value::Integer(weight) => u32::try_from(weight).unwrap_or(0),
+            _ => 0,
+        };
+        to.extend(destination(reader, found, weight, upstreams));
+    }
+    if reader.entries("split").iter().all(weightless) {
+        let message = "`split` gives nobody a share";
+        let problems = &mut building.problems;
+        let error = problems.error("bad-value", reader.span_of("split"), message);
+        error.help("split = { users = 95, users-next = 5 }");
+    }
+    // So that the order in the file does not decide who of a keyed split goes where.
+    to.sort_by(|a: &Destination, b: &Destination| {
+        upstreams[a.upstream.0]
+            .name
+            .cmp(&upstreams[b.upstream.0].name)
+    });
+    let by = reader.node("split-by").and_then(Node::as_text);
+    Target::Send {
+        to,
+        by: by
+            .and_then(|by| text::split_key(by).ok())
+            .unwrap_or(SplitKey::Request),
+    }
+}
+
+fn weightless(entry: &crate::config::tree::Entry) -> bool {
+    matches!(entry.node.value, crate::config::tree::Value::Integer(0))
+}
+
+fn redirect(table: Reader<'_>, route: Reader<'_>, building: &mut Building<'_>) -> Redirect {
+    let status = table.integer("status");
+    if matches!(status, 304..=306) {
+        let message = format!("{status} does not send anybody elsewhere");
+        let error = building
+            .problems
+            .error("bad-value", table.span_of("status"), message);
+        error.label("expected 301, 302, 303, 307 or 308");
+    }
+    let path = table
+        .node("path")
+        .map(Node::template)
+        .filter(|path| *path != Template::default());
+    let parts = ["scheme", "host", "port", "path"];
+    if let Some(to) = table.entry("to") {
+        let others = parts.into_iter().filter_map(|key| table.written(key));
+        for other in others {
+            let message = format!("`to` is the whole URL, and `{}` a part of it", other.key);
+            let problems = &mut building.problems;
+            let error = problems.error("conflicting-keys", other.key_span, message);
+            error.related(to.key_span, "the whole URL");
+        }
+        let template = to.node.template();
+        if let Err(why) = check_url(&template) {
+            refuse(to.node.span, &to.node, &why, building);
+        }
+        return Redirect {
+            status,
+            to: Place::Url(template),
+        };
+    }
+    if let Some(path) = &path
+        && let Err(why) = check_path(path)
+        && let Some(node) = table.node("path")
+    {
+        refuse(node.span, node, &why, building);
+    }
+    let place = Place::Parts {
+        scheme: match table.text("scheme") {
+            "http" => Some("http"),
+            "https" => Some("https"),
+            _ => None,
+        },
+        host: text::host_name(table.text("host")).ok(),
+        port: Some(table.integer("port")).filter(|port| *port != 0),
+        path,
+    };
+    let changed = ["strip-prefix", "replace-prefix", "rewrite"]
+        .into_iter()
+        .any(|key| {
+            route.switch(key)
+                || !route.text(key).is_empty()
+                || route
+                    .entry(key)
+                    .is_some_and(|entry| entry.node.as_table().is_some())
+        });
+    if let Place::Parts {
+        scheme: None,
+        host: None,
+        port: None,
+        path: None,
+    } = place
+        && !changed
+        && table.all_known()
+    {
+        let message = "`redirect` would send everybody where they are";
+        let problems = &mut building.problems;
+        let error = problems.error("bad-value", table.span, message);
+        error.label("a loop");
+        error.help("redirect = { scheme = \"https\" }, or { to = \"https://...\" }");
+    }
+    Redirect { status, to: place }
+}
+
+fn refuse(span: Span, node: &Node, why: &str, building: &mut Building<'_>) {
+    let message = format!("{} is nowhere to go", node.quoted());
+    let error = building.problems.error("bad-value", span, message);
+    error.label(why);
+}
+
+/// Bytes that a URL has.
+fn check_literals(template: &Template) -> Result<(), String> {
+    for piece in &template.0 {
+        if let Piece::Text(text) = piece
+            && let Some(c) = text
+                .chars()
+                .find(|c| !c.is_ascii_graphic() || "\"<>\\^`{|}".contains(*c))
+        {
+            let shown = quote(&c.to_string());
+            return Err(format!(
+                "{shown} must be escaped: `%` and two hexadecimal digits"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_path(template: &Template) -> Result<(), String> {
+    check_literals(template)?;
+    match template.0.first() {
+        Some(Piece::Text(text)) if text.starts_with('/') => Ok(()),
+        Some(Piece::Variable(Variable::RequestPath)) => Ok(()),
+        _ => Err("a path begins with `/` or `${request.path}`".to_owned()),
+    }
+}
+
+/// Nothing that a client sends but its validated Host may decide which host that is.
+fn check_url(template: &Template) -> Result<(), String> {
+    check_literals(template)?;
+    let mut pieces = template.0.iter();
+    let rest = match pieces.next() {
+        Some(Piece::Text(text)) if text.starts_with('/') => {
+            return match text.starts_with("//") {
+                true => Err("`//` begins the name of a host: write its scheme".to_owned()),
+                false => Ok(()),
+            };
+        }
+        Some(Piece::Variable(Variable::RequestPath)) => return Ok(()),
+        Some(Piece::Text(text)) => text
+            .strip_prefix("http://")
+            .or_else(|| text.strip_prefix("https://")),
+        Some(Piece::Variable(Variable::RequestScheme)) => match pieces.next() {
+            Some(Piece::Text(text)) => text.strip_prefix("://"),
+            _ => None,
+        },
+        _ => None,
+    };
+    let Some(rest) = rest else {
+        return Err("it begins with `https://`, `http://` or `/`".to_owned());
+    };
+    authority(rest, pieces)
+}
+
+/// `rest` and what follows, up to where the path begins.
+fn authority<'a>(rest: &str, pieces: impl Iterator<Item = &'a Piece>) -> Result<(), String> {
+    let mut written = String::new();
+    for piece in std::iter::once(Piece::Text(rest.to_owned())).chain(pieces.cloned()) {
+        match &piece {
+            Piece::Text(text) => {
+                let end = text.find(['/', '?', '#']);
+                written.push_str(&text[..end.unwrap_or(text.len())]);
+                if end.is_some() {
+                    break;
+                }
+            }
+            // As good as any name.
+            Piece::Variable(Variable::RequestHost) => written.push_str("host"),
+            Piece::Variable(Variable::RequestPath) => break,
+            Piece::Variable(variable) => {
+                return Err(format!(
+                    "${{{}}} cannot be part of the host: a client could choose where to go",
+                    variable.name()
+                ));
+            }
+        }
+    }
+    text::host_and_port(&written).map_err(|_| format!("{} is no host", quote(&written)))
+}
+
+/// Statuses whose answers end with their head (RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5).
+const BODILESS: [u16; 3] = [204, 205, 304];
+
+fn respond(table: Reader<'_>, building: &mut Building<'_>) -> Respond {
+    let status = table.integer("status");
+    let body = table.node("body").map(Node::template).unwrap_or_default();
+    let content_type = table.text("content-type").to_owned();
+    if BODILESS.contains(&status) && body != Template::default() {
+        let message = format!("an answer with status {status} has no body");
+        let error = building
+            .problems
+            .error("bad-value", table.span_of("body"), message);
+        error.label("clients would not read it");
+    }
+    if body.fixed().is_none() && crate::filter::answer::format(&content_type).is_none() {
+        let message = format!(
+            "no request variables in a body of type {}",
+            quote(&content_type)
+        );
+        let error = building
+            .problems
+            .error("bad-value", table.span_of("body"), message);
+        error.label("it has no safe way to write what a client sends");
+        error.help("there are text/plain, HTML, XML and JSON");
+    }
+    Respond {
+        status,
+        body,
+        content_type,
+    }
+}
