@@ -313,3 +313,28 @@ fn more_than_the_window_ends_its_stream_alone() {
     drop(client);
     assert_eq!(proxy.get("/").text(), "ok");
 }
+
+#[test]
+fn windows_given_back_in_small_coin_are_no_flood() {
+    let origin = raw(|raw| {
+        let Some(stream) = raw.request() else { return };
+        loop {
+            let Some(frame) = raw.next() else { return };
+            if frame.kind != frames::DATA {
+                continue;
+            }
+            for piece in frame.payload.chunks(1024) {
+                raw.send(frames::window_update(stream, piece.len() as u32));
+                raw.send(frames::window_update(0, piece.len() as u32));
+            }
+            if frame.is(END_STREAM) {
+                break;
+            }
+        }
+        raw.ok(stream);
+        raw.serve();
+    });
+    let proxy = to(origin.address(), ALONE);
+    let answer = proxy.client().post("/", &vec![7; 8 << 20]);
+    assert_eq!((answer.status, &*answer.text()), (200, "ok"));
+}

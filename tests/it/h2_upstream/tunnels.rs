@@ -138,6 +138,20 @@ fn where_the_server_takes_none_the_request_goes_on_without() {
 }
 
 #[test]
+fn a_body_before_the_switch_is_a_body() {
+    let origin = H2Origin::with(taking(), |mut call| async move {
+        let body = call.body().await.expect("whole").0;
+        call.ok(body);
+    });
+    let proxy = proxy(&origin);
+    let mut client = proxy.client();
+    client.send(UPGRADE.replace("\r\n\r\n", "\r\nContent-Length: 4\r\n\r\nbody"));
+    let answer = client.response();
+    assert_eq!((answer.status, &*answer.text()), (200, "body"));
+    assert_eq!(origin.calls()[0].method, "GET");
+}
+
+#[test]
 fn a_switch_with_an_end_is_a_short_tunnel() {
     let origin = raw_with(&[(ENABLE_CONNECT_PROTOCOL, 1)], |raw| {
         let Some(stream) = raw.request() else { return };

@@ -95,6 +95,8 @@ impl Exchange {
         // RFC 8441: where the server takes none, the request goes on without its upgrade.
         let upgrade = upgrade
             .filter(|token| token.eq_ignore_ascii_case("websocket"))
+            // What the client sends before the switch is a body, and a CONNECT has none.
+            .filter(|_| body.length() == Length::Exact(0))
             .filter(|_| connection.takes_extended_connect());
         let terms = Terms {
             secure: connection.0.shared.secure,

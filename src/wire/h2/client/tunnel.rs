@@ -84,7 +84,7 @@ impl Tunnel {
         }
         let piece = bytes.get(..room.min(wanted)).unwrap_or(bytes);
         let sent = send.send_data(Bytes::copy_from_slice(piece), false);
-        self.place.watch().frame_sent();
+        self.place.watch().sent(piece.len());
         Poll::Ready(sent.map(|()| piece.len()).map_err(io::Error::other))
     }
 

@@ -196,7 +196,7 @@ impl Upload {
     }
 
     fn ended(&mut self, sent: Result<(), h2::Error>, watch: &Watch) {
-        watch.frame_sent();
+        watch.sent(0);
         match sent {
             Ok(()) => self.state = State::Done,
             Err(_) => self.stop(),
@@ -218,13 +218,13 @@ impl Upload {
         }
         let piece = self.rest.split_to(room.min(self.rest.len()));
         self.sent += piece.len() as u64;
+        watch.sent(piece.len());
         // The end that comes without waiting leaves with the last bytes.
         let last = self.rest.is_empty() && self.ends_now(cx);
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(()));
         };
         let sent = stream.send_data(piece, last);
-        watch.frame_sent();
         if last && sent.is_ok() {
             self.state = State::Done;
         }

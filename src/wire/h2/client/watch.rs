@@ -23,8 +23,10 @@ const MOST: u32 = 1024;
 const PER_SECOND: u32 = 50;
 /// What a request earns: its head, its trailers, a reset, and window updates for its body's start.
 const PER_REQUEST: u32 = 6;
-/// What a frame of a request body earns: window updates for stream and connection.
-const PER_SENT_FRAME: u32 = 2;
+/// What a piece of a request body earns, and so many bytes of it: window updates for stream and
+/// connection, from a server that gives its windows back in small coin.
+const PER_PIECE: u32 = 2;
+const COIN: usize = 256;
 
 /// RFC 9113 section 4.1.
 const FRAME_HEAD: usize = 9;
@@ -109,8 +111,9 @@ impl Watch {
         self.earn(PER_REQUEST);
     }
 
-    pub fn frame_sent(&self) {
-        self.earn(PER_SENT_FRAME);
+    pub fn sent(&self, bytes: usize) {
+        let coins = u32::try_from(bytes / COIN).unwrap_or(MOST);
+        self.earn(PER_PIECE + coins.min(MOST));
     }
 
     /// A head that came was taken by whom it was for.
