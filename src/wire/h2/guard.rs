@@ -308,9 +308,8 @@ impl Guard {
                 // An answer that leaves its request unread resets with NO_ERROR, one that its server
                 // broke off with INTERNAL_ERROR: neither is the peer's doing.
                 RST_STREAM if !matches!(frame.code, NO_ERROR | INTERNAL_ERROR) => {
-                    if !budgets.resets.spend() {
-                        self.verdict.get_or_insert(Cut::Resets);
-                    }
+                    let spent = budgets.resets.spend();
+                    self.verdict = self.verdict.or((!spent).then_some(Cut::Resets));
                 }
                 DATA | HEADERS => {
                     // Each is acknowledged by up to two, and clients measure with pings.

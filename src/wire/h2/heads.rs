@@ -346,7 +346,8 @@ mod tests {
     fn what_two_readers_read_differently_is_refused() {
         use RefusalReason::{BadRequest, HeaderTooLarge};
         let long = "x".repeat(1000);
-        let table: &[(&str, &[(&str, &str)], RefusalReason)] = &[
+        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], RefusalReason);
+        let table: &[Row<'_>] = &[
             ("http://a/", &[("host", "b")], BadRequest),
             ("http://a/", &[("host", "a"), ("host", "a")], BadRequest),
             ("http://u@a/", &[], BadRequest),

@@ -1,10 +1,14 @@
 //! Requests and answers of a well-behaved client.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
 use crate::support::h2::{H2, block_on, send_all, try_whole, whole};
-use crate::support::{Origin, Proxy, app};
+use crate::support::raw::{DATA, END_STREAM, POST, RST_STREAM, Raw, frame, head};
+use crate::support::{Origin, Proxy, app, eventually};
 
 #[test]
 fn a_request_looks_behind_as_one_from_http1() {
@@ -266,8 +270,85 @@ fn a_reset_stream_cancels_its_request_and_no_other() {
         stream.send_reset(h2::Reason::CANCEL);
         drop(answer);
         assert_eq!(client.get("/").await.text(), "ok");
-        crate::support::eventually("the request to the server is given up", || {
+        eventually("the request to the server is given up", || {
             origin.open() == 1
         });
     });
+}
+
+#[test]
+fn bodies_cross_both_ways_at_once() {
+    let origin = Origin::scripted(|connection| {
+        connection.request_head();
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        // Chunks of five bytes come as they were sent, and go back so.
+        while let Some(chunk) = connection.exactly("5\r\n12345\r\n".len()) {
+            connection.send(chunk);
+            if connection.at_most(5).is_none_or(|end| end == b"0\r\n\r\n") {
+                break;
+            }
+        }
+        connection.send("0\r\n\r\n");
+    });
+    let proxy = Proxy::start(&app(&[&origin], ""));
+    block_on(async {
+        let mut client = H2::connect(proxy.address()).await;
+        let request = client.request("POST", "/").body(()).expect("a request");
+        let (answer, mut stream) = client.send(request, false).await;
+        let mut answer = answer
+            .await
+            .expect("an answer before the end of the request");
+        send_all(&mut stream, Bytes::from_static(b"12345"), false).await;
+        let back = answer.body_mut().data().await.expect("some").expect("data");
+        assert_eq!(&back[..], b"12345");
+        send_all(&mut stream, Bytes::new(), true).await;
+        while let Some(rest) = answer.body_mut().data().await {
+            assert!(rest.expect("the end").is_empty());
+        }
+    });
+}
+
+#[test]
+fn an_upload_that_is_given_up_never_looks_whole() {
+    let whole_ones = Arc::new(AtomicUsize::new(0));
+    let seen = whole_ones.clone();
+    let origin = Origin::scripted(move |connection| {
+        if connection.request().is_some() {
+            seen.fetch_add(1, Ordering::SeqCst);
+            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let proxy = Proxy::start(&app(&[&origin], ""));
+    let part = frame(DATA, 0, 1, b"part");
+    let reset = frame(RST_STREAM, 0, 1, &8u32.to_be_bytes());
+    let declared: &[(&str, &str)] = &[("content-length", "10")];
+    let short = frame(DATA, END_STREAM, 1, b"short");
+    let long = frame(DATA, END_STREAM, 1, b"much too long");
+    let trailers = head(1, END_STREAM, &[], &[("transfer-encoding", "chunked")]);
+    let framing = head(1, END_STREAM, &[], &[("content-length", "4")]);
+    for (name, fields, end) in [
+        ("reset, chunked", &[][..], Some(reset.clone())),
+        ("reset, declared", declared, Some(reset)),
+        ("short", declared, Some(short)),
+        ("long", declared, Some(long)),
+        ("trailers of a connection", &[], Some(trailers)),
+        ("trailers that frame", &[], Some(framing)),
+        ("gone", &[], None),
+    ] {
+        let connections = origin.connections();
+        let mut raw = Raw::connect(proxy.address());
+        raw.send([head(1, 0, &POST, fields), part.clone()].concat());
+        eventually("the upload has begun", || {
+            origin.connections() > connections
+        });
+        match end {
+            Some(end) => {
+                raw.send(end);
+                assert!(raw.pings(), "{name}");
+            }
+            None => drop(raw),
+        }
+        eventually("the server sees it broken off", || origin.open() == 0);
+        assert_eq!(whole_ones.load(Ordering::SeqCst), 0, "{name}");
+    }
 }

@@ -985,8 +985,18 @@ fn run(cases: Vec<Case>) {
             wrong.push(format!("{name}: {outcome:?}, not {expect:?}"));
         }
     }
-    assert_eq!(proxy.get("/").status, 200, "others are served");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Nothing of what was refused was repaired, and nothing hid a second request.
+    for seen in origin.requests() {
+        let start = seen.start_line();
+        let usual = ["GET / HTTP/1.1", "POST / HTTP/1.1", "HEAD / HTTP/1.1"];
+        assert!(usual.contains(&start.as_str()), "{start}");
+        assert_eq!(seen.headers("host"), ["h"], "{}", seen.head_text());
+        for name in ["connection", "upgrade", "b", "a"] {
+            assert_eq!(seen.header(name), None, "{}", seen.head_text());
+        }
+    }
+    assert_eq!(proxy.get("/").status, 200, "others are served");
 }
 
 #[test]
