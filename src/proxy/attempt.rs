@@ -385,8 +385,14 @@ fn classify(error: &WaitError) -> Classified {
             ..ours(Reason::BadRequest)
         },
         WaitError::Exchange(
-            ExchangeError::Closed { written, .. } | ExchangeError::Reset { written, .. },
+            error @ (ExchangeError::Closed { written, .. }
+            | ExchangeError::Reset { written, .. }
+            | ExchangeError::Tls { written, .. }),
         ) => {
+            let reason = match error {
+                ExchangeError::Tls { .. } => Reason::TlsFailed,
+                _ => Reason::UpstreamReset,
+            };
             // A connection that broke before a byte was written is as good as none.
             let cause = if *written == 0 {
                 Cause::Connect
@@ -395,7 +401,7 @@ fn classify(error: &WaitError) -> Classified {
             };
             Classified {
                 written: *written > 0,
-                ..servers(Reason::UpstreamReset, cause, FailureKind::Reset)
+                ..servers(reason, cause, FailureKind::Reset)
             }
         }
     }
@@ -421,6 +427,9 @@ fn is_stale(error: &ExchangeError) -> bool {
         } | ExchangeError::Reset {
             answered: false,
             ..
+        } | ExchangeError::Tls {
+            answered: false,
+            ..
         } | ExchangeError::Violation {
             answered: false,
             ..
@@ -432,6 +441,7 @@ fn bytes_written(error: &ExchangeError) -> u64 {
     match error {
         ExchangeError::Closed { written, .. }
         | ExchangeError::Reset { written, .. }
+        | ExchangeError::Tls { written, .. }
         | ExchangeError::Violation { written, .. } => *written,
         ExchangeError::Refused => 0,
         ExchangeError::BadResponse(_)

@@ -64,7 +64,7 @@ impl Transaction {
             random: &mut random,
         };
         let lease = upstream.pick(&mut pick)?;
-        self.acquire(lease, waiter)
+        self.acquire(lease, upstream, waiter)
     }
 
     /// A lease claims a request slot; the connection slot is claimed here. Another worker may
@@ -72,9 +72,10 @@ impl Transaction {
     fn acquire(
         &self,
         lease: Lease,
+        upstream: &Upstream,
         waiter: Option<&mut TaskContext<'_>>,
     ) -> Result<Selected, Refused> {
-        let introduction = lease.server().introduction();
+        let introduction = upstream.config().proxy_protocol;
         if introduction != ProxyProtocol::Off {
             return self.acquire_introduced(lease, introduction, waiter);
         }
@@ -165,7 +166,7 @@ impl Transaction {
                 }))
                 .await?
                 .map_err(failure)?;
-            match self.acquire(lease, None) {
+            match self.acquire(lease, upstream, None) {
                 // Another worker opened the last connection between our look and our claim.
                 Err(Refused::Full) => {}
                 acquired => return acquired.map_err(failure),

@@ -41,7 +41,7 @@ pub struct Target {
 }
 
 /// Reads such a number.
-pub(super) fn introduction(version: &AtomicU8) -> ProxyProtocol {
+fn introduction(version: &AtomicU8) -> ProxyProtocol {
     match version.load(Relaxed) {
         n if n == ProxyProtocol::V1 as u8 => ProxyProtocol::V1,
         n if n == ProxyProtocol::V2 as u8 => ProxyProtocol::V2,

@@ -12,7 +12,7 @@ use crate::telemetry::{BreakerReading, Metrics, ServerMetrics, ServerReading, ev
 use crate::tls::ClientTerms;
 use crate::upstream::breaker::{self, Breaker};
 use crate::upstream::common::{Common, lock};
-use crate::upstream::connector::{self, Target};
+use crate::upstream::connector::Target;
 use crate::upstream::health::verdict::Standing;
 use crate::upstream::health::{Checks, Report};
 use crate::upstream::lease::Lease;
@@ -224,12 +224,7 @@ impl Server {
         }
     }
 
-    /// How connections to it begin.
-    pub fn introduction(&self) -> ProxyProtocol {
-        connector::introduction(&self.introduction)
-    }
-
-    /// From now on. True if that is a change.
+    /// How connections to it begin from now on. True if that is a change.
     pub(super) fn introduce(&self, version: ProxyProtocol) -> bool {
         self.introduction.swap(version as u8, Ordering::Relaxed) != version as u8
     }

@@ -84,6 +84,10 @@ pub enum ExchangeError {
     },
     #[error("the server reset the connection before its answer")]
     Reset { answered: bool, written: u64 },
+    /// An alert of the server (in TLS 1.3 it judges our certificate after we may send), or records
+    /// that are none.
+    #[error("TLS with the server broke before its answer")]
+    Tls { answered: bool, written: u64 },
     #[error("the server's answer is malformed: {0}")]
     BadResponse(&'static str),
     /// The server said that it did not look at the request: it may be sent again whatever it is

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::support::raw::{GOAWAY, NO_ERROR, Raw, get};
 use super::support::{Client, Origin, Proxy, eventually};
 
 fn start(origin: &Origin, limits: &str) -> Proxy {
@@ -228,6 +229,24 @@ fn old_connections_end_with_their_next_answer() {
     let mut young = proxy.client();
     young.send(GET);
     assert_eq!(young.response().header("connection"), None);
+}
+
+#[test]
+fn old_connections_of_http_2_go_away_after_their_next_request() {
+    let origin = Origin::good("ok");
+    let proxy = start(&origin, "max-age = \"400ms\"");
+    let mut raw = Raw::connect(proxy.address());
+    let began = Instant::now();
+    raw.send(get(1));
+    assert_eq!(raw.answer(1), 200);
+    // Nothing wakes an idle connection for it.
+    std::thread::sleep(Duration::from_millis(500).saturating_sub(began.elapsed()));
+    raw.send(get(3));
+    assert_eq!(raw.answer(3), 200, "no request is lost to it");
+    let word = raw.until(|frame| frame.kind == GOAWAY).expect("a word");
+    assert_eq!(word.code(), NO_ERROR);
+    while raw.next().is_some() {}
+    assert!(began.elapsed() < Duration::from_secs(5), "it ends then");
 }
 
 #[test]

@@ -146,6 +146,11 @@ impl Inner {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(ExchangeError::Closed { answered, written })
             }
+            // Of all that can happen to a socket only TLS finds invalid data.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::debug!(%error, "TLS with a server broke");
+                Err(ExchangeError::Tls { answered, written })
+            }
             Err(_) => Err(ExchangeError::Reset { answered, written }),
         })
     }
