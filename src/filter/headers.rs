@@ -12,6 +12,8 @@ use crate::message::{Block, Fields, Known, KnownSet};
 pub struct Edits {
     /// What `remove` and `set` take away.
     known: KnownSet,
+    /// These, and what is added.
+    touched: KnownSet,
     others: Box<[Box<str>]>,
     lines: Lines,
 }
@@ -38,8 +40,13 @@ impl Edits {
                 None => others.push(name.as_str().into()),
             }
         }
+        let added = edits.add.iter();
+        let touched = added
+            .filter_map(|(name, _)| Known::find(name.as_bytes()))
+            .fold(known, KnownSet::with);
         Some(Box::new(Edits {
             known,
+            touched,
             others: others.into(),
             lines: Lines::compile(edits),
         }))
@@ -47,15 +54,7 @@ impl Edits {
 
     /// Whether one of these names is changed.
     pub fn touches(&self, names: KnownSet) -> bool {
-        let added = match &self.lines {
-            Lines::None => KnownSet::EMPTY,
-            Lines::Fixed(block) => block.names(),
-            Lines::Mixed(lines) => lines
-                .iter()
-                .filter_map(|(name, _)| Known::find(name.as_bytes()))
-                .fold(KnownSet::EMPTY, KnownSet::with),
-        };
-        self.known.union(added).intersects(names)
+        self.touched.intersects(names)
     }
 
     /// `values`: there whenever a template of the route has variables.

@@ -317,7 +317,11 @@ impl Transaction {
             },
             host: sanitised.host(head).unwrap_or_default().into(),
             port: head.fields.get(Known::Host).and_then(port),
-            path: sanitised.path(head).into(),
+            path: match sanitised.path(head) {
+                // `OPTIONS *` is sent elsewhere as if it asked for the root.
+                b"*" if route.own.is_some() => (*b"/").into(),
+                path => path.into(),
+            },
             query: sanitised.query(head).map(Into::into),
             route: route.rules.name.clone(),
             listener: pin.listener(account.listener).rules.name.clone(),

@@ -80,10 +80,22 @@ pub fn build(
         .iter()
         .map(|upstream| registry.prepare(upstream))
         .collect();
+    let before: HashMap<&str, &RouteState> = previous
+        .iter()
+        .flat_map(|previous| &previous.routes)
+        .map(|route| (&*route.rules.name, route))
+        .collect();
     let routes = config
         .routes
         .iter()
-        .map(|rules| route(rules, &upstreams, previous, metrics))
+        .map(|rules| {
+            route(
+                rules,
+                &upstreams,
+                before.get(&*rules.name).copied(),
+                metrics,
+            )
+        })
         .collect();
     let listeners: Vec<_> = config
         .listeners
@@ -117,10 +129,9 @@ pub fn build(
 fn route(
     rules: &Arc<model::Route>,
     upstreams: &[Arc<Upstream>],
-    previous: Option<&Snapshot>,
+    before: Option<&RouteState>,
     metrics: &Arc<Metrics>,
 ) -> RouteState {
-    let before = previous.and_then(|previous| previous.route_named(&rules.name));
     let fallback = rules
         .fallback
         .as_ref()
@@ -180,11 +191,6 @@ impl RouteState {
 impl Snapshot {
     pub fn route(&self, id: RouteId) -> &RouteState {
         &self.routes[id.0]
-    }
-
-    fn route_named(&self, name: &str) -> Option<&RouteState> {
-        let mut routes = self.routes.iter();
-        routes.find(|route| *route.rules.name == *name)
     }
 
     pub fn listener(&self, id: ListenerId) -> &ListenerState {

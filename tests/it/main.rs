@@ -46,6 +46,7 @@ mod resolve;
 mod respond;
 mod retries;
 mod rewrite;
+mod route_actions;
 mod series;
 mod signals;
 mod slow_start;

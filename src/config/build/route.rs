@@ -55,8 +55,10 @@ fn route(
     upstreams: &[Arc<Upstream>],
     building: &mut Building<'_>,
 ) -> Route {
-    let target = target::target(reader, names, upstreams, building);
     let path = path_match(reader, building);
+    let path_change = rewrite::path_change(reader, &path, building);
+    let moved = path_change.is_some();
+    let target = target::target(reader, names, upstreams, moved, building);
     Route {
         name: Arc::from(reader.text("name")),
         origin: building.origin(reader.span),
@@ -64,7 +66,7 @@ fn route(
         host: reader
             .node("host")
             .and_then(|node| text::host_pattern(node.as_text()?).ok()),
-        path_change: rewrite::path_change(reader, &path, building),
+        path_change,
         path,
         when: when::conditions(reader.table_or_empty("when", &keys::WHEN), building),
         priority: reader.integer("priority"),

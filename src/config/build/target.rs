@@ -11,15 +11,17 @@ use crate::config::model::{
     Variable,
 };
 use crate::config::reader::Reader;
-use crate::config::tree::{Node, Span, quote};
+use crate::config::tree::{Entry, Node, Span, Value, quote};
 use crate::config::values::text;
 
 const KEYS: [&str; 4] = ["upstream", "split", "redirect", "respond"];
 
+/// `moved`: the route changes the path.
 pub(super) fn target(
     reader: Reader<'_>,
     names: &Names,
     upstreams: &[Arc<Upstream>],
+    moved: bool,
     building: &mut Building<'_>,
 ) -> Target {
     let given: Vec<&str> = KEYS
@@ -63,7 +65,7 @@ pub(super) fn target(
             without_effect(reader, "redirect", &UNUSED, building);
             Target::Redirect(redirect(
                 reader.table_or_empty("redirect", &keys::REDIRECT),
-                reader,
+                moved,
                 building,
             ))
         }
@@ -158,14 +160,14 @@ fn split(
         let found = names.upstreams.iter().position(|name| **name == *entry.key);
         if found.is_none() {
             let name = Node {
-                value: crate::config::tree::Value::Text(entry.key.clone()),
+                value: Value::Text(entry.key.clone()),
                 span: entry.key_span,
                 ..entry.node.clone()
             };
             building.unknown_name(&name, "upstream", &names.upstreams);
         }
         let weight = match entry.node.value {
-            crate::config::tree::Value::Integer(weight) => u32::try_from(weight).unwrap_or(0),
+            Value::Integer(weight) => u32::try_from(weight).unwrap_or(0),
             _ => 0,
         };
         to.extend(destination(reader, found, weight, upstreams));
@@ -191,11 +193,11 @@ fn split(
     }
 }
 
-fn weightless(entry: &crate::config::tree::Entry) -> bool {
-    matches!(entry.node.value, crate::config::tree::Value::Integer(0))
+fn weightless(entry: &Entry) -> bool {
+    matches!(entry.node.value, Value::Integer(0))
 }
 
-fn redirect(table: Reader<'_>, route: Reader<'_>, building: &mut Building<'_>) -> Redirect {
+fn redirect(table: Reader<'_>, moved: bool, building: &mut Building<'_>) -> Redirect {
     let status = table.integer("status");
     if matches!(status, 304..=306) {
         let message = format!("{status} does not send anybody elsewhere");
@@ -204,28 +206,35 @@ fn redirect(table: Reader<'_>, route: Reader<'_>, building: &mut Building<'_>) -
             .error("bad-value", table.span_of("status"), message);
         error.label("expected 301, 302, 303, 307 or 308");
     }
+    let to = match table.entry("to") {
+        Some(to) => whole_url(to, table, building),
+        None => parts(table, moved, building),
+    };
+    Redirect { status, to }
+}
+
+fn whole_url(to: &Entry, table: Reader<'_>, building: &mut Building<'_>) -> Place {
+    let others = ["scheme", "host", "port", "path"]
+        .into_iter()
+        .filter_map(|key| table.written(key));
+    for other in others {
+        let message = format!("`to` is the whole URL, and `{}` a part of it", other.key);
+        let problems = &mut building.problems;
+        let error = problems.error("conflicting-keys", other.key_span, message);
+        error.related(to.key_span, "the whole URL");
+    }
+    let template = to.node.template();
+    if let Err(why) = check_url(&template) {
+        refuse(to.node.span, &to.node, &why, building);
+    }
+    Place::Url(template)
+}
+
+fn parts(table: Reader<'_>, moved: bool, building: &mut Building<'_>) -> Place {
     let path = table
         .node("path")
         .map(Node::template)
         .filter(|path| *path != Template::default());
-    let parts = ["scheme", "host", "port", "path"];
-    if let Some(to) = table.entry("to") {
-        let others = parts.into_iter().filter_map(|key| table.written(key));
-        for other in others {
-            let message = format!("`to` is the whole URL, and `{}` a part of it", other.key);
-            let problems = &mut building.problems;
-            let error = problems.error("conflicting-keys", other.key_span, message);
-            error.related(to.key_span, "the whole URL");
-        }
-        let template = to.node.template();
-        if let Err(why) = check_url(&template) {
-            refuse(to.node.span, &to.node, &why, building);
-        }
-        return Redirect {
-            status,
-            to: Place::Url(template),
-        };
-    }
     if let Some(path) = &path
         && let Err(why) = check_path(path)
         && let Some(node) = table.node("path")
@@ -242,22 +251,13 @@ fn redirect(table: Reader<'_>, route: Reader<'_>, building: &mut Building<'_>) -
         port: Some(table.integer("port")).filter(|port| *port != 0),
         path,
     };
-    let changed = ["strip-prefix", "replace-prefix", "rewrite"]
-        .into_iter()
-        .any(|key| {
-            route.switch(key)
-                || !route.text(key).is_empty()
-                || route
-                    .entry(key)
-                    .is_some_and(|entry| entry.node.as_table().is_some())
-        });
     if let Place::Parts {
         scheme: None,
         host: None,
         port: None,
         path: None,
     } = place
-        && !changed
+        && !moved
         && table.all_known()
     {
         let message = "`redirect` would send everybody where they are";
@@ -266,7 +266,7 @@ fn redirect(table: Reader<'_>, route: Reader<'_>, building: &mut Building<'_>) -
         error.label("a loop");
         error.help("redirect = { scheme = \"https\" }, or { to = \"https://...\" }");
     }
-    Redirect { status, to: place }
+    place
 }
 
 fn refuse(span: Span, node: &Node, why: &str, building: &mut Building<'_>) {
@@ -383,5 +383,55 @@ fn respond(table: Reader<'_>, building: &mut Building<'_>) -> Respond {
         status,
         body,
         content_type,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::config::model::Target;
+
+    #[test]
+    fn each_upstream_of_a_split_has_its_own_rules_under_the_routes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("evenkeel.toml");
+        let text = r#"
+            [[listener]]
+            address = "127.0.0.1:8080"
+            [upstream.b]
+            servers = ["10.0.0.1:1"]
+            timeout = { connect = "1s", idle = "7s" }
+            retry = { attempts = 3, on = ["connect"] }
+            [upstream.a]
+            servers = ["10.0.0.2:1"]
+            timeout = { total = "9s" }
+            [[route]]
+            prefix = "/"
+            split = { b = 3, a = 1 }
+            timeout = { connect = "5s", first-byte = "off" }
+            retry = { attempts = 2 }
+        "#;
+        std::fs::write(&path, text).unwrap();
+        let config = crate::config::load(&path, &|_| None).unwrap().config;
+        let Target::Send { to, .. } = &config.routes[0].target else {
+            panic!("{:?}", config.routes[0].target)
+        };
+        let [a, b] = to.as_slice() else {
+            panic!("{to:?}")
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for to in [a, b] {
+            assert_eq!(to.timeout.connect, seconds(5), "the route's");
+            assert_eq!((to.timeout.first_byte, to.retry.attempts), (None, 2));
+        }
+        assert_eq!((a.weight, b.weight), (1, 3), "in the order of the names");
+        assert_eq!((a.timeout.idle, b.timeout.idle), (seconds(60), seconds(7)));
+        assert_eq!((a.timeout.total, b.timeout.total), (seconds(9), None));
+        assert!(a.retry.on.reset && b.retry.on.connect && !b.retry.on.reset);
+        assert_eq!(
+            config.routes[0].target.describe(&config.upstreams),
+            "a 25%, b 75%"
+        );
     }
 }
