@@ -171,6 +171,14 @@ impl Socket {
         }
     }
 
+    /// [`Socket::poll_flush`] has nothing to do.
+    pub fn is_flushed(&self) -> bool {
+        match self {
+            Socket::Tcp(_) | Socket::Unix(_) => true,
+            Socket::Tls(tls) => tls.is_flushed(),
+        }
+    }
+
     /// Sends FIN, over TLS `close_notify` before it; bytes can still be read.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

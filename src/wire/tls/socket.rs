@@ -339,6 +339,11 @@ impl TlsSocket {
         Poll::Ready(Ok(taken))
     }
 
+    /// Nothing is left that was written; what may wait for a write does not count.
+    pub fn is_flushed(&self) -> bool {
+        self.pending.is_empty() || self.outward == Outward::Lazy
+    }
+
     /// Ready when nothing is left that was written.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.pending.is_empty() {

@@ -330,7 +330,7 @@ async fn one_half_may_end_before_the_other() {
 #[tokio::test]
 async fn what_a_peer_does_not_read_is_bounded() {
     let configs = configs(&rustls::version::TLS13);
-    let (mut ours, theirs) = served(&configs).await;
+    let (mut ours, mut theirs) = served(&configs).await;
     let block = bytes(1_000_000);
     let mut sent = 0;
     let full = timeout(Duration::from_millis(200), async {
@@ -347,7 +347,21 @@ async fn what_a_peer_does_not_read_is_bounded() {
         "{} bytes",
         tls.buffered()
     );
-    drop(theirs);
+    assert!(!ours.is_flushed(), "a part waits inside");
+    let read = async {
+        let mut buffer = vec![0; 1 << 16];
+        let mut got = 0;
+        while got < sent {
+            got += theirs.read(&mut buffer).await.expect("read");
+        }
+        assert_eq!(got, sent, "what was taken arrives");
+    };
+    let (flushed, ()) = timeout(PATIENCE, async { tokio::join!(ours.flush(), read) })
+        .await
+        .expect("it goes on");
+    flushed.expect("flushed");
+    assert!(ours.is_flushed());
+    waits_for_nothing(&ours);
 }
 
 #[tokio::test]

@@ -222,6 +222,11 @@ impl Inner {
         }))
     }
 
+    /// [`Inner::poll_flush`] has nothing to do.
+    fn is_flushed(&self) -> bool {
+        self.out.is_empty() && self.line.as_ref().is_none_or(Line::is_flushed)
+    }
+
     /// Sends FIN; bytes can still be read. An error means that the client is gone.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Abort>> {
         match &mut self.line {
@@ -259,7 +264,7 @@ impl Inner {
                     .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             }
         }
-        if !self.answering && !self.out.is_empty() && ready!(self.poll_flush(cx)).is_err() {
+        if !self.answering && !self.is_flushed() && ready!(self.poll_flush(cx)).is_err() {
             return Poll::Ready(Err(BodyError::Reset));
         }
         loop {

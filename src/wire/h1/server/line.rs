@@ -107,6 +107,11 @@ impl Line {
         out.poll_flush(&mut self.socket, cx)
     }
 
+    /// As [`Socket::is_flushed`].
+    pub(super) fn is_flushed(&self) -> bool {
+        self.socket.is_flushed()
+    }
+
     /// Sends FIN; bytes can still be read.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.socket.poll_shutdown(cx)
