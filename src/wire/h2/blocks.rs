@@ -94,8 +94,10 @@ pub(super) struct Blocks {
     most: usize,
     /// The newest stream that had a head: another block on it is its trailers.
     newest: u32,
-    /// The encoding is wrong: `h2` ends the connection.
+    /// Nothing is read any more: too long, or padded beyond itself.
     broken: bool,
+    /// The encoding is wrong (RFC 7541), as far as it is read here.
+    miscoded: bool,
     text: Vec<u8>,
 }
 
@@ -113,6 +115,7 @@ impl Blocks {
             most: TABLE,
             newest: 0,
             broken: false,
+            miscoded: false,
             text: Vec::new(),
         }
     }
@@ -127,6 +130,11 @@ impl Blocks {
         self.start = self.block.len();
         self.last = last;
         self.collecting = true;
+    }
+
+    /// What came last cannot be decoded.
+    pub(super) fn is_miscoded(&self) -> bool {
+        self.miscoded
     }
 
     pub(super) fn is_collecting(&self) -> bool {
@@ -158,7 +166,10 @@ impl Blocks {
                 in_trailers,
                 fault,
             }),
-            None => self.broken = true,
+            None => {
+                self.broken = true;
+                self.miscoded = true;
+            }
         }
         self.block = block;
         self.block.clear();
@@ -190,7 +201,7 @@ impl Blocks {
 
     /// RFC 7541 section 6; `None` where the encoding is wrong.
     fn read(&mut self, mut block: &[u8], trailers: bool) -> Option<Option<&'static str>> {
-        let mut fault = None;
+        let (mut fault, mut begun) = (None, false);
         while let Some(&first) = block.first() {
             let entry = match first {
                 0x80.. => {
@@ -204,7 +215,8 @@ impl Blocks {
                 }
                 0x20.. => {
                     let most = integer(&mut block, 5)?;
-                    if most > TABLE {
+                    // Section 4.2: only in front.
+                    if most > TABLE || begun {
                         return None;
                     }
                     self.most = most;
@@ -213,6 +225,7 @@ impl Blocks {
                 }
                 _ => self.literal(&mut block, 4)?,
             };
+            begun = true;
             let wrong = match entry.name {
                 Name::Regular => None,
                 _ if trailers => Some("a pseudo-header field in the trailers"),

@@ -9,6 +9,7 @@
 
 use std::rc::Rc;
 
+use h2::Reason;
 use tokio::time::Instant;
 
 use crate::util::clock;
@@ -109,6 +110,8 @@ pub(super) struct Guard {
     /// A header block has begun and not ended.
     in_block: bool,
     blocks: Blocks,
+    /// What GOAWAY says of [`Cut::Protocol`].
+    reason: Reason,
     pub(super) faults: Rc<Faults>,
     verdict: Option<Cut>,
 }
@@ -211,6 +214,7 @@ impl Guard {
             settled: false,
             in_block: false,
             blocks: Blocks::new(),
+            reason: Reason::PROTOCOL_ERROR,
             faults: Rc::default(),
             verdict: None,
         }
@@ -219,6 +223,11 @@ impl Guard {
     /// Why the connection is to be cut, once it is.
     pub(super) fn verdict(&self) -> Option<Cut> {
         self.verdict
+    }
+
+    /// What is said of a break of the protocol.
+    pub(super) fn reason(&self) -> Reason {
+        self.reason
     }
 
     /// The peer has said what it is: preface and SETTINGS have come.
@@ -243,6 +252,11 @@ impl Guard {
             if self.blocks.is_collecting() {
                 let whole = self.inward.rest == 0;
                 self.blocks.collect(payload, whole, &self.faults);
+                if self.blocks.is_miscoded() {
+                    self.reason = Reason::COMPRESSION_ERROR;
+                    self.verdict.get_or_insert(Cut::Protocol);
+                    return;
+                }
             }
             let Some((frame, behind)) = self.inward.head(behind) else {
                 return;
@@ -267,6 +281,11 @@ impl Guard {
                 return Err(Cut::Protocol);
             }
             self.settled = true;
+        }
+        if !has_its_length(frame) {
+            // The library calls it a protocol error.
+            self.reason = Reason::FRAME_SIZE_ERROR;
+            return Err(Cut::Protocol);
         }
         let budgets = &mut self.budgets;
         let (budget, cut) = match frame.kind {
@@ -349,6 +368,20 @@ impl Guard {
     }
 }
 
+/// RFC 9113 sections 6.3 to 6.9: frames of a fixed length have it.
+fn has_its_length(frame: Frame) -> bool {
+    let length = frame.length;
+    match frame.kind {
+        PRIORITY => length == 5,
+        RST_STREAM | WINDOW_UPDATE => length == 4,
+        SETTINGS if frame.flags & ACK != 0 => length == 0,
+        SETTINGS => length.is_multiple_of(6),
+        PING => length == 8,
+        GOAWAY => length >= 8,
+        _ => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,7 +433,7 @@ mod tests {
     async fn useful_work_pays_for_what_belongs_to_it() {
         let mut guard = opened();
         for _ in 0..5000 {
-            guard.received(&frame(HEADERS, END_HEADERS | END_STREAM, b"x"));
+            guard.received(&frame(HEADERS, END_HEADERS | END_STREAM, b"\x82"));
             guard.received(&frame(WINDOW_UPDATE, 0, &[0; 4]));
             guard.received(&frame(PRIORITY, 0, &[0; 5]));
             guard.received(&frame(PING, 0, &[0; 8]));
@@ -442,6 +475,24 @@ mod tests {
         assert!(guard.is_in_head(), "CONTINUATION is to come");
         guard.received(&frame(CONTINUATION, END_HEADERS, b"d"));
         assert!(!guard.is_in_head());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_have_the_length_that_they_have() {
+        for (kind, flags, length) in [
+            (PRIORITY, 0, 4),
+            (RST_STREAM, 0, 3),
+            (SETTINGS, 0, 7),
+            (SETTINGS, ACK, 6),
+            (PING, 0, 9),
+            (WINDOW_UPDATE, 0, 5),
+            (GOAWAY, 0, 7),
+        ] {
+            let mut guard = opened();
+            guard.received(&frame(kind, flags, &vec![0; length]));
+            assert_eq!(guard.verdict(), Some(Cut::Protocol), "of kind {kind}");
+            assert_eq!(guard.reason(), Reason::FRAME_SIZE_ERROR);
+        }
     }
 
     #[tokio::test(start_paused = true)]

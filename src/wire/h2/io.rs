@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::wire::Cut;
 use crate::wire::h2::guard::Guard;
 use crate::wire::io::Socket;
 
@@ -116,6 +117,10 @@ impl Link {
         self.received += count as u64;
         self.budget = self.budget.saturating_sub(count);
         self.guard.received(&room[..count]);
+        if self.guard.verdict() == Some(Cut::Protocol) {
+            // The task says what is wrong, and better than `h2` would.
+            return Poll::Pending;
+        }
         Poll::Ready(Ok(count))
     }
 

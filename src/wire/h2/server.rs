@@ -378,7 +378,7 @@ impl<H: Handler> Serve<H> {
     fn cut(&mut self, cause: Cut) {
         self.count(cause);
         let reason = match cause {
-            Cut::Protocol => Reason::PROTOCOL_ERROR,
+            Cut::Protocol => self.link.borrow().guard.reason(),
             _ => Reason::ENHANCE_YOUR_CALM,
         };
         self.last_words(reason);
