@@ -21,8 +21,9 @@
 //! 2. [`proxy::handle`] opens the account (one access-log record on every way out), pins the
 //!    [`snapshot`], sanitises the head; [`router`] finds the route.
 //! 3. Attempts: [`upstream`] picks a server by [`balance`] and claims a lease; the worker's pool
-//!    gives a connection or one is dialled; the head goes out, the response head comes back under
-//!    its deadlines.
+//!    gives a connection or one is dialled, over HTTP/2 a place on one that others use too
+//!    ([`wire::client`] is one set of verbs for both); the head goes out, the response head comes
+//!    back under its deadlines.
 //! 4. The outcome is reported on the lease: breaker, latency, retry budget, metrics. A failure
 //!    asks the pure `proxy::retry`, then 3 again with the tried servers excluded.
 //! 5. The response body is pulled by the wire; pulling it also moves the request body, and a long

@@ -207,10 +207,11 @@ fn is_cut(what: &str, proxy: &Proxy) {
 
 #[test]
 fn a_cut_body_is_never_whole() {
-    type Rest = fn(u32) -> Vec<u8>;
-    const LONG: &[(&str, &str)] = &[(":status", "200"), ("content-length", "10")];
-    const OPEN: &[(&str, &str)] = &[(":status", "200")];
-    let cases: &[(&str, &[(&str, &str)], Rest)] = &[
+    type Fields = &'static [(&'static str, &'static str)];
+    type Case = (&'static str, Fields, fn(u32) -> Vec<u8>);
+    const LONG: Fields = &[(":status", "200"), ("content-length", "10")];
+    const OPEN: Fields = &[(":status", "200")];
+    let cases: &[Case] = &[
         ("too short", LONG, |stream| {
             frames::data(stream, END_STREAM, b"")
         }),

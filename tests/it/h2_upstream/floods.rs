@@ -240,7 +240,8 @@ fn interim_answers_that_a_client_does_not_take_are_bounded() {
 #[test]
 fn window_games_end_what_plays_them() {
     const MOST: u32 = 0x7fff_ffff;
-    let cases: [(&str, fn(u32) -> Vec<u8>); 5] = [
+    type Case = (&'static str, fn(u32) -> Vec<u8>);
+    let cases: [Case; 5] = [
         ("stream overflow", |stream| {
             [
                 frames::window_update(stream, MOST),
