@@ -20,6 +20,7 @@ pub mod shard;
 mod table;
 
 pub use access::{AccessLog, AccessLogWriter, Attempt, Prepared, Record};
+pub use handles::CAUSES as CUT_CAUSES;
 pub use handles::{
     BreakerReading, CheckResult, ConnectResult, Handshake, ListenerMetrics, Outcome, RetryResult,
     RouteMetrics, ServerMetrics, ServerReading, UpstreamMetrics, UpstreamReading,

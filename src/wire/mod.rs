@@ -163,10 +163,20 @@ pub trait Handler {
     /// counted.
     fn idle_timeout(&self) {}
 
-    /// The connection is being cut off: counted.
+    /// The connection is being cut off: counted and logged.
     fn cut(&self, _cause: Cut) {}
 
     /// True once the connection should end after its current answer (drain, listener changed), and
     /// soon where it has none. Whoever makes it so wakes the connection's task.
     fn closing(&self) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_of_a_cut_is_counted() {
+        assert_eq!(Cut::ALL.map(Cut::label), crate::telemetry::CUT_CAUSES);
+    }
 }

@@ -51,7 +51,7 @@ impl Handshake {
 }
 
 /// Why connections are cut off, as the wire names them.
-pub(in crate::telemetry) const CAUSES: [&str; 12] = [
+pub const CAUSES: [&str; 12] = [
     "protocol",
     "limits",
     "ping_flood",

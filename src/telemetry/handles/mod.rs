@@ -13,7 +13,8 @@ mod upstream;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) use durations::{BUCKETS, Durations};
-pub(super) use listener::{CAUSES, ListenerShard};
+pub use listener::CAUSES;
+pub(super) use listener::ListenerShard;
 pub use listener::{Handshake, ListenerMetrics};
 pub use route::RouteMetrics;
 pub(super) use route::{METHODS, RouteShard, request_key_parts};

@@ -252,7 +252,7 @@ impl<H: Handler> Serve<H> {
                 }
                 Poll::Ready(Err(error)) => {
                     if error.is_library() {
-                        self.count(Cut::Protocol);
+                        self.handler.cut(Cut::Protocol);
                     }
                     return Err(());
                 }
@@ -267,7 +267,7 @@ impl<H: Handler> Serve<H> {
                 Poll::Ready(Some(Err(error))) => {
                     if error.is_library() && self.wait != Wait::LastWords {
                         let verdict = self.link.borrow().guard.verdict();
-                        self.count(verdict.unwrap_or_else(|| cause(&error)));
+                        self.handler.cut(verdict.unwrap_or_else(|| cause(&error)));
                     }
                     self.linger();
                 }
@@ -376,7 +376,7 @@ impl<H: Handler> Serve<H> {
 
     /// Says why, and drops everything.
     fn cut(&mut self, cause: Cut) {
-        self.count(cause);
+        self.handler.cut(cause);
         let reason = match cause {
             Cut::Protocol => self.link.borrow().guard.reason(),
             _ => Reason::ENHANCE_YOUR_CALM,
@@ -394,11 +394,6 @@ impl<H: Handler> Serve<H> {
             connection.abrupt_shutdown(reason);
         }
         self.bell.waker().wake_by_ref();
-    }
-
-    fn count(&self, cause: Cut) {
-        tracing::debug!(cause = cause.label(), "an HTTP/2 connection is cut off");
-        self.handler.cut(cause);
     }
 
     /// `h2` has no more to say.
@@ -499,7 +494,7 @@ impl<H: Handler> Serve<H> {
                 if received == 0 {
                     self.handler.idle_timeout();
                 } else {
-                    self.count(Cut::HeaderTimeout);
+                    self.handler.cut(Cut::HeaderTimeout);
                 }
                 return Next::Drop;
             }
@@ -508,7 +503,7 @@ impl<H: Handler> Serve<H> {
             Wait::End => self.last_words(Reason::NO_ERROR),
             Wait::Sign => self.ask_for_sign(received),
             Wait::Pong => {
-                self.count(Cut::DeadPeer);
+                self.handler.cut(Cut::DeadPeer);
                 return Next::Drop;
             }
             Wait::LastWords => return Next::Drop,
