@@ -2,7 +2,8 @@
 //!
 //! 1. [`handle`]: opens the [`account`] (one record on every way out) and a [`transaction`].
 //! 2. [`sanitise`]: target, Host and path become one reading for everybody; then the router.
-//! 3. [`hop_by_hop`], [`client_address`], [`forwarding`]: which fields go and which come.
+//! 3. [`actions`]: what the route does beside sending; [`hop_by_hop`], [`client_address`],
+//!    [`forwarding`]: which fields go and which come.
 //! 4. [`exchange`]: attempts until one answers; [`selection`] picks, [`attempt`] tries one server,
 //!    [`dial`] connects to it, [`head_wait`] watches it, [`retry`] judges a failure,
 //!    [`request_body`] is counted and kept for a replay.
@@ -10,6 +11,7 @@
 //! 6. [`error`]: the only place that turns a failure into a status; [`grpc`] says it to a call.
 
 mod account;
+mod actions;
 mod answer;
 mod attempt;
 pub mod client_address;

@@ -1,21 +1,14 @@
 //! One request from its head to its answer: sanitise, route, then attempts until one answers.
 
-use std::borrow::Cow;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use smallvec::SmallVec;
 
-use crate::config::model::{Forward, PathChange, Protocol, RouteId, SplitKey};
+use crate::config::model::{Forward, Protocol, RouteId};
 use crate::filter::access;
-use crate::filter::answer::Own;
 use crate::filter::limit::{Limiter, Verdict};
-use crate::filter::path;
-use crate::filter::split::Split;
-use crate::filter::template::Values;
 use crate::message::{Body, Downstream, Known, Length, Method, ResponseHead};
 use crate::proxy::account::Account;
 use crate::proxy::context::{ConnectionInfo, Context};
@@ -25,7 +18,7 @@ use crate::proxy::patience::Patience;
 use crate::proxy::request_body::RequestBody;
 use crate::proxy::sanitise::{Refused, Sanitised};
 use crate::proxy::{client_address, forwarding, grpc, hop_by_hop, sanitise};
-use crate::router::{self, NoTrace, Query};
+use crate::router::{NoTrace, Query};
 use crate::snapshot::{DestinationState, Pin, RouteState};
 use crate::telemetry::Reason;
 use crate::util::clock;
@@ -241,93 +234,6 @@ impl Transaction {
         }
     }
 
-    /// One of the upstreams of a `split`. A missing key falls back to the client's address.
-    fn choose(&mut self, split: &Split) {
-        let account = &self.account;
-        let fields = &account.head.fields;
-        let key = match &split.by {
-            SplitKey::Request => {
-                let choice = split.turn();
-                return self.account.chose(choice);
-            }
-            SplitKey::ClientIp => None,
-            SplitKey::Header(name) => fields.get_text(name),
-            SplitKey::Cookie(name) => router::cookie_values(fields, name.as_bytes()).next(),
-        };
-        let choice = match key {
-            Some(key) => split.of_key(key),
-            None => split.of_key(&client_bytes(account.client)),
-        };
-        self.account.chose(choice);
-    }
-
-    /// Another path goes on; the query is not touched.
-    fn change_path(&mut self, change: &PathChange, sanitised: &Sanitised) -> Result<(), Failure> {
-        const NO_PATH: &str = "what the path is rewritten to is no path";
-        let head = &mut self.account.head;
-        let old = sanitised.path(head);
-        let new = match path::change(change, old) {
-            Ok(Cow::Borrowed(_)) => return Ok(()),
-            Ok(Cow::Owned(new)) => new,
-            Err(path::NoPath) => return Err(Failure::because(Reason::BadRequest, NO_PATH)),
-        };
-        let query = &sanitised.target(head)[old.len()..];
-        let target = [&new, query].concat();
-        head.set_target(&target);
-        path::tell_prefix(change, &mut head.fields);
-        Ok(())
-    }
-
-    /// A redirect, or a fixed answer.
-    fn answer_itself(&mut self, own: &Own, route: RouteId) -> Result<Response, Failure> {
-        const NO_HOST: &str = "a request without Host cannot be sent elsewhere";
-        let target = self.account.head.outgoing_target();
-        let end = memchr::memchr(b'?', target).unwrap_or(target.len());
-        let path = match &target[..end] {
-            b"*" => b"/",
-            path => path,
-        };
-        let Some(values) = &self.account.values else {
-            return Err(Failure::new(Reason::Internal));
-        };
-        let (mut head, body) = own
-            .answer(values, path)
-            .map_err(|_| Failure::because(Reason::BadRequest, NO_HOST))?;
-        self.account.edit_answer(route, &mut head);
-        Ok(Response {
-            head,
-            body,
-            close: false,
-        })
-    }
-
-    /// What the route's templates say of this request.
-    fn values(&self, pin: &Pin, route: &RouteState, sanitised: &Sanitised) -> Values {
-        let account = &self.account;
-        let head = &account.head;
-        // A stranger's was replaced by ours.
-        let proto = head.fields.get(Known::XForwardedProto).unwrap_or_default();
-        Values {
-            client: account.client,
-            id: account.id.clone(),
-            method: head.method.clone(),
-            scheme: match proto.eq_ignore_ascii_case(b"https") {
-                true => "https",
-                false => "http",
-            },
-            host: sanitised.host(head).unwrap_or_default().into(),
-            port: head.fields.get(Known::Host).and_then(port),
-            path: match sanitised.path(head) {
-                // `OPTIONS *` is sent elsewhere as if it asked for the root.
-                b"*" if route.own.is_some() => (*b"/").into(),
-                path => path.into(),
-            },
-            query: sanitised.query(head).map(Into::into),
-            route: route.rules.name.clone(),
-            listener: pin.listener(account.listener).rules.name.clone(),
-        }
-    }
-
     /// Wraps the request body where there is one; a length over the limit is refused unread.
     fn take_body(&mut self, route: &RouteState, to: &DestinationState) -> Result<(), Failure> {
         let length = self.downstream.length();
@@ -408,22 +314,6 @@ impl Transaction {
             Some(total) => total.poll_expired(cx),
             None => Poll::Pending,
         }
-    }
-}
-
-/// The port that a valid Host names.
-fn port(host: &[u8]) -> Option<u16> {
-    let colon = memchr::memrchr(b':', host)?;
-    std::str::from_utf8(host.get(colon + 1..)?)
-        .ok()?
-        .parse()
-        .ok()
-}
-
-fn client_bytes(client: IpAddr) -> SmallVec<[u8; 16]> {
-    match client.to_canonical() {
-        IpAddr::V4(address) => SmallVec::from_slice(&address.octets()),
-        IpAddr::V6(address) => SmallVec::from_slice(&address.octets()),
     }
 }
 

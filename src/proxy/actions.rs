@@ -1,0 +1,156 @@
+//! What a route does with a request beside sending it as it is: which upstream of a split, another
+//! path, an answer of its own. The rules are in [`crate::filter`]; here they meet a transaction.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use crate::config::model::{PathChange, RouteId, SplitKey};
+use crate::filter::answer::Own;
+use crate::filter::path;
+use crate::filter::split::Split;
+use crate::filter::template::Values;
+use crate::message::Known;
+use crate::proxy::error::Failure;
+use crate::proxy::sanitise::Sanitised;
+use crate::proxy::transaction::Transaction;
+use crate::router;
+use crate::snapshot::{Pin, RouteState};
+use crate::telemetry::Reason;
+use crate::wire::Response;
+
+impl Transaction {
+    /// One of the upstreams of a `split`. A missing key falls back to the client's address.
+    pub(super) fn choose(&mut self, split: &Split) {
+        let account = &self.account;
+        let fields = &account.head.fields;
+        let key = match &split.by {
+            SplitKey::Request => {
+                let choice = split.turn();
+                return self.account.chose(choice);
+            }
+            SplitKey::ClientIp => None,
+            SplitKey::Header(name) => fields.get_text(name),
+            SplitKey::Cookie(name) => router::cookie_values(fields, name.as_bytes()).next(),
+        };
+        let choice = match key {
+            Some(key) => split.of_key(key),
+            None => split.of_key(&client_bytes(account.client)),
+        };
+        self.account.chose(choice);
+    }
+
+    /// Another path goes on; the query is not touched.
+    pub(super) fn change_path(
+        &mut self,
+        change: &PathChange,
+        sanitised: &Sanitised,
+    ) -> Result<(), Failure> {
+        const NO_PATH: &str = "what the path is rewritten to is no path";
+        let head = &mut self.account.head;
+        let old = sanitised.path(head);
+        let new = match path::change(change, old) {
+            Ok(Cow::Borrowed(_)) => return Ok(()),
+            Ok(Cow::Owned(new)) => new,
+            Err(path::NoPath) => return Err(Failure::because(Reason::BadRequest, NO_PATH)),
+        };
+        let query = &sanitised.target(head)[old.len()..];
+        let target = [&new, query].concat();
+        head.set_target(&target);
+        path::tell_prefix(change, &mut head.fields);
+        Ok(())
+    }
+
+    /// A redirect, or a fixed answer.
+    pub(super) fn answer_itself(&mut self, own: &Own, route: RouteId) -> Result<Response, Failure> {
+        const NO_HOST: &str = "a request without Host cannot be sent elsewhere";
+        let target = self.account.head.outgoing_target();
+        let end = memchr::memchr(b'?', target).unwrap_or(target.len());
+        let path = match &target[..end] {
+            b"*" => b"/",
+            path => path,
+        };
+        let Some(values) = &self.account.values else {
+            return Err(Failure::new(Reason::Internal));
+        };
+        let (mut head, body) = own
+            .answer(values, path)
+            .map_err(|_| Failure::because(Reason::BadRequest, NO_HOST))?;
+        self.account.edit_answer(route, &mut head);
+        Ok(Response {
+            head,
+            body,
+            close: false,
+        })
+    }
+
+    /// What the route's templates say of this request.
+    pub(super) fn values(&self, pin: &Pin, route: &RouteState, sanitised: &Sanitised) -> Values {
+        let account = &self.account;
+        let head = &account.head;
+        // A stranger's was replaced by ours.
+        let proto = head.fields.get(Known::XForwardedProto).unwrap_or_default();
+        Values {
+            client: account.client,
+            id: account.id.clone(),
+            method: head.method.clone(),
+            scheme: match proto.eq_ignore_ascii_case(b"https") {
+                true => "https",
+                false => "http",
+            },
+            host: sanitised.host(head).unwrap_or_default().into(),
+            port: head.fields.get(Known::Host).and_then(port),
+            path: match sanitised.path(head) {
+                // `OPTIONS *` is sent elsewhere as if it asked for the root.
+                b"*" if route.own.is_some() => (*b"/").into(),
+                path => path.into(),
+            },
+            query: sanitised.query(head).map(Into::into),
+            route: route.rules.name.clone(),
+            listener: pin.listener(account.listener).rules.name.clone(),
+        }
+    }
+}
+
+/// The port that a valid Host names.
+fn port(host: &[u8]) -> Option<u16> {
+    let colon = memchr::memrchr(b':', host)?;
+    std::str::from_utf8(host.get(colon + 1..)?)
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn client_bytes(client: IpAddr) -> SmallVec<[u8; 16]> {
+    match client.to_canonical() {
+        IpAddr::V4(address) => SmallVec::from_slice(&address.octets()),
+        IpAddr::V6(address) => SmallVec::from_slice(&address.octets()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_behind_the_last_colon_of_a_host() {
+        for (host, expected) in [
+            ("a", None),
+            ("a:80", Some(80)),
+            ("a:", None),
+            ("[::1]", None),
+            ("[::1]:8080", Some(8080)),
+            ("[2001:db8::80]", None),
+        ] {
+            assert_eq!(port(host.as_bytes()), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn another_spelling_of_a_client_has_the_same_key() {
+        let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
+        let plain: IpAddr = "192.0.2.1".parse().unwrap();
+        assert_eq!(client_bytes(mapped), client_bytes(plain));
+    }
+}
