@@ -20,8 +20,8 @@ use crate::util::rate::Rate;
 use crate::util::units::{ByteSize, Percent};
 
 pub use self::actions::{
-    Destination, HeaderEdits, Part, PathChange, Piece, Place, Redirect, Respond, SplitKey, Target,
-    Template, Variable,
+    Destination, Format, HeaderEdits, Part, PathChange, Piece, Place, Redirect, Respond, SplitKey,
+    Target, Template, Variable,
 };
 
 /// Index of an upstream in [`Config::upstreams`].

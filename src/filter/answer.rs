@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 
-use crate::config::model::{Place, Redirect, Respond, Template};
-use crate::filter::template::{Format, Text, Values, render, uri};
+use crate::config::model::{Format, Place, Redirect, Respond, Template};
+use crate::filter::template::{Text, Values, render, uri};
 use crate::message::{Body, Known, ResponseHead};
 
 /// What a route answers by itself, prepared.
@@ -36,7 +36,7 @@ impl Fixed {
         let body = match rules.body.fixed() {
             Some(text) => Content::Same(Bytes::copy_from_slice(text.as_bytes())),
             None => {
-                let format = format(&rules.content_type).unwrap_or(Format::Markup);
+                let format = Format::of(&rules.content_type).unwrap_or(Format::Markup);
                 Content::Filled(rules.body.clone(), format)
             }
         };
@@ -55,20 +55,6 @@ fn with_charset(content_type: &str) -> String {
     match lower.starts_with("text/") && !lower.contains("charset") {
         true => format!("{content_type}; charset=utf-8"),
         false => content_type.to_owned(),
-    }
-}
-
-/// How values are written in a body of that type; `None` where no way is safe.
-pub fn format(content_type: &str) -> Option<Format> {
-    let essence = content_type.split(';').next().unwrap_or_default();
-    let essence = essence.trim().to_ascii_lowercase();
-    match essence.as_str() {
-        "text/plain" => Some(Format::Plain),
-        "text/html" | "application/xml" | "text/xml" => Some(Format::Markup),
-        "application/json" => Some(Format::Json),
-        other if other.ends_with("+xml") => Some(Format::Markup),
-        other if other.ends_with("+json") => Some(Format::Json),
-        _ => None,
     }
 }
 
@@ -239,7 +225,7 @@ mod tests {
             ("text/javascript", None),
             ("text/css", None),
         ] {
-            assert_eq!(format(content_type), expected, "{content_type}");
+            assert_eq!(Format::of(content_type), expected, "{content_type}");
         }
         assert_eq!(with_charset("text/html"), "text/html; charset=utf-8");
         assert_eq!(with_charset("text/html;Charset=x"), "text/html;Charset=x");

@@ -3,8 +3,8 @@
 //! What is the same for every request is formatted once, when the snapshot is built, and appended
 //! as a block.
 
-use crate::config::model::{HeaderEdits, Template};
-use crate::filter::template::{self, Format, Values};
+use crate::config::model::{Format, HeaderEdits, Template};
+use crate::filter::template::{self, Values};
 use crate::message::{Block, Fields, Known, KnownSet};
 
 /// The edits of one direction, compiled.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::config::model::{Piece, Template, Variable};
+use crate::config::model::{Format, Piece, Template, Variable};
 use crate::message::Method;
 
 /// What the variables stand for; made only for a request whose route has some.
@@ -31,16 +31,6 @@ pub struct Values {
     pub query: Option<Box<[u8]>>,
     pub route: Arc<str>,
     pub listener: Arc<str>,
-}
-
-/// The format of the text around a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Header values, URIs and plain text.
-    Plain,
-    /// HTML and XML.
-    Markup,
-    Json,
 }
 
 /// Rendered text; mostly on the stack.

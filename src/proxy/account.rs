@@ -10,9 +10,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::config::model::{ListenerId, RouteId, Template, Timeouts};
+use crate::config::model::{Format, ListenerId, RouteId, Template, Timeouts};
 use crate::filter::headers::Edits;
-use crate::filter::template::{Format, Values, render};
+use crate::filter::template::{Values, render};
 use crate::message::{
     Body, Data, Fields, Frame, Known, KnownSet, Length, RequestHead, ResponseHead,
 };

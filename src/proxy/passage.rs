@@ -15,8 +15,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, ready};
 
-use crate::config::model::RouteId;
-use crate::filter::template::Format;
+use crate::config::model::{Format, RouteId};
 use crate::proxy::attempt::Attempt;
 use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::error::{self, Failure};

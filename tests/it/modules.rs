@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 /// A module and what it may use, besides itself. `app` and `cli` may use everything. (`admin` uses
-/// `message` and `balance` for `explain`, which reads a request and weighs servers as traffic does.)
+/// `message`, `balance` and `filter` for `explain`, which reads a request, weighs servers and changes
+/// paths as traffic does; `filter` uses the normal form of paths, and the order and hash of
+/// `balance` for shares.)
 const ALLOWED: [(&str, &str); 16] = [
     ("util", ""),
     ("message", "util"),
@@ -13,7 +15,7 @@ const ALLOWED: [(&str, &str); 16] = [
     ("balance", "config util"),
     ("router", "message config util"),
     ("telemetry", "message config util"),
-    ("filter", "message telemetry config util"),
+    ("filter", "router balance message telemetry config util"),
     ("wire", "message tls telemetry config util"),
     ("upstream", "balance wire message tls telemetry config util"),
     (
@@ -38,7 +40,7 @@ const ALLOWED: [(&str, &str); 16] = [
     ),
     (
         "admin",
-        "reload snapshot upstream router proxy balance message telemetry config util",
+        "reload snapshot upstream router filter proxy balance message telemetry config util",
     ),
 ];
 

@@ -7,8 +7,8 @@ use crate::config::build::retry;
 use crate::config::build::route::{Names, find};
 use crate::config::keys;
 use crate::config::model::{
-    Destination, Piece, Place, Redirect, Respond, SplitKey, Target, Template, Upstream, UpstreamId,
-    Variable,
+    Destination, Format, Piece, Place, Redirect, Respond, SplitKey, Target, Template, Upstream,
+    UpstreamId, Variable,
 };
 use crate::config::reader::Reader;
 use crate::config::tree::{Entry, Node, Span, Value, quote};
@@ -368,7 +368,7 @@ fn respond(table: Reader<'_>, building: &mut Building<'_>) -> Respond {
             .error("bad-value", table.span_of("body"), message);
         error.label("clients would not read it");
     }
-    if body.fixed().is_none() && crate::filter::answer::format(&content_type).is_none() {
+    if body.fixed().is_none() && Format::of(&content_type).is_none() {
         let message = format!(
             "no request variables in a body of type {}",
             quote(&content_type)

@@ -248,3 +248,29 @@ pub struct Respond {
     pub body: Template,
     pub content_type: String,
 }
+
+/// What stands around a request variable in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Header values, URIs and plain text.
+    Plain,
+    /// HTML and XML.
+    Markup,
+    Json,
+}
+
+impl Format {
+    /// Of a body of that type; `None` where there is no safe way to write what a client sends.
+    pub fn of(content_type: &str) -> Option<Format> {
+        let essence = content_type.split(';').next().unwrap_or_default();
+        let essence = essence.trim().to_ascii_lowercase();
+        match essence.as_str() {
+            "text/plain" => Some(Format::Plain),
+            "text/html" | "application/xml" | "text/xml" => Some(Format::Markup),
+            "application/json" => Some(Format::Json),
+            other if other.ends_with("+xml") => Some(Format::Markup),
+            other if other.ends_with("+json") => Some(Format::Json),
+            _ => None,
+        }
+    }
+}
