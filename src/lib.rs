@@ -66,7 +66,7 @@
 //! | [`balance`] | config util |
 //! | [`router`] | message config util |
 //! | [`telemetry`] | message config util |
-//! | [`filter`] | message telemetry config util |
+//! | [`filter`] | router balance message telemetry config util |
 //! | [`wire`] | message tls telemetry config util |
 //! | [`upstream`] | balance wire message telemetry config util |
 //! | [`snapshot`] | config router upstream telemetry balance util |
@@ -74,7 +74,7 @@
 //! | [`listener`] | proxy wire message snapshot tls telemetry config util |
 //! | [`worker`] | listener proxy snapshot upstream wire tls telemetry config util |
 //! | [`reload`] | config snapshot worker listener upstream tls telemetry util |
-//! | [`admin`] | reload snapshot upstream balance router proxy message telemetry config util |
+//! | [`admin`] | reload snapshot upstream balance router filter proxy message telemetry config util |
 //! | [`app`], [`cli`] | everything |
 //!
 //! A test reads the `use crate::` lines and fails on an edge that is not in this table.
