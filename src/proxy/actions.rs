@@ -1,5 +1,5 @@
-//! What a route does with a request beside sending it as it is: which upstream of a split, another
-//! path, an answer of its own. The rules are in [`crate::filter`]; here they meet a transaction.
+//! What a route does with a request beside sending it as it is: who may ask and how often, which
+//! upstream of a split, another path, an answer of its own. The rules are in [`crate::filter`]; here they meet a transaction.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use crate::config::model::{PathChange, RouteId, SplitKey};
+use crate::filter::access;
 use crate::filter::answer::Own;
+use crate::filter::limit::{Limiter, Verdict};
 use crate::filter::path;
 use crate::filter::split::Split;
 use crate::filter::template::Values;
@@ -18,11 +20,64 @@ use crate::proxy::transaction::Transaction;
 use crate::router;
 use crate::snapshot::{Pin, RouteState};
 use crate::telemetry::Reason;
+use crate::util::clock;
 use crate::wire::Response;
 
 impl Transaction {
+    /// Whether it may go on at all, and to which upstream.
+    #[cold]
+    pub(super) fn admit(&mut self, state: &RouteState) -> Result<(), Failure> {
+        if !access::admits(&state.rules.access, self.account.client) {
+            return Err(Failure::new(Reason::Denied));
+        }
+        if let Some(limiter) = &state.limit {
+            self.keep_to(limiter, state)?;
+        }
+        if let Some(split) = &state.split {
+            self.choose(split);
+        }
+        Ok(())
+    }
+
+    /// What is done to a head that goes on, or the answer that needs no server.
+    #[cold]
+    pub(super) fn act(
+        &mut self,
+        pin: &Pin,
+        route: RouteId,
+        sanitised: &Sanitised,
+    ) -> Result<Option<Response>, Failure> {
+        let state = pin.route(route);
+        if let Some(change) = &state.rules.path_change {
+            self.change_path(change, sanitised)?;
+        }
+        if state.variables {
+            self.account.values = Some(Box::new(self.values(pin, state, sanitised)));
+        }
+        if let Some(own) = &state.own {
+            return self.answer_itself(own, route).map(Some);
+        }
+        if let Some(edits) = &state.request_edits {
+            self.account.edit(edits);
+            self.host_missing &= !self.account.head.fields.contains(Known::Host);
+        }
+        Ok(None)
+    }
+
+    /// Refuses what is over the route's limit.
+    fn keep_to(&self, limiter: &Limiter, route: &RouteState) -> Result<(), Failure> {
+        let account = &self.account;
+        match limiter.check(account.client, &account.head.fields, clock::now()) {
+            Verdict::Admitted => Ok(()),
+            Verdict::Refused { retry_after, reset } => {
+                route.metrics.rate_limited();
+                Err(Failure::limited(limiter.burst(), retry_after, reset))
+            }
+        }
+    }
+
     /// One of the upstreams of a `split`. A missing key falls back to the client's address.
-    pub(super) fn choose(&mut self, split: &Split) {
+    fn choose(&mut self, split: &Split) {
         let account = &self.account;
         let fields = &account.head.fields;
         let key = match &split.by {
@@ -42,11 +97,7 @@ impl Transaction {
     }
 
     /// Another path goes on; the query is not touched.
-    pub(super) fn change_path(
-        &mut self,
-        change: &PathChange,
-        sanitised: &Sanitised,
-    ) -> Result<(), Failure> {
+    fn change_path(&mut self, change: &PathChange, sanitised: &Sanitised) -> Result<(), Failure> {
         const NO_PATH: &str = "what the path is rewritten to is no path";
         let head = &mut self.account.head;
         let old = sanitised.path(head);
@@ -63,7 +114,7 @@ impl Transaction {
     }
 
     /// A redirect, or a fixed answer.
-    pub(super) fn answer_itself(&mut self, own: &Own, route: RouteId) -> Result<Response, Failure> {
+    fn answer_itself(&mut self, own: &Own, route: RouteId) -> Result<Response, Failure> {
         const NO_HOST: &str = "a request without Host cannot be sent elsewhere";
         let target = self.account.head.outgoing_target();
         let end = memchr::memchr(b'?', target).unwrap_or(target.len());
@@ -86,7 +137,7 @@ impl Transaction {
     }
 
     /// What the route's templates say of this request.
-    pub(super) fn values(&self, pin: &Pin, route: &RouteState, sanitised: &Sanitised) -> Values {
+    fn values(&self, pin: &Pin, route: &RouteState, sanitised: &Sanitised) -> Values {
         let account = &self.account;
         let head = &account.head;
         // A stranger's was replaced by ours.

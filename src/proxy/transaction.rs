@@ -7,8 +7,6 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::model::{Forward, Protocol, RouteId};
-use crate::filter::access;
-use crate::filter::limit::{Limiter, Verdict};
 use crate::message::{Body, Downstream, Known, Length, Method, ResponseHead};
 use crate::proxy::account::Account;
 use crate::proxy::context::{ConnectionInfo, Context};
@@ -83,58 +81,33 @@ impl Transaction {
         let route = self.find_route(pin, &sanitised)?;
         let state = pin.route(route);
         self.account.routed(route);
-        if !access::admits(&state.rules.access, self.account.client) {
-            return Err(Failure::new(Reason::Denied));
-        }
-        if let Some(limiter) = &state.limit {
-            self.keep_to(limiter, state)?;
-        }
-        if let Some(split) = &state.split {
-            self.choose(split);
+        if state.acts {
+            self.admit(state)?;
         }
         self.set_target(state, &sanitised)?;
         self.rewrite_fields(pin, state);
-        if let Some(change) = &state.rules.path_change {
-            self.change_path(change, &sanitised)?;
+        if state.acts
+            && let Some(answer) = self.act(pin, route, &sanitised)?
+        {
+            return Ok(Prepared::Answer(answer));
         }
-        self.grpc = grpc::is_grpc(&self.account.head.fields);
-        if state.variables {
-            self.account.values = Some(Box::new(self.values(pin, state, &sanitised)));
-        }
-        if let Some(own) = &state.own {
-            return self.answer_itself(own, route).map(Prepared::Answer);
-        }
-        if let Some(edits) = &state.request_edits {
-            self.account.edit(edits);
-            self.host_missing &= !self.account.head.fields.contains(Known::Host);
-        }
+        let head = &self.account.head;
+        self.grpc = head.method == Method::Post && grpc::is_grpc(&head.fields);
         let to = state.destination(self.account.choice());
         self.take_body(state, to)?;
         self.set_total(to.rules.timeout.total);
         Ok(Prepared::Route(route))
     }
 
-    /// Refuses what is over the route's limit.
-    fn keep_to(&self, limiter: &Limiter, route: &RouteState) -> Result<(), Failure> {
-        let account = &self.account;
-        match limiter.check(account.client, &account.head.fields, clock::now()) {
-            Verdict::Admitted => Ok(()),
-            Verdict::Refused { retry_after, reset } => {
-                route.metrics.rate_limited();
-                Err(Failure::limited(limiter.burst(), retry_after, reset))
-            }
-        }
-    }
-
     /// `timeout.total`, or the deadline of a call where that is shorter.
     fn set_total(&mut self, total: Option<Duration>) {
-        let fields = &self.account.head.fields;
-        let deadline = if self.grpc {
-            grpc::timeout(fields)
-        } else {
-            None
-        };
-        if let Some(total) = [total, deadline].into_iter().flatten().min() {
+        let mut total = total;
+        if self.grpc
+            && let Some(deadline) = grpc::timeout(&self.account.head.fields)
+        {
+            total = Some(total.map_or(deadline, |total| total.min(deadline)));
+        }
+        if let Some(total) = total {
             let left = self.left_of(total);
             self.total = Some(self.account.context.timers.after(left));
         }

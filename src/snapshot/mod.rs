@@ -54,6 +54,8 @@ pub struct RouteState {
     pub response_edits: Option<Box<Edits>>,
     /// Something of the request is filled in somewhere: it is collected.
     pub variables: bool,
+    /// It does anything with a request but send it: one look for those that do nothing.
+    pub acts: bool,
 }
 
 /// An upstream that a route sends to, and what holds for it there.
@@ -136,7 +138,7 @@ fn route(
         .fallback
         .as_ref()
         .and_then(|fallback| fallback.upstream);
-    RouteState {
+    let mut state = RouteState {
         rules: rules.clone(),
         destinations: rules
             .target
@@ -167,7 +169,16 @@ fn route(
         request_edits: Edits::compile(&rules.request_headers),
         response_edits: Edits::compile(&rules.response_headers),
         variables: has_variables(rules),
-    }
+        acts: false,
+    };
+    state.acts = rules.access != model::Access::default()
+        || rules.path_change.is_some()
+        || state.limit.is_some()
+        || state.split.is_some()
+        || state.own.is_some()
+        || state.request_edits.is_some()
+        || state.variables;
+    state
 }
 
 fn has_variables(rules: &model::Route) -> bool {

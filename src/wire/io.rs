@@ -98,6 +98,7 @@ impl Socket {
     }
 
     /// As [`Socket::poll_write`] without TLS, `WouldBlock` where nothing goes: registers nothing.
+    #[inline]
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let (fd, whole) = (self.fd(), bytes.len());
         self.try_io(Interest::WRITABLE, whole, || {
