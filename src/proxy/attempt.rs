@@ -50,6 +50,8 @@ pub(super) struct Failed {
     pub failure: Failure,
     /// At least one byte of the request was written.
     pub written: bool,
+    /// Nothing went wrong but that no connection may be opened now.
+    pub no_room: bool,
     /// Where to go on, when that was settled before this attempt was ended.
     pub next: Option<Box<Selected>>,
 }
@@ -264,6 +266,7 @@ impl Transaction {
             cause: None,
             failure,
             written: true,
+            no_room: false,
             next: None,
         }
     }
@@ -291,6 +294,7 @@ impl Transaction {
             cause,
             failure,
             written,
+            no_room: false,
             next: None,
         }
     }

@@ -98,6 +98,7 @@ impl Transaction {
         Failed {
             cause: Some(Cause::Connect),
             written: false,
+            no_room: true,
             ..self.given_up(lease.server(), failure, started)
         }
     }
@@ -122,6 +123,7 @@ impl Transaction {
             cause: Some(Cause::Connect),
             failure,
             written: false,
+            no_room: false,
             next: None,
         }
     }

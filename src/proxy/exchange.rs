@@ -46,7 +46,14 @@ enum Last {
     Failure(Failed),
 }
 
+/// How often a request whose place on a connection was taken back stands in the queue again.
+const WAITS: u32 = 3;
+
 impl Last {
+    fn is_no_room(&self) -> bool {
+        matches!(self, Last::Failure(failed) if failed.no_room)
+    }
+
     fn give(self) -> Result<Attempt, Failure> {
         match self {
             Last::Answer(attempt, _) => Ok(*attempt),
@@ -82,6 +89,7 @@ impl Transaction {
                 Ok(attempt)
             }
         };
+        let mut waits = 0;
         loop {
             let mut last = match attempted {
                 Ok(attempt) => match self.unwelcome(journey.to, &attempt) {
@@ -93,7 +101,14 @@ impl Transaction {
                 },
                 Err(failed) => Last::Failure(failed),
             };
-            let Some(next) = self.next(&journey, &mut last) else {
+            let next = match self.next(&journey, &mut last) {
+                None if last.is_no_room() && waits < WAITS => {
+                    waits += 1;
+                    Some(self.wait_in_queue(journey.upstream).await?)
+                }
+                next => next,
+            };
+            let Some(next) = next else {
                 journey.retried(RetryResult::Failure);
                 return last.give();
             };

@@ -17,9 +17,10 @@ fn noise(size: usize, seed: u64) -> Vec<u8> {
     (0..size).map(|_| random.u8(..)).collect()
 }
 
-/// A client of each version.
-fn each_version(scene: &Scene) -> [Client; 2] {
-    [&TLS12, &TLS13].map(|version| {
+/// A client of each version, connected when it is its turn: one that waited for the other's would
+/// be a client that sends no request in time.
+fn each_version(scene: &Scene) -> impl Iterator<Item = Client> {
+    [&TLS12, &TLS13].into_iter().map(|version| {
         let config = scene.authority.client().version(version).build();
         connect(scene.proxy.address(), &config, "a.example")
     })
