@@ -60,6 +60,10 @@ fn every_family_is_scraped_with_type_and_help_and_promtool_finds_nothing() {
     let origin = Origin::good("ok");
     let proxy = Proxy::start(&app(&[&origin], "health = { tcp = true }\n"));
     assert_eq!(proxy.get("/").status, 200);
+    eventually("the first check is made", || {
+        let checks = "evenkeel_upstream_health_checks_total{";
+        proxy.metrics().contains(checks)
+    });
     let answer = proxy.admin("GET", "/metrics", "");
     let version = answer.header("content-type").expect("says its type");
     assert!(
@@ -74,6 +78,7 @@ fn every_family_is_scraped_with_type_and_help_and_promtool_finds_nothing() {
         ("evenkeel_request_bytes_total", "counter"),
         ("evenkeel_response_bytes_total", "counter"),
         ("evenkeel_rejected_total", "counter"),
+        ("evenkeel_rate_limited_total", "counter"),
         ("evenkeel_connections_active", "gauge"),
         ("evenkeel_connections_total", "counter"),
         ("evenkeel_connections_refused_total", "counter"),
