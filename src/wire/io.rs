@@ -191,6 +191,7 @@ impl Socket {
 
     /// Ready when a read may give bytes, FIN or an error; registers the waker otherwise. Looks at a
     /// flag, makes no system call.
+    #[inline]
     pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Socket::Tcp(stream) => stream.poll_read_ready(cx),
@@ -251,6 +252,7 @@ impl Socket {
     }
 
     /// One call for up to `whole` bytes, if the flag says that it may succeed.
+    #[inline(always)]
     fn try_io(
         &self,
         interest: Interest,
