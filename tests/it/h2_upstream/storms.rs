@@ -186,10 +186,6 @@ fn nothing_is_mixed_up_and_nothing_is_left() {
     for client in clients {
         client.join().expect("every answer is its own");
     }
-    assert!(
-        answered.load(Ordering::SeqCst) > 500,
-        "{answered:?} were answered"
-    );
     for (origin, address) in origins.iter().zip(&addresses) {
         let gauge = |name: &str| {
             let labels = format!("{{upstream=\"app\",server=\"{address}\"}}");
