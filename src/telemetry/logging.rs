@@ -10,8 +10,10 @@ use tracing_subscriber::reload;
 
 use crate::config::model::{self, LogFormat};
 
-/// What libraries say at these levels and below is about themselves; who wants it names them.
-const QUIET: &str = "hyper=warn,hickory_proto=warn,hickory_resolver=warn,notify=warn,mio=warn";
+/// What libraries say at these levels and below is about themselves; who wants it names them. `h2`
+/// warns of each client that resets its requests, without end while one attacks: that is counted.
+const QUIET: &str =
+    "hyper=warn,hickory_proto=warn,hickory_resolver=warn,notify=warn,mio=warn,h2=error";
 
 /// Changes the level while running.
 #[derive(Debug, Clone)]
@@ -72,6 +74,7 @@ mod tests {
             shown.contains("hyper=warn") && shown.contains("debug"),
             "{shown}"
         );
+        assert!(shown.contains("h2=error"), "a client could fill the log");
         let shown = filter("info,hyper=trace").expect("directives").to_string();
         assert!(
             shown.contains("hyper=trace") && !shown.contains("hyper=warn"),
