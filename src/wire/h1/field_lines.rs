@@ -216,6 +216,6 @@ pub(super) static TOKEN: [u8; 256] = {
 };
 
 /// True if `bytes` is a token.
-pub(super) fn is_token(bytes: &[u8]) -> bool {
+pub(in crate::wire) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&byte| TOKEN[byte as usize] != 0)
 }

@@ -3,7 +3,7 @@
 mod chunked;
 pub mod client;
 pub(super) mod date;
-mod field_lines;
+pub(in crate::wire) mod field_lines;
 pub(super) mod framing;
 mod head_write;
 mod inbound;

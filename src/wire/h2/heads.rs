@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 use crate::config::model::UnderscoreHeaders;
 use crate::message::{Fields, Known, KnownSet, Method, RequestHead, ResponseHead, Version};
 use crate::wire::h1::date;
+use crate::wire::h1::field_lines::is_token;
 use crate::wire::h1::framing::{FRAMING_TRAILERS, forbidden_trailer, number};
 use crate::wire::{Limits, RefusalReason};
 
@@ -78,6 +79,7 @@ fn fill(
         check_target(head)?;
         check_scheme(parts)?;
     }
+    check_protocol(parts)?;
     if let Some(host) = host(parts)? {
         head.fields.append(Known::Host, host);
     }
@@ -107,6 +109,21 @@ fn check_scheme(parts: &http::request::Parts) -> Result<(), Fault> {
         None | Some("http" | "https") => Ok(()),
         Some(_) => bad("the scheme is neither http nor https"),
     }
+}
+
+/// What an extended CONNECT asks for becomes `Upgrade`, a token (RFC 9110 section 7.8); what follows
+/// it is no content, whose length could be said (section 9.3.6).
+fn check_protocol(parts: &http::request::Parts) -> Result<(), Fault> {
+    let Some(protocol) = parts.extensions.get::<h2::ext::Protocol>() else {
+        return Ok(());
+    };
+    if !is_token(protocol.as_str().as_bytes()) {
+        return bad("the protocol to connect to is no token");
+    }
+    if parts.headers.contains_key(http::header::CONTENT_LENGTH) {
+        return bad("Content-Length in a CONNECT");
+    }
+    Ok(())
 }
 
 /// Where the request goes to: `:authority`, which `Host` may repeat and not contradict (RFC 9113
@@ -314,6 +331,28 @@ mod tests {
     fn refused(uri: &str, fields: &[(&str, &str)]) -> Option<(RefusalReason, &'static str)> {
         let refused = request(&parts(uri, fields), &limits()).err()?;
         Some((refused.reason, refused.detail))
+    }
+
+    #[test]
+    fn extended_connect_asks_for_a_token_and_has_no_content() {
+        type Row<'a> = (&'static str, &'a [(&'a str, &'a str)], bool);
+        let rows: [Row<'_>; 6] = [
+            ("websocket", &[], true),
+            ("connect-udp", &[], true),
+            ("websocket\r\nx: y", &[], false),
+            ("web socket", &[], false),
+            ("", &[], false),
+            ("websocket", &[("content-length", "5")], false),
+        ];
+        for (protocol, fields, fine) in rows {
+            let mut parts = parts("http://a/", fields);
+            parts.method = http::Method::CONNECT;
+            parts
+                .extensions
+                .insert(h2::ext::Protocol::from_static(protocol));
+            let refused = request(&parts, &limits()).err();
+            assert_eq!(refused.is_none(), fine, "{protocol:?} {fields:?}");
+        }
     }
 
     #[test]
