@@ -21,6 +21,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD: usize = 9;
 const RESET_HEAD: usize = HEAD + 4;
 
+/// What the library counts as overhead: a DATA frame with fewer bytes.
+pub(super) const SMALL: usize = 256;
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
@@ -113,6 +116,8 @@ pub(super) struct Guard {
     /// What GOAWAY says of [`Cut::Protocol`].
     reason: Reason,
     pub(super) faults: Rc<Faults>,
+    /// DATA frames that hold little, since somebody set it to 0.
+    pub(super) small: usize,
     verdict: Option<Cut>,
 }
 
@@ -216,6 +221,7 @@ impl Guard {
             blocks: Blocks::new(),
             reason: Reason::PROTOCOL_ERROR,
             faults: Rc::default(),
+            small: 0,
             verdict: None,
         }
     }
@@ -307,8 +313,12 @@ impl Guard {
             SETTINGS => (&mut budgets.settings, Cut::SettingsFlood),
             PING => (&mut budgets.pings, Cut::PingFlood),
             WINDOW_UPDATE => (&mut budgets.window_updates, Cut::WindowUpdates),
+            DATA => {
+                self.small += usize::from(frame.length < SMALL);
+                return Ok(());
+            }
             // Errors all of them, which the library answers.
-            DATA | PUSH_PROMISE | GOAWAY => return Ok(()),
+            PUSH_PROMISE | GOAWAY => return Ok(()),
             _ => (&mut budgets.unknown, Cut::UnknownFrames),
         };
         if budget.spend() { Ok(()) } else { Err(cut) }

@@ -21,6 +21,10 @@ use crate::wire::io::Socket;
 const COLLECTED: usize = 64 * 1024;
 /// Bytes that one wake-up may read before other connections get their turn.
 const READ_BUDGET: usize = 256 * 1024;
+/// Small DATA frames that are read before streams take them, and the size of one read: together
+/// fewer than what `h2` takes for a flood.
+const SMALL_PER_ROUND: usize = 512;
+const READ: usize = 16 * 1024;
 
 /// A connection's socket, shared between `h2` and the task that it serves.
 pub(super) struct Link {
@@ -33,6 +37,8 @@ pub(super) struct Link {
     pub(super) guard: Guard,
     /// Bytes that may still be read in this turn.
     budget: usize,
+    /// Streams are to take what was read before there is more.
+    full: bool,
     /// Bytes read, ever: grows while the peer is alive.
     pub(super) received: u64,
     /// The peer's FIN was read.
@@ -49,6 +55,7 @@ impl Link {
             sent: 0,
             guard,
             budget: READ_BUDGET,
+            full: false,
             received: 0,
             ended: false,
         }
@@ -57,6 +64,17 @@ impl Link {
     /// A wake-up begins.
     pub(super) fn begin_turn(&mut self) {
         self.budget = READ_BUDGET;
+    }
+
+    /// Streams have had their chance to take what was read.
+    pub(super) fn begin_round(&mut self) {
+        self.full = false;
+        self.guard.small = 0;
+    }
+
+    /// There may be more to read once streams have taken what was read.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
     }
 
     /// The share of this turn is used up, and there may be more.
@@ -101,6 +119,12 @@ impl Link {
         if self.guard.verdict().is_some() || self.budget == 0 {
             return Poll::Pending;
         }
+        if self.guard.small >= SMALL_PER_ROUND {
+            self.full = true;
+            return Poll::Pending;
+        }
+        let most = room.len().min(READ);
+        let room = &mut room[..most];
         let count = if self.taken < self.before.len() {
             let rest = &self.before[self.taken..];
             let count = rest.len().min(room.len());

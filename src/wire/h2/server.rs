@@ -35,7 +35,7 @@ use crate::message::{Downstream, Scratch};
 use crate::util::clock;
 use crate::util::timer::{Deadline, SweepSlot, Timers};
 use crate::util::turn::next_round;
-use crate::wire::h2::guard::Guard;
+use crate::wire::h2::guard::{Guard, SMALL};
 use crate::wire::h2::io::{Io, Link};
 use crate::wire::io::Socket;
 use crate::wire::{Cut, Handler, Limits, Request};
@@ -48,6 +48,9 @@ use stream::Stream;
 
 /// Rounds of one wake-up before other connections get their turn.
 const ROUNDS: u32 = 16;
+/// DATA frames of a few bytes that may wait for servers to take them, per connection: the windows
+/// count their payload, not the quarter of a KiB that each costs. More is taken for a flood.
+const SMALL_FRAMES: usize = 4096;
 /// Bytes that `h2` may hold of one stream's answer.
 const SEND_BUFFER: usize = 64 * 1024;
 /// How long a connection that was told to end may still send requests that were on their way.
@@ -108,6 +111,7 @@ fn builder(limits: &Limits) -> Builder {
         .initial_connection_window_size(limits.h2_connection_window)
         // Up to here we answer 431 ourselves, and say why.
         .max_header_list_size(list)
+        .data_frame_budget(SMALL_FRAMES * SMALL)
         .max_send_buffer_size(SEND_BUFFER.min(limits.connection_buffer))
         .enable_connect_protocol();
     builder
@@ -209,6 +213,7 @@ impl<H: Handler> Serve<H> {
         for _ in 0..ROUNDS {
             // What rings from here on is looked at in another round.
             self.bell.has_rung();
+            self.link.borrow_mut().begin_round();
             if let State::Lingering { .. } = self.state {
                 return match self.poll_linger(cx) {
                     Poll::Ready(()) => Round::Over,
@@ -225,7 +230,8 @@ impl<H: Handler> Serve<H> {
             if matches!(flushed, Poll::Ready(Err(_))) {
                 return Round::Over;
             }
-            if self.link.borrow().is_spent() {
+            let (spent, full) = (self.link.borrow().is_spent(), self.link.borrow().is_full());
+            if spent || full {
                 return Round::Again;
             }
             let lingers = matches!(self.state, State::Lingering { .. });

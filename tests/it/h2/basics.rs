@@ -93,6 +93,23 @@ fn large_bodies_cross_in_both_directions() {
 }
 
 #[test]
+fn a_burst_of_small_messages_is_a_body_and_no_flood() {
+    let origin = Origin::good("hello");
+    let proxy = Proxy::start(&app(&[&origin], ""));
+    let mut raw = Raw::connect(proxy.address());
+    // All at once and within the windows, as gRPC libraries send a stream of small messages.
+    let mut burst = head(1, 0, &POST, &[]);
+    for _ in 0..3_000 {
+        burst.extend(frame(DATA, 0, 1, b"ab"));
+    }
+    burst.extend(frame(DATA, END_STREAM, 1, &[]));
+    assert!(raw.send(&burst));
+    assert_eq!(raw.answer(1), 200);
+    let body = String::from_utf8_lossy(&origin.last().body).into_owned();
+    assert_eq!(body.matches("ab").count(), 3_000, "in chunks: {body:.40}");
+}
+
+#[test]
 fn declared_and_undeclared_bodies_and_none() {
     let origin = Origin::good("");
     let proxy = Proxy::start(&app(&[&origin], ""));
