@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::model::{Forward, Protocol, RouteId};
-use crate::message::{Body, Downstream, Known, Length, Method, ResponseHead};
+use crate::message::{Body, Downstream, Known, Length, Method, ResponseHead, Version};
 use crate::proxy::account::Account;
 use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::error::Failure;
@@ -85,7 +85,7 @@ impl Transaction {
             self.admit(state)?;
         }
         self.set_target(state, &sanitised)?;
-        self.rewrite_fields(pin, state);
+        self.rewrite_fields(pin, state)?;
         if state.acts
             && let Some(answer) = self.act(pin, route, &sanitised)?
         {
@@ -169,10 +169,13 @@ impl Transaction {
     }
 
     /// Hop-by-hop fields go, forwarding fields come.
-    fn rewrite_fields(&mut self, pin: &Pin, route: &RouteState) {
+    fn rewrite_fields(&mut self, pin: &Pin, route: &RouteState) -> Result<(), Failure> {
         let rules = &pin.listener(self.account.listener).rules;
         let connection = &self.connection;
         let head = &mut self.account.head;
+        // In HTTP/2 only an extended CONNECT comes with it, which is nothing without its tunnel
+        // (RFC 8441 section 4).
+        let tunnel = head.version == Version::H2 && head.fields.contains(Known::Upgrade);
         let requested =
             hop_by_hop::clean_request(&mut head.fields, head.version, &route.rules.upgrades);
         // RFC 6455 section 4.1: a WebSocket begins with GET.
@@ -181,6 +184,10 @@ impl Transaction {
         self.upgrade = requested
             .upgrade
             .filter(|token| *method == Method::Get || !token.eq_ignore_ascii_case("websocket"));
+        if tunnel && self.upgrade.is_none() {
+            const NOT_LET_THROUGH: &str = "this route lets no such protocol through";
+            return Err(Failure::because(Reason::NotImplemented, NOT_LET_THROUGH));
+        }
         let arrival = Arrival {
             source: connection.peer.ip(),
             trusted: self.trusted,
@@ -205,6 +212,7 @@ impl Transaction {
         {
             head.fields.append(Known::ClientCert, certificate);
         }
+        Ok(())
     }
 
     /// Wraps the request body where there is one; a length over the limit is refused unread.

@@ -146,10 +146,14 @@ fn what_the_server_or_the_route_refuses_is_an_ordinary_answer() {
         let (answer, _stream) = ask(&mut client, "websocket").await;
         let answer = whole(answer.await.expect("an answer")).await;
         assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
-        // Not in `upgrades`: asked as an ordinary request, and 200 would mean a tunnel.
+        // Not in `upgrades`: no server is asked for what is nothing without its tunnel.
         let (answer, _stream) = ask(&mut client, "connect-udp").await;
         let answer = whole(answer.await.expect("an answer")).await;
-        assert_eq!(answer.status, 502);
+        assert_eq!(answer.status, 501);
+        assert_eq!(answer.header("x-evenkeel-reason"), Some("not_implemented"));
+        let chats = origin.requests().into_iter();
+        let chats = chats.filter(|request| request.target() == "/chat");
+        assert_eq!(chats.count(), 1);
         assert_eq!(client.get("/").await.text(), "ok");
     });
 }
