@@ -23,6 +23,8 @@ struct Shared {
     open: AtomicUsize,
     requests: Mutex<Vec<Received>>,
     streams: Mutex<Vec<TcpStream>>,
+    /// Of a stopped origin: bound, so that no other test gets its port meanwhile.
+    reserved: Mutex<Option<socket2::Socket>>,
 }
 
 /// One request as it arrived.
@@ -111,6 +113,7 @@ impl Origin {
             open: AtomicUsize::new(0),
             requests: Mutex::default(),
             streams: Mutex::default(),
+            reserved: Mutex::default(),
         });
         let origin = Origin { address, shared };
         origin.serve(listener);
@@ -200,6 +203,14 @@ impl Origin {
 
     /// Refuses connections from now on and breaks off the open ones.
     pub fn stop(&self) {
+        self.close();
+        let reserved = super::value_within(DEADLINE, "the origin's port is free", || {
+            reserve(self.address).ok()
+        });
+        *self.shared.reserved.lock().expect("no panic with the lock") = Some(reserved);
+    }
+
+    fn close(&self) {
         if self.shared.stopped.swap(true, Ordering::SeqCst) {
             return;
         }
@@ -223,6 +234,13 @@ impl Origin {
     /// Accepts again, at the same address.
     pub fn resume(&self) {
         assert!(self.shared.stopped.load(Ordering::SeqCst), "stopped before");
+        drop(
+            self.shared
+                .reserved
+                .lock()
+                .expect("no panic with the lock")
+                .take(),
+        );
         let listener = listen(self.address);
         self.shared.stopped.store(false, Ordering::SeqCst);
         self.serve(listener);
@@ -271,9 +289,21 @@ impl Origin {
 impl Drop for Origin {
     fn drop(&mut self) {
         if !thread::panicking() {
-            self.stop();
+            self.close();
         }
     }
+}
+
+/// A port that refuses connections and that nobody else is given.
+fn reserve(address: SocketAddr) -> io::Result<socket2::Socket> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    // To be bound beside what lingers of its connections; then no longer, because the system
+    // gives a port with it to others who have it, too.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.set_reuse_address(false)?;
+    Ok(socket)
 }
 
 fn listen(address: SocketAddr) -> TcpListener {
