@@ -4,14 +4,11 @@
 //! `Connection`, and for WebSocket the key that RFC 6455 section 4.1 asks for and HTTP/2 leaves
 //! out. The key is ours, so what the server makes of it is ours to check.
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use bytes::Bytes;
 
 use crate::message::{Body, Known, Method, RequestHead, ResponseHead};
+use crate::util::websocket;
 use crate::wire::Response;
-
-/// RFC 6455 section 1.3.
-const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// What an extended CONNECT asked for.
 pub(super) struct Upgrade {
@@ -31,10 +28,10 @@ impl Upgrade {
         if !protocol.eq_ignore_ascii_case("websocket") {
             return Upgrade { accept: None };
         }
-        let key = base64(&std::array::from_fn::<u8, 16, _>(|_| fastrand::u8(..)));
+        let key = websocket::new_key();
         head.fields.append_text("Sec-WebSocket-Key", key.as_bytes());
         Upgrade {
-            accept: Some(accept_of(&key)),
+            accept: Some(websocket::accept(key.as_bytes())),
         }
     }
 
@@ -72,48 +69,5 @@ fn refused() -> Response {
             b"the server did not switch to the protocol that was asked for\n",
         )),
         close: false,
-    }
-}
-
-/// RFC 6455 section 4.2.2.
-fn accept_of(key: &str) -> String {
-    let input = [key, GUID].concat();
-    base64(digest(&SHA1_FOR_LEGACY_USE_ONLY, input.as_bytes()).as_ref())
-}
-
-/// RFC 4648 section 4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits = group
-            .iter()
-            .chain([0, 0].iter().skip(group.len() - 1))
-            .fold(0u32, |bits, &byte| bits << 8 | u32::from(byte));
-        for place in 0..4 {
-            let digit = bits >> (18 - 6 * place) & 63;
-            text.push(if place <= group.len() {
-                char::from(ALPHABET[digit as usize])
-            } else {
-                '='
-            });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_answered_as_in_the_rfc() {
-        assert_eq!(
-            accept_of("dGhlIHNhbXBsZSBub25jZQ=="),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v")] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
     }
 }
