@@ -71,11 +71,20 @@ pub struct Status {
     pub generation: u64,
     pub uptime_seconds: u64,
     pub workers: usize,
+    pub tasks: Tasks,
     /// The file that is watched.
     pub config_file: String,
     pub last_reload: LastReload,
     pub listeners: Vec<ListenerStatus>,
     pub routes: Vec<RouteStatus>,
+}
+
+/// How many tasks the event loops have now: what does not end after a storm is a leak.
+#[derive(Debug, Clone, Serialize)]
+pub struct Tasks {
+    pub control: usize,
+    /// One number per worker.
+    pub workers: Vec<usize>,
 }
 
 /// The outcome of the last attempt to change the configuration; the first load counts.

@@ -20,6 +20,6 @@ mod tests;
 
 pub use context::{
     Control, ExplainRequest, Future, LastReload, ListenerStatus, Readiness, Rejected, Reloaded,
-    RouteStatus, Settings, Status,
+    RouteStatus, Settings, Status, Tasks,
 };
 pub use server::{Bound, bind};

@@ -78,6 +78,10 @@ impl Control for Process {
             generation: 3,
             uptime_seconds: 5,
             workers: 2,
+            tasks: Tasks {
+                control: 3,
+                workers: vec![2, 2],
+            },
             config_file: "evenkeel.toml".into(),
             last_reload: LastReload {
                 successful: true,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
+use tokio::runtime::RuntimeMetrics;
 use tokio::time::Instant;
 
 use crate::admin;
@@ -16,12 +17,15 @@ use crate::reload::{Handle, Outcome, Trigger};
 use crate::telemetry::Metrics;
 use crate::upstream::view::{ServerView, UpstreamView};
 use crate::upstream::{Override, OverrideError, Registry};
+use crate::worker::Workers;
 
 pub(super) struct Control {
     pub reload: Handle,
     pub registry: Arc<Registry>,
     pub metrics: Arc<Metrics>,
-    pub workers: usize,
+    pub workers: Arc<Workers>,
+    /// Of control's own event loop.
+    pub tasks: RuntimeMetrics,
     pub config_file: PathBuf,
     pub started: Instant,
 }
@@ -57,7 +61,11 @@ impl admin::Control for Control {
             state: self.readiness(),
             generation: snapshot.generation,
             uptime_seconds: self.started.elapsed().as_secs(),
-            workers: self.workers,
+            workers: self.workers.count(),
+            tasks: admin::Tasks {
+                control: self.tasks.num_alive_tasks(),
+                workers: self.workers.tasks(),
+            },
             config_file: self.config_file.display().to_string(),
             last_reload: admin::LastReload {
                 successful: last.successful,

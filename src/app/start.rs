@@ -169,7 +169,8 @@ async fn start(
             reload: first.handle.clone(),
             registry,
             metrics: metrics.clone(),
-            workers: count,
+            workers: first.workers.clone(),
+            tasks: tokio::runtime::Handle::current().metrics(),
             config_file: options.config.clone(),
             started: Instant::now(),
         };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::RuntimeMetrics;
 use tokio::sync::mpsc;
 
 use crate::config::model::BindAddress;
@@ -55,6 +56,7 @@ pub struct Shared {
 pub struct Workers {
     commands: Vec<mpsc::UnboundedSender<Command>>,
     loads: Arc<Loads>,
+    loops: Vec<RuntimeMetrics>,
     /// Nothing is sent: closed when the last worker has ended.
     running: tokio::sync::Mutex<mpsc::Receiver<()>>,
 }
@@ -67,6 +69,7 @@ impl Workers {
         let (mailboxes, mut handed): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         let mut commands = Vec::with_capacity(count);
+        let mut loops = Vec::with_capacity(count);
         for (index, handed) in handed.drain(..).enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
             commands.push(sender);
@@ -85,18 +88,25 @@ impl Workers {
                 .name(format!("worker-{index}"))
                 .spawn(move || run::run(start, &built))?;
             // A thread that ended without a word is as good as one that could not begin.
-            runtime.recv().map_err(std::io::Error::other)??;
+            loops.push(runtime.recv().map_err(std::io::Error::other)??);
         }
         let running = tokio::sync::Mutex::new(all_ended);
         Ok(Workers {
             commands,
             loads,
+            loops,
             running,
         })
     }
 
     pub fn count(&self) -> usize {
         self.commands.len()
+    }
+
+    /// How many tasks each worker's event loop has now.
+    pub fn tasks(&self) -> Vec<usize> {
+        let alive = RuntimeMetrics::num_alive_tasks;
+        self.loops.iter().map(alive).collect()
     }
 
     /// Lets every worker take up the published snapshot, and gives each one socket of every added

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use ipnet::IpNet;
-use tokio::runtime::LocalOptions;
+use tokio::runtime::{LocalOptions, RuntimeMetrics};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Change, Command, Shared};
@@ -37,7 +37,7 @@ pub(super) struct Start {
 
 /// The body of the thread. It owns its event loop, which never leaves it: tasks are queued without a
 /// lock and need no second scheduler around them. `built` hears whether there is one.
-pub(super) fn run(start: Start, built: &SyncSender<io::Result<()>>) {
+pub(super) fn run(start: Start, built: &SyncSender<io::Result<RuntimeMetrics>>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default());
@@ -45,7 +45,7 @@ pub(super) fn run(start: Start, built: &SyncSender<io::Result<()>>) {
         Ok(runtime) => runtime,
         Err(error) => return drop(built.send(Err(error))),
     };
-    let _ = built.send(Ok(()));
+    let _ = built.send(Ok(runtime.metrics()));
     shard::enter_worker(start.index);
     let running = start.running.clone();
     runtime.block_on(work(start));

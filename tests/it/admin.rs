@@ -28,6 +28,29 @@ fn has(found: &Value, expected: &Value) {
 }
 
 #[test]
+fn status_shows_tasks_and_none_is_left_of_a_connection() {
+    let origin = Origin::good("ok");
+    let proxy = Proxy::start(&app(&[&origin], ""));
+    let tasks = || {
+        let workers = proxy.status()["tasks"]["workers"].clone();
+        let workers = workers.as_array().expect("one number per worker");
+        assert_eq!(workers.len(), 2);
+        workers
+            .iter()
+            .filter_map(serde_json::Value::as_u64)
+            .sum::<u64>()
+    };
+    let before = tasks();
+    let mut clients: Vec<_> = (0..20).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.get("/");
+    }
+    assert!(tasks() >= before + 20, "{} after {before}", tasks());
+    drop(clients);
+    eventually("they are gone", || tasks() == before);
+}
+
+#[test]
 fn status_shows_the_process_its_upstreams_and_servers() {
     let (origin, backup) = (Origin::good("ok"), Origin::good("ok"));
     let servers = [
