@@ -50,6 +50,7 @@ fn route(i: usize) -> Arc<Route> {
         forward: Forward::Normalized,
         max_body: None,
         fallback: None,
+        mirror: None,
         access: Default::default(),
         limit: None,
         path_change: None,

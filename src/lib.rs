@@ -51,7 +51,8 @@
 //! 7. First attempts follow Nginx's sequence over all workers together, exact over every period
 //!    without a change; retries never move the counter.
 //! 8. An invalid configuration cannot be constructed.
-//! 9. All timing uses tokio's clock (tests pause it); wall time only in logs.
+//! 9. All timing uses tokio's clock (tests pause it); wall time only in logs, and to say when a
+//!    sticky cookie was issued.
 //! 10. Label values come from configured names, never from requests.
 //! 11. Memory per connection and per request is bounded by configuration.
 //!

@@ -17,6 +17,7 @@ use crate::filter::answer::Own;
 use crate::filter::template::Values;
 use crate::message::{Known, Method, RequestHead, Version};
 use crate::proxy::sanitise::{self, Refused, Sanitised};
+use crate::proxy::sticky;
 use crate::router::{Outcome, Query, Rank};
 use crate::snapshot::{DestinationState, ListenerState, RouteState, Snapshot};
 
@@ -207,7 +208,8 @@ fn servers(
     let upstream = to.upstream.latest();
     explanation.panic |= upstream.is_panicking() && share > 0.0;
     let hash = hash_key(&upstream.config().balance, query);
-    let servers = upstream.explain(hash, Instant::now()).into_iter();
+    let sticky = sticky::named(query.fields, &upstream);
+    let servers = upstream.explain(hash, sticky, Instant::now()).into_iter();
     explanation
         .servers
         .extend(servers.map(|server| ServerVerdict {

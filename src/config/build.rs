@@ -163,6 +163,7 @@ fn unused(config: &Config, root: &Reader<'_>, building: &mut Building<'_>) {
     }
     for (index, upstream) in config.upstreams.iter().enumerate() {
         let used = config.routes.iter().any(|route| {
+            let mirror = route.mirror.as_ref();
             let fallback = route
                 .fallback
                 .as_ref()
@@ -170,6 +171,7 @@ fn unused(config: &Config, root: &Reader<'_>, building: &mut Building<'_>) {
             let mut destinations = route.target.destinations().iter();
             destinations.any(|to| to.upstream.0 == index)
                 || fallback.is_some_and(|id| id.0 == index)
+                || mirror.is_some_and(|mirror| mirror.upstream.0 == index)
         });
         if let (false, Some(entry)) = (used, root.entries("upstream").get(index)) {
             let message = format!("no route uses the upstream {}", quote(&upstream.name));

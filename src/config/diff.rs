@@ -237,6 +237,7 @@ fn settings(a: &Upstream, b: &Upstream) -> String {
         ("connections", a.connections == b.connections),
         ("proxy-protocol", a.proxy_protocol == b.proxy_protocol),
         ("tls", a.tls == b.tls),
+        ("sticky", a.sticky == b.sticky),
     ];
     let changed: Vec<&str> = parts
         .iter()
@@ -310,7 +311,20 @@ fn route_change(a: &Route, old: &Config, b: &Route, new: &Config) -> Option<Stri
             false => format!("{from} -> {to}"),
         });
     }
-    (comparable(a, old) != comparable(b, new)).then(|| "settings".to_owned())
+    let mirror = |route: &Route, config: &Config| {
+        let mirror = route.mirror.as_ref();
+        mirror.map_or("off".to_owned(), |mirror| {
+            mirror.describe(&config.upstreams)
+        })
+    };
+    let (from, to) = (mirror(a, old), mirror(b, new));
+    let others = comparable(a, old) != comparable(b, new);
+    match (from != to, others) {
+        (true, false) => Some(format!("mirror {from} -> {to}")),
+        (true, true) => Some(format!("mirror {from} -> {to}, settings")),
+        (false, true) => Some("settings".to_owned()),
+        (false, false) => None,
+    }
 }
 
 /// A route without what may differ though it means the same: its place and the indices.

@@ -45,7 +45,13 @@ pub(super) fn effective(merged: &Table) -> Table {
             Via::Defaults("defaults.route"),
         );
         settle(route, "retry", "attempts", Value::Integer(0));
-        for key in ["fallback", "request-headers", "response-headers", "rewrite"] {
+        for key in [
+            "fallback",
+            "mirror",
+            "request-headers",
+            "response-headers",
+            "rewrite",
+        ] {
             remove_if_off(route, key);
         }
     }
@@ -128,6 +134,7 @@ fn settle_upstream(upstream: &mut Table) {
     settle(upstream, "retry", "attempts", Value::Integer(0));
     remove_if_off(upstream, "health");
     remove_if_off(upstream, "hash");
+    remove_if_off(upstream, "sticky");
     if let Some(health) = upstream.get_mut("health").and_then(Node::as_table_mut) {
         // As if it were not there, so that it does not hide the defaults of an HTTP check.
         health.entries.retain(|entry| {

@@ -218,6 +218,34 @@ pub struct Upstream {
     pub proxy_protocol: ProxyProtocol,
     /// `None`: plain.
     pub tls: Option<Arc<ClientTerms>>,
+    /// `None`: each request alone.
+    pub sticky: Option<Arc<Sticky>>,
+}
+
+/// The cookie by which clients stay with a server.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sticky {
+    pub cookie: String,
+    /// `None`: until the browser is closed.
+    pub ttl: Option<Duration>,
+    pub path: String,
+    /// `None`: as the client's connection is.
+    pub secure: Option<bool>,
+    pub http_only: bool,
+    /// `None`: not said.
+    pub same_site: Option<&'static str>,
+    /// Empty: none.
+    pub key: String,
+}
+
+/// All but its key.
+impl std::fmt::Debug for Sticky {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sticky")
+            .field("cookie", &self.cookie)
+            .field("ttl", &self.ttl)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A version of the PROXY protocol, or none.
@@ -463,6 +491,7 @@ pub struct Route {
     pub forward: Forward,
     pub max_body: Option<ByteSize>,
     pub fallback: Option<Fallback>,
+    pub mirror: Option<Mirror>,
     pub access: Access,
     pub limit: Option<Limit>,
     pub path_change: Option<PathChange>,
@@ -553,6 +582,21 @@ pub struct Fallback {
     pub status: u16,
     pub body: Template,
     pub upstream: Option<UpstreamId>,
+}
+
+/// Where copies of requests go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirror {
+    pub upstream: UpstreamId,
+    /// Of the requests.
+    pub percent: Percent,
+}
+
+impl Mirror {
+    /// "shadow 1%".
+    pub fn describe(&self, upstreams: &[Arc<Upstream>]) -> String {
+        format!("{} {}", upstreams[self.upstream.0].name, self.percent)
+    }
 }
 
 /// What `config show` needs beside the model: every value with where it came from.

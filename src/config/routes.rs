@@ -521,6 +521,7 @@ pub(crate) mod fixtures {
             upgrades: Vec::new(),
             forward: Forward::Normalized,
             max_body: None,
+            mirror: None,
             fallback: None,
             access: Default::default(),
             limit: None,

@@ -140,6 +140,7 @@ fn is_credential(table: Option<&String>, key: &str) -> bool {
     ];
     match table.map(String::as_str) {
         Some("admin") => key == "token",
+        Some("sticky") => key == "key",
         Some("headers" | "set" | "add") => names.iter().any(|name| key.contains(name)),
         _ => false,
     }

@@ -317,7 +317,7 @@ impl Account {
     }
 
     /// The last one asked.
-    fn upstream(&self) -> Option<&Arc<Upstream>> {
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         let route = self.pin.route(self.route?);
         match self.asked? {
             Asked::Upstream => Some(&route.destination(self.choice).upstream),

@@ -36,6 +36,9 @@ impl Transaction {
         if let Some(split) = &state.split {
             self.choose(split);
         }
+        if state.sticks {
+            self.recall(&state.destination(self.account.choice()).upstream);
+        }
         Ok(())
     }
 

@@ -37,6 +37,7 @@ impl Passage {
         attempt.held.bound |= binds_connection(&head);
         let events = is_event_stream(&head);
         transaction.account.edit_answer(attempt.route, &mut head);
+        transaction.stick(&attempt, &mut head);
         let body = if attempt.switching {
             if let Some(token) = token {
                 hop_by_hop::offer_upgrade(&mut head.fields, &token);

@@ -3,7 +3,7 @@
 //! 1. [`handle`]: opens the [`account`] (one record on every way out) and a [`transaction`].
 //! 2. [`sanitise`]: target, Host and path become one reading for everybody; then the router.
 //! 3. [`actions`]: what the route does beside sending; [`hop_by_hop`], [`client_address`],
-//!    [`forwarding`]: which fields go and which come.
+//!    [`forwarding`]: which fields go and which come; [`sticky`]: where the client was before.
 //! 4. [`exchange`]: attempts until one answers; [`selection`] picks, [`attempt`] tries one server,
 //!    [`dial`] connects to it, [`head_wait`] watches it, [`retry`] judges a failure,
 //!    [`request_body`] is counted and kept for a replay.
@@ -31,6 +31,7 @@ mod response_body;
 mod retry;
 pub mod sanitise;
 mod selection;
+pub mod sticky;
 mod transaction;
 mod tunnel;
 

@@ -203,6 +203,7 @@ impl Passage {
             && transaction.replayable()
         {
             transaction.rewind();
+            transaction.recall(journey.upstream);
             if let Ok(attempt) = transaction.once(journey).await {
                 transaction.account.fell_back(failure.reason);
                 answered = Ok(attempt);

@@ -60,6 +60,7 @@ impl Transaction {
         let mut pick = Pick {
             tried,
             hash: self.hash_key(upstream),
+            sticky: self.stuck_to(),
             carry: &*context.pools,
             random: &mut random,
         };
@@ -148,7 +149,7 @@ impl Transaction {
         &mut self,
         upstream: &Arc<Upstream>,
     ) -> Result<Selected, Failure> {
-        let hash = self.hash_key(upstream);
+        let (hash, sticky) = (self.hash_key(upstream), self.stuck_to());
         let context = self.account.context.clone();
         loop {
             let mut waiter = upstream.enqueue(&context.timers).map_err(failure)?;
@@ -159,6 +160,7 @@ impl Transaction {
                     let mut pick = Pick {
                         tried: &[],
                         hash,
+                        sticky,
                         carry,
                         random: &mut random,
                     };

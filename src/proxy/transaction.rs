@@ -15,6 +15,7 @@ use crate::proxy::forwarding::Arrival;
 use crate::proxy::patience::Patience;
 use crate::proxy::request_body::RequestBody;
 use crate::proxy::sanitise::{Refused, Sanitised};
+use crate::proxy::sticky::Given;
 use crate::proxy::{client_address, forwarding, grpc, hop_by_hop, sanitise};
 use crate::router::{NoTrace, Query};
 use crate::snapshot::{DestinationState, Pin, RouteState};
@@ -41,6 +42,8 @@ pub(super) struct Transaction {
     pub(super) grpc: bool,
     /// An interim answer went to the client: no retry after that.
     pub(super) interim_sent: bool,
+    /// What its cookie says, where clients stick to servers.
+    pub(super) sticky: Option<Box<Given>>,
 }
 
 impl Transaction {
@@ -61,6 +64,7 @@ impl Transaction {
             host_missing: false,
             grpc: false,
             interim_sent: false,
+            sticky: None,
         }
     }
 

@@ -54,6 +54,8 @@ pub struct RouteState {
     pub response_edits: Option<Box<Edits>>,
     /// Something of the request is filled in somewhere: it is collected.
     pub variables: bool,
+    /// An upstream that it may ask keeps clients with their servers.
+    pub sticks: bool,
     /// It does anything with a request but send it: one look for those that do nothing.
     pub acts: bool,
 }
@@ -169,14 +171,19 @@ fn route(
         request_edits: Edits::compile(&rules.request_headers),
         response_edits: Edits::compile(&rules.response_headers),
         variables: has_variables(rules),
+        sticks: false,
         acts: false,
     };
+    let asked = state.destinations.iter().map(|to| &to.upstream);
+    let mut asked = asked.chain(&state.fallback);
+    state.sticks = asked.any(|upstream| upstream.config().sticky.is_some());
     state.acts = rules.access != model::Access::default()
         || rules.path_change.is_some()
         || state.limit.is_some()
         || state.split.is_some()
         || state.own.is_some()
         || state.request_edits.is_some()
+        || state.sticks
         || state.variables;
     state
 }

@@ -23,6 +23,7 @@ mod secure;
 pub mod server;
 pub mod server_set;
 pub mod slow_start;
+mod sticky;
 mod tasks;
 #[cfg(test)]
 mod testing;
@@ -40,4 +41,5 @@ pub use queue::Waiter;
 pub use registry::Registry;
 pub use server::{Server, ServerId};
 pub use server_set::ServerSet;
+pub use sticky::Tag;
 pub use upstream::Upstream;

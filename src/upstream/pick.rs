@@ -11,6 +11,7 @@ use crate::upstream::plan::Role;
 use crate::upstream::pool::{Pooled, Pools, ServerConnections};
 use crate::upstream::server::{Server, ServerId};
 use crate::upstream::server_set::{Candidates, Member, Obstacle, ServerSet};
+use crate::upstream::sticky::Tag;
 use crate::upstream::upstream::Upstream;
 use crate::util::clock;
 use crate::util::random::Random;
@@ -58,6 +59,8 @@ pub struct Pick<'a> {
     pub tried: &'a [ServerId],
     /// Of the request's hash key, when the upstream balances by `hash`.
     pub hash: Option<u64>,
+    /// The server that the request's cookie names: a first attempt goes there while it takes it.
+    pub sticky: Option<Tag>,
     pub carry: &'a dyn Carry,
     pub random: &'a mut Random,
 }
@@ -142,6 +145,13 @@ impl Upstream {
                 false => 0,
             },
         };
+        if let Some(tag) = pick.sticky
+            && pick.tried.is_empty()
+            && let Some(index) = candidates.stuck(tag)
+            && let Some(lease) = self.claim_in(&set, index)
+        {
+            return Ok(lease);
+        }
         let question = balance::Pick {
             servers: &candidates,
             first_attempt: pick.tried.is_empty(),
@@ -287,6 +297,7 @@ mod tests {
                     let mut pick = Pick {
                         tried: if round % 2 == 0 { &[] } else { &tried },
                         hash: Some(round.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+                        sticky: None,
                         carry: &AnyConnection,
                         random: &mut random,
                     };

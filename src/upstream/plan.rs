@@ -67,6 +67,8 @@ pub struct Plan {
     /// In the order of the facts, like `entries`.
     pub roles: Box<[Role]>,
     pub entries: Box<[balance::Entry]>,
+    /// Serves those that stick to it, by the same reasons but its weight.
+    pub sticky: Box<[bool]>,
     pub panic: bool,
 }
 
@@ -84,10 +86,28 @@ pub fn plan(facts: &[Facts], threshold: Option<Percent>, panicking: bool) -> Pla
             }
         }
     }
+    let sticky = facts.iter().zip(&roles);
     Plan {
+        sticky: sticky.map(|one| serves_sticky(one, panic)).collect(),
         roles,
         entries,
         panic,
+    }
+}
+
+/// Weight 0 keeps those that are there already, as HAProxy has it; what is left to a backup ends
+/// with the need for it.
+fn serves_sticky((facts, current): (&Facts, &Role), panic: bool) -> bool {
+    match current {
+        Role::NoWeight if facts.backup => false,
+        Role::NoWeight => {
+            let weighted = Facts {
+                weight: 1,
+                ..facts.clone()
+            };
+            role(&weighted, panic).takes_requests()
+        }
+        current => current.takes_requests(),
     }
 }
 

@@ -325,6 +325,7 @@ mod tests {
             let mut pick = Pick {
                 tried: &[],
                 hash: None,
+                sticky: None,
                 carry: &*self.carry,
                 random: &mut Random::seeded(1),
             };
@@ -461,6 +462,7 @@ mod tests {
             let mut pick = Pick {
                 tried: &[],
                 hash: None,
+                sticky: None,
                 carry: &AnyConnection,
                 random: &mut Random::new(),
             };
@@ -568,6 +570,7 @@ mod tests {
         let mut pick = Pick {
             tried: &[],
             hash: None,
+            sticky: None,
             carry: &AnyConnection,
             random,
         };

@@ -10,6 +10,7 @@ use crate::upstream::breaker;
 use crate::upstream::pick::Carry;
 use crate::upstream::plan::{Plan, Role};
 use crate::upstream::server::{Server, ServerId};
+use crate::upstream::sticky::Tags;
 
 /// The servers of an upstream at one moment and the order to draw them in.
 ///
@@ -23,6 +24,8 @@ pub struct ServerSet {
     members: SmallVec<[Member; 3]>,
     /// `max-connections` is set.
     limited: bool,
+    /// Where clients stick to servers.
+    tags: Option<Arc<Tags>>,
 }
 
 /// What a pick needs of a server beside its live state: of many, side by side.
@@ -39,7 +42,8 @@ impl ServerSet {
     /// the configuration.
     pub(super) fn first(config: &model::Upstream, servers: &[Arc<Server>], plan: Plan) -> Self {
         let picker = Picker::build(&config.balance, &plan.entries, Start::Beginning);
-        ServerSet::new(config, servers, plan, Arc::new(picker))
+        let tags = Tags::new(config, servers, None);
+        ServerSet::new(config, servers, plan, Arc::new(picker), tags)
     }
 
     /// The one after this; the order goes on where weights and set are the same.
@@ -56,7 +60,10 @@ impl ServerSet {
             Some(picker) => Arc::new(picker),
             None => self.picker.clone(),
         };
-        ServerSet::new(config, servers, plan, picker)
+        let same =
+            servers.len() == self.members.len() && servers.iter().zip(&self.members).all(is_member);
+        let tags = Tags::new(config, servers, self.tags.as_ref().filter(|_| same));
+        ServerSet::new(config, servers, plan, picker, tags)
     }
 
     fn new(
@@ -64,6 +71,7 @@ impl ServerSet {
         servers: &[Arc<Server>],
         plan: Plan,
         picker: Arc<Picker>,
+        tags: Option<Arc<Tags>>,
     ) -> Self {
         let members = config.servers.iter().zip(servers).zip(&plan.roles);
         let members = members.map(|((config, server), role)| Member {
@@ -76,7 +84,12 @@ impl ServerSet {
             limited: config.connections.max_connections.is_some(),
             plan,
             picker,
+            tags,
         }
+    }
+
+    pub(super) fn tags(&self) -> Option<&Tags> {
+        self.tags.as_deref()
     }
 
     pub(super) fn members(&self) -> &[Member] {
@@ -100,6 +113,10 @@ impl ServerSet {
     pub fn panic(&self) -> bool {
         self.plan.panic
     }
+}
+
+fn is_member((server, member): (&Arc<Server>, &Member)) -> bool {
+    Arc::ptr_eq(server, &member.server)
 }
 
 /// A set as one request sees it: what [`Picker`] asks.
@@ -131,14 +148,18 @@ pub enum Obstacle {
 impl Candidates<'_> {
     /// The first thing that stands in the way, if anything does.
     pub fn obstacle(&self, index: usize) -> Option<Obstacle> {
-        let (Some(member), Some(&role)) =
-            (self.set.members.get(index), self.set.plan.roles.get(index))
-        else {
+        match self.set.plan.roles.get(index) {
+            Some(role) if role.takes_requests() => self.passing_obstacle(index),
+            Some(&role) => Some(Obstacle::Role(role)),
+            None => Some(Obstacle::Role(Role::NoWeight)),
+        }
+    }
+
+    /// The same beside its role.
+    pub(super) fn passing_obstacle(&self, index: usize) -> Option<Obstacle> {
+        let Some(member) = self.set.members.get(index) else {
             return Some(Obstacle::Role(Role::NoWeight));
         };
-        if !role.takes_requests() {
-            return Some(Obstacle::Role(role));
-        }
         let server = &member.server;
         // The order may be older than the breaker's last flip.
         if !server.breaker().would_admit(&self.config.breaker) {

@@ -13,7 +13,9 @@ use crate::telemetry::{CheckResult, Metrics};
 use crate::upstream::common::lock;
 use crate::upstream::health::Report;
 use crate::upstream::health::verdict::Standing;
-use crate::upstream::{AnyConnection, Lease, Pick, Refused, Registry, Server, ServerId, Upstream};
+use crate::upstream::{
+    AnyConnection, Lease, Pick, Refused, Registry, Server, ServerId, Tag, Upstream,
+};
 use crate::util::random::Random;
 use crate::util::units::{ByteSize, Percent};
 
@@ -62,6 +64,7 @@ pub fn config(servers: &[(u16, u32)]) -> model::Upstream {
             max_lifetime: None,
         },
         proxy_protocol: model::ProxyProtocol::Off,
+        sticky: None,
         tls: None,
     }
 }
@@ -134,6 +137,22 @@ pub fn pick_other(upstream: &Arc<Upstream>, tried: &[ServerId]) -> Result<Lease,
     upstream.pick(&mut Pick {
         tried,
         hash: None,
+        sticky: None,
+        carry: &AnyConnection,
+        random: &mut Random::seeded(7),
+    })
+}
+
+/// Of a request whose cookie has `tag`.
+pub fn pick_stuck(
+    upstream: &Arc<Upstream>,
+    tag: Tag,
+    tried: &[ServerId],
+) -> Result<Lease, Refused> {
+    upstream.pick(&mut Pick {
+        tried,
+        hash: Some(7),
+        sticky: Some(tag),
         carry: &AnyConnection,
         random: &mut Random::seeded(7),
     })

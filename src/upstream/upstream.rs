@@ -461,7 +461,7 @@ mod tests {
         let mut config = config(&[(1, 3), (2, 1), (3, 1), (4, 0)]);
         config.servers[2].drain = true;
         let upstream = publish(&registry, config);
-        let rows = upstream.explain(None, Instant::now());
+        let rows = upstream.explain(None, None, Instant::now());
         let row = |index: usize| (rows[index].chance, rows[index].reason.as_deref());
         assert_eq!(row(0), (0.75, None));
         assert_eq!(row(1), (0.25, None));
@@ -472,7 +472,7 @@ mod tests {
     #[tokio::test]
     async fn explain_works_without_publishing() {
         let prepared = registry().prepare(&Arc::new(config(&[(1, 1), (2, 1)])));
-        let rows = prepared.explain(None, Instant::now());
+        let rows = prepared.explain(None, None, Instant::now());
         assert_eq!(rows.iter().map(|row| row.chance).sum::<f64>(), 1.0);
     }
 }

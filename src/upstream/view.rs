@@ -14,6 +14,7 @@ use crate::upstream::pick::AnyConnection;
 use crate::upstream::plan::{Facts, Role};
 use crate::upstream::server::Server;
 use crate::upstream::server_set::{Candidates, Obstacle};
+use crate::upstream::sticky::Tag;
 use crate::upstream::upstream::Upstream;
 
 /// An upstream as `/status` shows it.
@@ -28,6 +29,9 @@ pub struct UpstreamView {
     pub queue_size: Option<usize>,
     /// Places taken under `max-ejected`.
     pub ejected: u32,
+    /// The name of the cookie by which clients stay with a server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky_cookie: Option<String>,
     pub servers: Vec<ServerView>,
 }
 
@@ -41,6 +45,9 @@ pub struct ServerView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolve_error: Option<String>,
     pub state: &'static str,
+    /// What a sticky cookie calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky_tag: Option<String>,
     /// As configured.
     pub weight: u32,
     /// With override and slow start; 0 when it takes no requests.
@@ -117,6 +124,7 @@ impl UpstreamView {
             queue_length: upstream.queue_length(),
             queue_size: config.queue.as_ref().map(|queue| queue.size),
             ejected: upstream.common().places().taken(),
+            sticky_cookie: config.sticky.as_ref().map(|sticky| sticky.cookie.clone()),
             servers: servers.map(|i| ServerView::of(upstream, i, now)).collect(),
         }
     }
@@ -144,6 +152,7 @@ impl ServerView {
             addresses: addresses.iter().map(ToString::to_string).collect(),
             resolve_error: server.addresses().failure().map(|cause| cause.to_string()),
             state: state(role),
+            sticky_tag: upstream.tag_of(server).map(|tag| tag.to_string()),
             weight: entry.weight,
             effective_weight: if role.takes_requests() { share } else { 0.0 },
             slow_start_percent: ramping.then_some(facts.tenths * 10),
@@ -172,9 +181,10 @@ impl Upstream {
         self.set().panic()
     }
 
-    /// How likely each server is to take a first attempt with this hash key now, and why each of
-    /// the others is not. The same questions as a pick asks, and nothing is claimed.
-    pub fn explain(&self, hash: Option<u64>, now: Instant) -> Vec<ChanceView> {
+    /// How likely each server is to take a first attempt with this hash key and this tag of a
+    /// sticky cookie now, and why each of the others is not. The same questions as a pick asks,
+    /// and nothing is claimed.
+    pub fn explain(&self, hash: Option<u64>, sticky: Option<Tag>, now: Instant) -> Vec<ChanceView> {
         let set = self.set();
         let candidates = Candidates {
             set: &set,
@@ -183,20 +193,26 @@ impl Upstream {
             carry: &AnyConnection,
             now_ms: self.common().ms(now),
         };
+        let stuck = sticky.and_then(|tag| candidates.stuck(tag));
         let chances = set
             .picker()
             .chances(&candidates, hash, self.servers().len());
         let of_server = |(index, server): (usize, &std::sync::Arc<Server>)| {
-            let chance = chances.get(index).copied().unwrap_or(0.0);
-            let obstacle = candidates.obstacle(index);
+            let chance = match stuck {
+                Some(stuck) => f64::from(u8::from(stuck == index)),
+                None => chances.get(index).copied().unwrap_or(0.0),
+            };
+            let obstacle = match stuck == Some(index) {
+                true => None,
+                false => candidates.obstacle(index),
+            };
             let reason = obstacle.map(|obstacle| self.reason(obstacle, server, now));
             let elsewhere = chance == 0.0 && reason.is_none();
             ChanceView {
                 address: server.label().to_string(),
                 chance,
                 state: state(set.roles()[index]),
-                reason: reason
-                    .or_else(|| elsewhere.then(|| "the policy prefers another server".into())),
+                reason: reason.or_else(|| elsewhere.then(|| elsewhere_because(stuck).into())),
             }
         };
         self.servers().iter().enumerate().map(of_server).collect()
@@ -228,6 +244,13 @@ impl Upstream {
             Obstacle::Full => format!("is full: {} requests in flight", server.in_flight()),
             Obstacle::NoConnection => "is at its max-connections".into(),
         }
+    }
+}
+
+fn elsewhere_because(stuck: Option<usize>) -> &'static str {
+    match stuck {
+        Some(_) => "the sticky cookie names another server",
+        None => "the policy prefers another server",
     }
 }
 

@@ -52,6 +52,7 @@ mod signals;
 mod slow_start;
 mod split;
 mod stale;
+mod sticky;
 mod storms;
 mod support;
 mod tags;

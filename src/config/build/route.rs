@@ -9,8 +9,8 @@ use crate::config::build::listener::networks;
 use crate::config::build::{Building, headers, rewrite, target, when};
 use crate::config::keys;
 use crate::config::model::{
-    Access, Condition, Expected, Fallback, Forward, HostPattern, Limit, Listener, ListenerId,
-    PathMatch, PathRegex, Route, Upstream, UpstreamId,
+    Access, Condition, Destination, Expected, Fallback, Forward, HostPattern, Limit, Listener,
+    ListenerId, Mirror, PathMatch, PathRegex, Route, Target, Upstream, UpstreamId,
 };
 use crate::config::reader::Reader;
 use crate::config::routes::literal_prefix;
@@ -59,6 +59,7 @@ fn route(
     let path_change = rewrite::path_change(reader, &path, building);
     let moved = path_change.is_some();
     let target = target::target(reader, names, upstreams, moved, building);
+    let mirror = mirror(reader, names, &target, building);
     Route {
         name: Arc::from(reader.text("name")),
         origin: building.origin(reader.span),
@@ -81,6 +82,7 @@ fn route(
         },
         max_body: reader.optional_size("max-body"),
         fallback: fallback(reader, names, building),
+        mirror,
         access: access(reader, building),
         limit: limit(reader, building),
         request_headers: headers::edits(reader, headers::Side::Request, building),
@@ -193,6 +195,39 @@ fn fallback(reader: Reader<'_>, names: &Names, building: &mut Building<'_>) -> O
         status: table.integer("status"),
         body: table.node("body").map(Node::template).unwrap_or_default(),
         upstream,
+    })
+}
+
+fn mirror(
+    reader: Reader<'_>,
+    names: &Names,
+    target: &Target,
+    building: &mut Building<'_>,
+) -> Option<Mirror> {
+    let table = reader.table("mirror", &keys::MIRROR)?;
+    let Some(node) = table.node("upstream") else {
+        if table.all_known() {
+            let message = "a mirror needs an `upstream`";
+            let error = building
+                .problems
+                .error("missing-key", reader.span_of("mirror"), message);
+            error.help("mirror = { upstream = \"shadow\", percent = \"1%\" }");
+        }
+        return None;
+    };
+    let upstream = UpstreamId(find(node, "upstream", &names.upstreams, building)?);
+    let asked = |to: &Destination| to.upstream == upstream;
+    if target.destinations().iter().any(asked) {
+        let message = "a mirror to an upstream that answers the route asks its servers twice";
+        let problems = &mut building.problems;
+        let error = problems.error("mirror-loop", node.span, message);
+        error
+            .label("the route sends there itself")
+            .help("name an upstream of its own for the copies");
+    }
+    Some(Mirror {
+        upstream,
+        percent: table.share("percent"),
     })
 }
 

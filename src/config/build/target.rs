@@ -96,10 +96,11 @@ pub(super) fn target(
 }
 
 /// What is about servers.
-const UNUSED: [&str; 7] = [
+const UNUSED: [&str; 8] = [
     "timeout",
     "retry",
     "fallback",
+    "mirror",
     "upgrades",
     "forward",
     "max-body",

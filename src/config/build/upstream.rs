@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::build::{Building, breaker, health, retry, servers, upstream_tls};
 use crate::config::keys;
 use crate::config::model::{
-    Balance, Connections, HashKey, Protocol, ProxyProtocol, Queue, Upstream,
+    Balance, Connections, HashKey, Protocol, ProxyProtocol, Queue, Sticky, Upstream,
 };
 use crate::config::reader::Reader;
 use crate::config::tree::{Entry, Via, quote};
@@ -89,7 +89,37 @@ fn compile(
         connections: connections(reader.table_or_empty("connections", &keys::CONNECTIONS)),
         proxy_protocol,
         tls,
+        sticky: sticky(reader, building),
     }
+}
+
+fn sticky(reader: Reader<'_>, building: &mut Building<'_>) -> Option<Arc<Sticky>> {
+    let table = reader.table("sticky", &keys::STICKY)?;
+    let secure = match table.text("secure") {
+        "auto" => None,
+        _ => Some(table.switch("secure")),
+    };
+    let same_site = match table.text("same-site") {
+        "Lax" => Some("Lax"),
+        "Strict" => Some("Strict"),
+        "None" => Some("None"),
+        _ => None,
+    };
+    if (same_site, secure) == (Some("None"), Some(false)) {
+        let message = "browsers refuse a cookie with SameSite=None that is not Secure";
+        let problems = &mut building.problems;
+        let error = problems.error("conflicting-keys", table.span_of("same-site"), message);
+        error.help("secure = true, or same-site = \"Lax\"");
+    }
+    Some(Arc::new(Sticky {
+        cookie: table.text("cookie").to_owned(),
+        ttl: table.optional_duration("ttl"),
+        path: table.text("path").to_owned(),
+        secure,
+        http_only: table.switch("http-only"),
+        same_site,
+        key: table.text("key").to_owned(),
+    }))
 }
 
 fn proxy_protocol(reader: Reader<'_>, building: &mut Building<'_>) -> ProxyProtocol {

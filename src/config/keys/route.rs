@@ -101,6 +101,9 @@ const RESPONSE_HEADERS: Key = key(
 .or_off();
 const FALLBACKS: Key = key("fallback", Kind::Table(&FALLBACK), FALLBACK.about).or_off();
 
+#[expect(dead_code, reason = "its behaviour follows")]
+const MIRRORS: Key = key("mirror", Kind::Table(&MIRROR), MIRROR.about).or_off();
+
 const LIMITS: Key = key("limit", Kind::Table(&LIMIT), LIMIT.about).or_off();
 
 const ALTERNATIVES: [&[&str]; 2] = [
@@ -279,6 +282,25 @@ pub(in crate::config) static FALLBACK: Section = Section {
             "Asked once, while the request body can be replayed whole; empty: none",
         )
         .default("\"\""),
+    ],
+};
+
+pub(in crate::config) static MIRROR: Section = Section {
+    name: "mirror",
+    about: "A copy of requests goes to another upstream, whose answers nobody gets; absent: none",
+    exclusive: &[],
+    keys: &[
+        key(
+            "upstream",
+            Kind::Text(&rules::NOT_EMPTY),
+            "Gets the copies; `x-evenkeel-mirror` with the route's name marks them",
+        ),
+        key(
+            "percent",
+            Kind::Share { zero: true },
+            "Of the requests, exactly over time",
+        )
+        .default("\"100%\""),
     ],
 };
 

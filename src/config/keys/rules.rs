@@ -120,6 +120,18 @@ pub(in crate::config) static HASH_KEY: Rule = Rule {
     pattern: "(client-ip|path|(header|cookie|query):.+)",
 };
 
+pub(in crate::config) static COOKIE_NAME: Rule = Rule {
+    what: "the name of a cookie",
+    check: text::cookie_name,
+    pattern: "[!#$%&'*+.^_`|~0-9A-Za-z-]+",
+};
+
+pub(in crate::config) static COOKIE_PATH: Rule = Rule {
+    what: "a path that begins with `/`",
+    check: text::cookie_path,
+    pattern: "/[ -:<-~]*",
+};
+
 pub(in crate::config) static LIMIT_KEY: Rule = Rule {
     what: "client-ip, header:NAME or route",
     check: |text| text::limit_key(text).map(drop),

@@ -71,7 +71,7 @@ pub(in crate::config) static UPSTREAM: Section = Section {
         )
         .default("\"off\""),
         later("concurrency"),
-        later("sticky"),
+        key("sticky", Kind::Table(&STICKY), STICKY.about).or_off(),
         key("tls", Kind::Table(&UPSTREAM_TLS), UPSTREAM_TLS.about).or_off(),
     ],
 };
@@ -113,6 +113,53 @@ pub(in crate::config) static UPSTREAM_TLS: Section = Section {
             "false: any certificate is accepted; whoever is on the way can read and change everything",
         )
         .default("true"),
+    ],
+};
+
+pub(in crate::config) static STICKY: Section = Section {
+    name: "sticky",
+    about: "Who was served by a server stays with it, by a cookie that names it opaquely; absent: not",
+    exclusive: &[],
+    keys: &[
+        key(
+            "cookie",
+            Kind::Text(&rules::COOKIE_NAME),
+            "Its name; upstreams may share one: it names a server of each",
+        )
+        .default("\"ek\""),
+        key(
+            "ttl",
+            Kind::Duration { zero: false },
+            "How long a client that stays away keeps it; renewed from half of it on; off: until the browser is closed",
+        )
+        .or_off()
+        .default("\"1h\""),
+        key(
+            "path",
+            Kind::Text(&rules::COOKIE_PATH),
+            "Of the cookie: clients send it for what lies below",
+        )
+        .default("\"/\""),
+        key(
+            "secure",
+            Kind::OneOf(&[Kind::Choice(&["auto"], &[]), Kind::Switch]),
+            "Only over TLS; auto: where the client speaks TLS now",
+        )
+        .default("\"auto\""),
+        key("http-only", Kind::Switch, "Hidden from scripts").default("true"),
+        key(
+            "same-site",
+            Kind::Choice(&["Lax", "Strict", "None"], &[]),
+            "Whether requests that come from other sites carry it; off: not said",
+        )
+        .or_off()
+        .default("\"Lax\""),
+        key(
+            "key",
+            Kind::Text(&rules::TOKEN),
+            "A secret, the same for all instances: without it, who guesses a server's address can tell that a cookie names it",
+        )
+        .default("\"\""),
     ],
 };
 

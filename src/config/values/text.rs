@@ -300,6 +300,27 @@ pub(in crate::config) fn split_key(text: &str) -> Result<SplitKey, Complaint> {
     }
 }
 
+/// RFC 6265 section 4.1.1.
+pub(in crate::config) fn cookie_name(text: &str) -> Result<(), Complaint> {
+    match is_token(text) && text.len() <= 64 {
+        true => Ok(()),
+        false => Err(Complaint::new(
+            "a cookie's name is a token of at most 64 characters: letters, digits, `-` and `_`",
+        )),
+    }
+}
+
+/// RFC 6265 section 4.1.1.
+pub(in crate::config) fn cookie_path(text: &str) -> Result<(), Complaint> {
+    let allowed = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b';';
+    match text.starts_with('/') && text.bytes().all(allowed) {
+        true => Ok(()),
+        false => Err(Complaint::new(
+            "a cookie's path begins with `/` and has no `;`",
+        )),
+    }
+}
+
 /// RFC 9110 section 8.3.1.
 pub(in crate::config) fn media_type(text: &str) -> Result<(), Complaint> {
     header_value(text)?;

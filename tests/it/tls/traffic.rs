@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use rustls::version::{TLS12, TLS13};
 
 use super::super::support::tls::{connect, try_connect};
-use super::super::support::{Client, Origin, eventually};
-use super::{Scene, simple};
+use super::super::support::{Client, Origin, app, eventually};
+use super::{Scene, listener, scene, simple};
 
 fn noise(size: usize, seed: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -328,4 +328,16 @@ fn many_clients_at_once_are_all_served() {
         thread.join().expect("all were served");
     }
     assert_eq!(scene.handshakes("ok") + scene.handshakes("resumed"), 160.0);
+}
+
+#[test]
+fn a_sticky_cookie_is_secure_where_its_client_speaks_tls() {
+    let origin = Origin::good("x");
+    let config = listener("") + &app(&[&origin], "sticky = {}");
+    let scene = scene(&config, |authority, directory| {
+        authority.issue(&["a.example"]).write(directory, "site");
+    });
+    let answer = scene.client().request("GET", "/", "");
+    let set = answer.header("set-cookie").expect("a cookie");
+    assert!(set.contains("; Secure"), "{set}");
 }
