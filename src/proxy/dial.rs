@@ -1,9 +1,12 @@
 //! A new connection for an attempt, and whose fault it is when there is none.
+//!
+//! A server that is gone without a word answers no dial: whoever waits for one is sent elsewhere
+//! when active checks take it out, as those are who wait for an answer's head.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context as TaskContext, Poll};
 
 use tokio::time::Instant;
 
@@ -11,7 +14,9 @@ use crate::config::model::{Protocol, ProxyProtocol};
 use crate::proxy::attempt::{Failed, Held};
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
+use crate::proxy::head_wait;
 use crate::proxy::retry::Cause;
+use crate::proxy::selection::Selected;
 use crate::proxy::transaction::Transaction;
 use crate::telemetry::{ConnectResult, Outcome, Reason};
 use crate::upstream::connector::{self, ConnectError};
@@ -21,6 +26,14 @@ use crate::util::clock;
 use crate::util::timer::Deadline;
 use crate::wire::client::{Connection, HandshakeError};
 use crate::wire::io::Socket;
+
+/// Why a dial was not waited for any longer.
+enum Stopped {
+    /// The client left, or its time was over.
+    Interrupted(Failure),
+    /// Active checks took the server out, and there is another one to go to.
+    TakenOut(Box<Selected>),
+}
 
 impl Transaction {
     /// A connection to the leased server within `timeout.connect`: a new one, or a place on one that
@@ -33,19 +46,24 @@ impl Transaction {
     ) -> Result<Connection, Failed> {
         let limit = journey.to.rules.timeout.connect;
         let mut deadline = limit.map(|limit| self.account.context.timers.after(limit));
+        let mut watched = journey.upstream.config().health.is_some();
         while let Some(wait) = held.claim.waits() {
-            let dialled = poll_fn(|cx| match wait.poll(cx) {
+            let mut dialled = poll_fn(|cx| match wait.poll(cx) {
                 Poll::Ready(dialled) => Poll::Ready(dialled),
                 Poll::Pending => {
                     poll_deadline(&mut deadline, cx).map(|()| Dialled::Failed(timed_out()))
                 }
             });
-            match self.within(dialled).await {
+            let waiting = Pin::new(&mut dialled);
+            match self
+                .watching(journey, &held.lease, &mut watched, waiting)
+                .await
+            {
                 Ok(Dialled::Over) => {}
                 Ok(Dialled::Failed(error)) => {
                     return Err(self.connect_failed(&mut held.lease, &error, started));
                 }
-                Err(failure) => return Err(self.interrupted(&mut held.lease, failure, started)),
+                Err(stopped) => return Err(self.stopped(&mut held.lease, stopped, started)),
             }
             let pools = self.account.context.pools.clone();
             match pools.acquire(held.lease.server().connections(), None) {
@@ -59,12 +77,13 @@ impl Transaction {
             }
         }
         let server = held.lease.server().clone();
+        let connecting = pin!(self.connecting(&server, held.introduction, deadline));
         let connected = match self
-            .within(self.connecting(&server, held.introduction, deadline))
+            .watching(journey, &held.lease, &mut watched, connecting)
             .await
         {
             Ok(connected) => connected.map_err(Arc::new),
-            Err(failure) => return Err(self.interrupted(&mut held.lease, failure, started)),
+            Err(stopped) => return Err(self.stopped(&mut held.lease, stopped, started)),
         };
         let result = connected.as_ref().err();
         server
@@ -82,14 +101,68 @@ impl Transaction {
         }
     }
 
-    /// The client left while its connection was opened, or its time was over.
-    fn interrupted(&mut self, lease: &mut Lease, failure: Failure, started: Instant) -> Failed {
-        // A server that answers no dial must not hide behind a short total time.
-        if failure.reason == Reason::TotalTimeout {
-            let now = clock::now();
-            lease.failure(now, now - started, FailureKind::Timeout);
+    /// Waits for `work` while the client is there, the total time runs and checks leave the server
+    /// in; taken out, it goes on as long as there is no other one to go to, and is `watched` no more.
+    async fn watching<T>(
+        &mut self,
+        journey: &Journey<'_>,
+        lease: &Lease,
+        watched: &mut bool,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Stopped> {
+        loop {
+            let polled = poll_fn(|cx| {
+                if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(Some(done)));
+                }
+                if let Poll::Ready(failure) = self.poll_interrupted(cx) {
+                    return Poll::Ready(Err(Stopped::Interrupted(failure)));
+                }
+                if *watched && self.poll_taken_out(lease, cx).is_ready() {
+                    return Poll::Ready(Ok(None));
+                }
+                Poll::Pending
+            });
+            if let Some(done) = polled.await? {
+                return Ok(done);
+            }
+            // Nothing was sent, so that it may go elsewhere whatever it is.
+            if let Some(next) = self.elsewhere(journey, Cause::Connect, false) {
+                return Err(Stopped::TakenOut(Box::new(next)));
+            }
+            *watched = false;
         }
-        self.given_up(lease.server(), failure, started)
+    }
+
+    fn poll_taken_out(&self, lease: &Lease, cx: &mut TaskContext<'_>) -> Poll<()> {
+        if lease.taken_out() {
+            return Poll::Ready(());
+        }
+        let next = clock::now() + head_wait::CHECK;
+        self.patience.wake_at(next, Some(head_wait::CHECK), cx);
+        Poll::Pending
+    }
+
+    /// No connection, and not because the dial failed.
+    fn stopped(&mut self, lease: &mut Lease, stopped: Stopped, started: Instant) -> Failed {
+        let next = match stopped {
+            Stopped::Interrupted(failure) => {
+                // A server that answers no dial must not hide behind a short total time.
+                if failure.reason == Reason::TotalTimeout {
+                    let now = clock::now();
+                    lease.failure(now, now - started, FailureKind::Timeout);
+                }
+                return self.given_up(lease.server(), failure, started);
+            }
+            Stopped::TakenOut(next) => next,
+        };
+        let failure = Failure::new(Reason::ConnectTimeout);
+        Failed {
+            cause: Some(Cause::Connect),
+            written: false,
+            next: Some(next),
+            ..self.given_up(lease.server(), failure, started)
+        }
     }
 
     /// At `max-connections` by now: another server may have room.

@@ -15,7 +15,7 @@ use crate::wire::client::{Answer, ExchangeError};
 
 /// How often a waiting attempt looks whether its server was taken out, or its client has left
 /// behind a body that the server does not take.
-const CHECK: Duration = Duration::from_millis(250);
+pub(super) const CHECK: Duration = Duration::from_millis(250);
 
 /// Why a wait ended without a head.
 #[derive(Debug)]

@@ -285,7 +285,7 @@ impl Transaction {
         .await
     }
 
-    fn poll_interrupted(&self, cx: &mut TaskContext<'_>) -> Poll<Failure> {
+    pub(super) fn poll_interrupted(&self, cx: &mut TaskContext<'_>) -> Poll<Failure> {
         if self.downstream.poll_gone(cx).is_ready() {
             return Poll::Ready(Failure::new(Reason::ClientClosed));
         }

@@ -1,5 +1,7 @@
 //! Servers that fail and come back: what the others, and the clients, notice of it.
 
+mod deaths;
+
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -139,7 +139,16 @@ impl H2Origin {
         F: Fn(Call) -> A + Send + Sync + 'static,
         A: Future<Output = ()> + Send + 'static,
     {
-        Self::start(builder, None, script)
+        Self::start(SocketAddr::from(([127, 0, 0, 1], 0)), builder, None, script)
+    }
+
+    /// The same at an address that was chosen.
+    pub fn at<F, A>(address: SocketAddr, script: F) -> Self
+    where
+        F: Fn(Call) -> A + Send + Sync + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
+        Self::start(address, Builder::new(), None, script)
     }
 
     /// The same behind TLS; with clients that choose HTTP/1.1 it speaks that, and says so.
@@ -149,18 +158,24 @@ impl H2Origin {
         A: Future<Output = ()> + Send + 'static,
     {
         Self::start(
+            SocketAddr::from(([127, 0, 0, 1], 0)),
             Builder::new(),
             Some(TlsAcceptor::from(Arc::new(tls))),
             script,
         )
     }
 
-    fn start<F, A>(builder: Builder, tls: Option<TlsAcceptor>, script: F) -> Self
+    fn start<F, A>(
+        address: SocketAddr,
+        builder: Builder,
+        tls: Option<TlsAcceptor>,
+        script: F,
+    ) -> Self
     where
         F: Fn(Call) -> A + Send + Sync + 'static,
         A: Future<Output = ()> + Send + 'static,
     {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listener = std::net::TcpListener::bind(address).expect("a port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("bound");
         let shared: Arc<Shared> = Arc::default();

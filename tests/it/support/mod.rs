@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod chain;
+pub mod child;
 pub mod client;
 pub mod frames;
 pub mod h2;
@@ -15,14 +16,17 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod reference;
+pub mod relay;
 pub mod tls;
 pub mod tls_origin;
 pub mod wait;
 
 pub use app::{ONE_WORKER, app, app_with, count};
+pub use child::ChildOrigin;
 pub use client::{Client, Response};
 pub use h2_origin::H2Origin;
 pub use origin::{Connection, Origin, Received};
 pub use process::{Process, evenkeel, says};
 pub use proxy::Proxy;
+pub use relay::Relay;
 pub use wait::{DEADLINE, Rounds, eventually, value_within};
