@@ -1,7 +1,8 @@
 //! One accept loop per socket.
 //!
 //! A removed socket is closed only after `accept` returned EAGAIN: the kernel resets what still
-//! waits in the queue of a closed one (of 40 queued connections 16 were seen lost).
+//! waits in the queue of a closed one (of 40 queued connections 16 were seen lost). One that another
+//! process has taken over is let go of with whatever is in its queue, which is the other's now.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -50,6 +51,15 @@ pub struct Door {
 
 /// Held until a stopped loop has closed its socket.
 pub type Closed = tokio::sync::mpsc::Sender<()>;
+
+/// Tells a loop to end.
+#[derive(Debug)]
+pub struct End {
+    /// Dropped once the socket is closed.
+    pub closed: Closed,
+    /// Another process accepts on the same socket.
+    pub left: bool,
+}
 
 impl Door {
     pub fn new(
@@ -124,20 +134,20 @@ impl Door {
     }
 }
 
-/// Accepts until told to stop; what is in the queue then is still accepted. `stop` brings what is
-/// dropped once the socket is closed.
-pub async fn run(door: Rc<Door>, socket: Rc<Acceptor>, mut stop: oneshot::Receiver<Closed>) {
+/// Accepts until told to stop; what is in the queue then is still accepted, unless another process
+/// does that.
+pub async fn run(door: Rc<Door>, socket: Rc<Acceptor>, mut stop: oneshot::Receiver<End>) {
     let mut pause = FIRST_PAUSE;
     let mut told: Option<Instant> = None;
-    let closed = loop {
+    let end = loop {
         let step = poll_fn(|cx| {
-            if let Poll::Ready(closed) = std::pin::Pin::new(&mut stop).poll(cx) {
-                return Poll::Ready(Step::Stop(closed.ok()));
+            if let Poll::Ready(end) = std::pin::Pin::new(&mut stop).poll(cx) {
+                return Poll::Ready(Step::Stop(end.ok()));
             }
             poll_burst(&door, &socket, cx)
         });
         match step.await {
-            Step::Stop(closed) => break closed,
+            Step::Stop(end) => break end,
             Step::Burst => {
                 pause = FIRST_PAUSE;
                 tokio::task::yield_now().await;
@@ -149,7 +159,7 @@ pub async fn run(door: Rc<Door>, socket: Rc<Acceptor>, mut stop: oneshot::Receiv
                     tracing::warn!(%address, "no descriptors for more connections: new ones wait");
                 }
                 tokio::select! {
-                    closed = &mut stop => break closed.ok(),
+                    end = &mut stop => break end.ok(),
                     () = door.share.room() => {}
                 }
             }
@@ -161,13 +171,15 @@ pub async fn run(door: Rc<Door>, socket: Rc<Acceptor>, mut stop: oneshot::Receiv
                 // Kept connections to servers are what we can give up at once.
                 door.context.pools.close_idle();
                 tokio::select! {
-                    closed = &mut stop => break closed.ok(),
+                    end = &mut stop => break end.ok(),
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
                 }
             }
         }
     };
-    if let Ok(socket) = Rc::try_unwrap(socket)
+    if end.as_ref().is_some_and(|end| end.left) {
+        socket.leave();
+    } else if let Ok(socket) = Rc::try_unwrap(socket)
         && let Ok(socket) = socket.detach()
     {
         socket.hide();
@@ -176,11 +188,11 @@ pub async fn run(door: Rc<Door>, socket: Rc<Acceptor>, mut stop: oneshot::Receiv
             take_queued(&door, &socket);
         }
     }
-    drop(closed);
+    drop(end);
 }
 
 enum Step {
-    Stop(Option<Closed>),
+    Stop(Option<End>),
     Burst,
     /// What descriptors are left is for connections to servers.
     Full,

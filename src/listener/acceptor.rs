@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use crate::util::unix_socket::SocketFile;
+use crate::util::unix_socket::{Identity, SocketFile};
 use crate::wire::io::Socket;
 
 /// A listening socket that no worker has taken yet.
@@ -24,6 +25,14 @@ pub enum Listening {
 pub enum Acceptor {
     Tcp(TcpListener),
     Unix(UnixListener, Arc<SocketFile>),
+}
+
+/// A second descriptor of a listening socket, for another process.
+#[derive(Debug)]
+pub struct Lent {
+    pub socket: OwnedFd,
+    /// Of a unix socket's file, if that is ours.
+    pub file: Option<Identity>,
 }
 
 /// A connection that belongs to no event loop.
@@ -70,6 +79,27 @@ impl Acceptor {
             Acceptor::Unix(socket, _) => socket
                 .poll_accept(cx)
                 .map_ok(|(stream, _)| (Socket::Unix(stream), UNIX_PEER)),
+        }
+    }
+
+    pub fn lend(&self) -> io::Result<Lent> {
+        Ok(match self {
+            Acceptor::Tcp(socket) => Lent {
+                socket: socket.as_fd().try_clone_to_owned()?,
+                file: None,
+            },
+            Acceptor::Unix(socket, file) => Lent {
+                socket: socket.as_fd().try_clone_to_owned()?,
+                file: file.identity(),
+            },
+        })
+    }
+
+    /// Another process accepts on the socket as well: letting go of it closes nothing, and its
+    /// file stays.
+    pub fn leave(&self) {
+        if let Acceptor::Unix(_, file) = self {
+            file.leave();
         }
     }
 

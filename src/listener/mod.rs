@@ -6,6 +6,7 @@
 //! - [`acceptor`]: TCP and unix sockets as one type.
 //! - [`accept`]: one loop per socket; a socket is closed only after `accept` found nothing more.
 //! - [`share`]: a worker clearly over its fair share hands a connection on before its first byte.
+//! - [`inherited`]: listening sockets that another process bound.
 //! - `opening`: what comes before the first request; `proxy_header` is its first step,
 //!   the TLS handshake in `secure` its second.
 //! - [`connection`]: what a downstream connection is to `wire`: a handler that calls `proxy`.
@@ -15,6 +16,7 @@ pub mod accept;
 pub mod acceptor;
 pub mod connection;
 pub mod group;
+pub mod inherited;
 mod opening;
 mod proxy_header;
 mod secure;
@@ -22,7 +24,8 @@ pub mod share;
 pub mod sockets;
 
 pub use accept::Door;
-pub use acceptor::{Acceptor, Listening};
+pub use acceptor::{Acceptor, Lent, Listening};
 pub use group::Group;
+pub use inherited::Inherited;
 pub use share::{Fresh, Loads, Share};
-pub use sockets::{BindError, Bound, bind};
+pub use sockets::{BindError, Bound, adopt, bind};

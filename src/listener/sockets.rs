@@ -8,6 +8,10 @@
 //! `[::]` takes IPv4 as well, as with most servers; `0.0.0.0` next to it on the same port is fine
 //! too (the kernel prefers the more specific family).
 //!
+//! Sockets that come from elsewhere ([`super::inherited`]) are all kept: closing one of them, or not
+//! accepting on it, loses the connections that the kernel has put into its queue. Where they are
+//! fewer than the workers more are bound next to them, or, where that is not possible, workers share.
+//!
 //! A unix socket is one for all workers, because `SO_REUSEPORT` means nothing there: each has its
 //! own descriptor of it. Like nginx's it has mode 0666: who may enter its directory may connect.
 
@@ -18,6 +22,7 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::acceptor::Listening;
+use super::inherited::Handed;
 use crate::config::model::BindAddress;
 use crate::util::unix_socket;
 use crate::util::unix_socket::SocketFile;
@@ -84,6 +89,47 @@ pub fn bind(address: &BindAddress, count: usize, held: &[BindAddress]) -> io::Re
     }
 }
 
+/// What was handed to us for one listener, at least `count` sockets of it. `address`: as configured.
+/// Those that are added do not listen before [`Bound::listen`].
+pub fn adopt(address: &BindAddress, handed: Vec<Handed>, count: usize) -> io::Result<Bound> {
+    let bound = handed
+        .first()
+        .map_or_else(|| address.clone(), |first| first.bound.clone());
+    let file = match &bound {
+        BindAddress::Unix(path) => {
+            let identity = handed.iter().find_map(|handed| handed.file);
+            Some(Arc::new(SocketFile::taken_over(path, identity)))
+        }
+        BindAddress::Tcp(_) => None,
+    };
+    let mut sockets: Vec<Socket> = handed.into_iter().map(|handed| handed.socket).collect();
+    let given = sockets.len();
+    for socket in &sockets {
+        socket.set_nonblocking(true)?;
+        if file.is_none() {
+            socket.set_tcp_nodelay(true)?;
+        }
+    }
+    let shares_port = file.is_none() && sockets.iter().all(|s| s.reuse_port().unwrap_or(false));
+    while sockets.len() < count.max(1) {
+        let another = match &bound {
+            // Another user's sockets cannot be joined.
+            BindAddress::Tcp(address) if shares_port => open(*address, true).ok(),
+            _ => None,
+        };
+        let next = match another {
+            Some(socket) => socket,
+            None => sockets[sockets.len() % given.max(1)].try_clone()?,
+        };
+        sockets.push(next);
+    }
+    Ok(Bound {
+        address: bound,
+        sockets,
+        file,
+    })
+}
+
 fn bind_tcp(address: SocketAddr, count: usize, held: &[BindAddress]) -> io::Result<Bound> {
     let mut held = held.iter().filter_map(BindAddress::tcp);
     if address.port() != 0 && !held.any(|other| overlap(other, address)) {
@@ -111,7 +157,7 @@ impl Bound {
             .try_for_each(|socket| socket.listen(backlog))
     }
 
-    /// One for each worker.
+    /// As many as workers, or more.
     pub fn into_listeners(self) -> Vec<Listening> {
         let file = self.file;
         self.sockets

@@ -8,16 +8,21 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+/// Device and inode of a socket's file.
+pub type Identity = (u64, u64);
+
 /// The file of a bound socket. Removed when this goes, or before, unless somebody has taken its
-/// place since.
+/// place since or it was left to another process.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
-    identity: Option<(u64, u64)>,
+    /// `None`: it is not ours to remove.
+    identity: Option<Identity>,
+    left: AtomicBool,
 }
 
 /// Binds without listening; nonblocking. `AddrInUse` where somebody listens, or something else
@@ -30,6 +35,7 @@ pub fn bind(path: &Path, mode: u32) -> io::Result<(Socket, SocketFile)> {
     let file = SocketFile {
         path: path.to_owned(),
         identity: identity(path),
+        left: AtomicBool::new(false),
     };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     Ok((socket, file))
@@ -55,14 +61,37 @@ fn make_way(path: &Path) -> io::Result<()> {
     }
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+fn identity(path: &Path) -> Option<Identity> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
 
 impl SocketFile {
+    /// Of a socket that another process bound. `identity`: of the file that became ours with it,
+    /// `None` where the other one keeps it.
+    pub fn taken_over(path: &Path, identity: Option<Identity>) -> Self {
+        SocketFile {
+            path: path.to_owned(),
+            identity,
+            left: AtomicBool::new(false),
+        }
+    }
+
+    /// `None`: it is not ours to remove.
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity
+    }
+
+    /// Another process has the socket now, and the file with it.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
+
     /// From here on nobody finds the socket; who has found it is not concerned.
     pub fn remove(&self) {
+        if self.left.load(Ordering::Relaxed) {
+            return;
+        }
         if self.identity.is_some() && identity(&self.path) == self.identity {
             // Nothing is lost when it stays: the next start replaces it.
             let _ = fs::remove_file(&self.path);
@@ -111,6 +140,22 @@ mod tests {
         assert!(path.exists());
         let error = bind(&path, 0o600).expect_err("no socket stands there");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_file_that_was_left_or_is_not_ours_stays() {
+        let directory = tempfile::tempdir().expect("can be made");
+        let path = directory.path().join("s.sock");
+        let (socket, file) = bind(&path, 0o600).expect("binds");
+        let identity = file.identity();
+        file.leave();
+        drop(file);
+        assert!(path.exists(), "left to whoever has the socket");
+        drop(SocketFile::taken_over(&path, None));
+        assert!(path.exists(), "not ours");
+        drop(SocketFile::taken_over(&path, identity));
+        assert!(!path.exists(), "ours since it was taken over");
+        drop(socket);
     }
 
     #[test]

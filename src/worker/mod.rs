@@ -6,6 +6,8 @@
 
 mod run;
 
+use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::thread;
 
@@ -15,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::config::model::BindAddress;
 use crate::listener::accept::Closed;
-use crate::listener::{Listening, Loads, Share};
+use crate::listener::{Lent, Listening, Loads, Share};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLogWriter, Metrics};
 use crate::upstream::pool::Hub;
@@ -27,17 +29,22 @@ enum Command {
     Follow(Change),
     /// The sockets of removed listeners are closed on every worker: nothing comes of them any more.
     Closed,
-    /// Stop accepting, end every connection after its current request, then end.
-    Drain,
+    /// Stop accepting, end every connection after its current request, then end. The sockets of
+    /// these listeners another process has as well: what waits there is its.
+    Drain(Arc<HashSet<BindAddress>>),
     /// End every connection now.
     Abort,
+    /// Give a second descriptor of every listening socket, with its configured address.
+    Lend(mpsc::UnboundedSender<io::Result<(BindAddress, Lent)>>),
+    /// Drop this: a sign of life.
+    Beat(mpsc::Sender<()>),
 }
 
 /// The sockets that come with a snapshot; everything else is in the snapshot.
 #[derive(Debug)]
 struct Change {
     /// Listening, by configured address.
-    added: Vec<(BindAddress, Listening)>,
+    added: Vec<(BindAddress, Vec<Listening>)>,
     /// Dropped when removed sockets are closed.
     closed: Closed,
 }
@@ -109,19 +116,22 @@ impl Workers {
         self.loops.iter().map(alive).collect()
     }
 
-    /// Lets every worker take up the published snapshot, and gives each one socket of every added
-    /// listener. Returns once the sockets of removed listeners are closed.
+    /// Lets every worker take up the published snapshot, and deals out the sockets of every added
+    /// listener, of which there are as many as workers or more. Returns once the sockets of removed
+    /// listeners are closed.
     pub async fn follow(&self, added: Vec<(BindAddress, Vec<Listening>)>) {
         let (closed, mut all_closed) = mpsc::channel(1);
-        let mut added: Vec<_> = added
-            .into_iter()
-            .map(|(address, sockets)| (address, sockets.into_iter()))
-            .collect();
-        for worker in &self.commands {
-            let added = added
-                .iter_mut()
-                .filter_map(|(address, sockets)| Some((address.clone(), sockets.next()?)))
-                .collect();
+        let mut dealt: Vec<_> = self.commands.iter().map(|_| Vec::new()).collect();
+        for (address, sockets) in added {
+            let mut hands: Vec<_> = self.commands.iter().map(|_| Vec::new()).collect();
+            for (index, socket) in sockets.into_iter().enumerate() {
+                hands[index % self.commands.len()].push(socket);
+            }
+            for (dealt, hand) in dealt.iter_mut().zip(hands) {
+                dealt.push((address.clone(), hand));
+            }
+        }
+        for (worker, added) in self.commands.iter().zip(dealt) {
             // A worker that has ended (a drain overtook the reload) needs nothing.
             let _ = worker.send(Command::Follow(Change {
                 added,
@@ -133,15 +143,42 @@ impl Workers {
         self.tell(|| Command::Closed);
     }
 
+    /// A second descriptor of every listening socket of every worker, by configured address. Waits
+    /// for the slowest worker.
+    pub async fn lend(&self) -> io::Result<Vec<(BindAddress, Lent)>> {
+        let (lender, mut lent) = mpsc::unbounded_channel();
+        self.tell(|| Command::Lend(lender.clone()));
+        drop(lender);
+        let mut sockets = Vec::new();
+        while let Some(socket) = lent.recv().await {
+            sockets.push(socket?);
+        }
+        Ok(sockets)
+    }
+
+    /// Returns once every worker has come round to what it is told. One that has ended owes nothing.
+    pub async fn beat(&self) {
+        let (alive, mut all_alive) = mpsc::channel(1);
+        self.tell(|| Command::Beat(alive.clone()));
+        drop(alive);
+        all_alive.recv().await;
+    }
+
     /// Every worker stops accepting and ends with its last connection.
     pub fn drain(&self) {
-        self.tell(|| Command::Drain);
+        self.leave(HashSet::new());
+    }
+
+    /// The same, where another process accepts on the sockets of the listeners `left`.
+    pub fn leave(&self, left: HashSet<BindAddress>) {
+        let left = Arc::new(left);
+        self.tell(|| Command::Drain(left.clone()));
     }
 
     /// Every worker closes its connections and ends. Gives how many there were.
     pub fn abort(&self) -> usize {
         let open = self.loads.total();
-        self.tell(|| Command::Drain);
+        self.drain();
         self.tell(|| Command::Abort);
         open
     }

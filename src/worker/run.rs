@@ -1,7 +1,7 @@
 //! The thread of one worker.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Change, Command, Shared};
 use crate::config::model::{BindAddress, Listener};
-use crate::listener::accept::{self, Closed};
+use crate::listener::accept::{self, Closed, End};
 use crate::listener::group::Phase;
-use crate::listener::{Acceptor, Door, Fresh, Group, Listening, Loads, Share};
+use crate::listener::{Acceptor, Door, Fresh, Group, Lent, Listening, Loads, Share};
 use crate::proxy::{Context, ListenerRules};
 use crate::snapshot::Reader;
 use crate::telemetry::shard;
@@ -89,10 +89,12 @@ async fn work(start: Start) {
                     }
                     worker.retired.clear();
                 }
-                Some(Command::Drain) => worker.drain(),
+                Some(Command::Drain(left)) => worker.drain(&left),
                 Some(Command::Abort) => worker.abort(),
+                Some(Command::Lend(lender)) => worker.lend(&lender),
+                Some(Command::Beat(alive)) => drop(alive),
                 // Control has gone without a word: only a panic there does that.
-                None => { worker.drain(); worker.abort(); break }
+                None => { worker.drain(&HashSet::new()); worker.abort(); break }
             },
             Some(fresh) = handed.recv() => worker.enter(fresh),
             () = loads.empty(index), if worker.draining => {
@@ -127,8 +129,9 @@ struct Worker {
 /// One listener as this worker accepts for it.
 struct Open {
     door: Rc<Door>,
-    socket: Rc<Acceptor>,
-    stop: oneshot::Sender<Closed>,
+    /// One, unless there were more workers when they were bound (by another process). With the end
+    /// of each one's accept loop.
+    sockets: Vec<(Rc<Acceptor>, oneshot::Sender<End>)>,
     backlog: u32,
     belief: Belief,
 }
@@ -179,63 +182,73 @@ impl Worker {
             .cloned()
             .collect();
         for address in &gone {
-            self.close(address, &change.closed);
+            self.close(address, &change.closed, false);
         }
         for open in self.open.values_mut() {
             self.ending.extend(open.refresh(&self.context));
         }
-        for (address, socket) in change.added {
-            self.listen(address, socket);
+        for (address, sockets) in change.added {
+            self.listen(address, sockets);
         }
         for fresh in std::mem::take(&mut self.early) {
             self.enter(fresh);
         }
     }
 
-    fn listen(&mut self, address: BindAddress, socket: Listening) {
+    fn listen(&mut self, address: BindAddress, sockets: Vec<Listening>) {
         let Some(rules) = ListenerRules::new(&self.context, address.clone()) else {
             return; // A reload that is already overtaken by the next one.
         };
-        let socket = match Acceptor::new(socket) {
-            Ok(socket) => Rc::new(socket),
-            Err(error) => {
+        let mut acceptors = Vec::with_capacity(sockets.len());
+        for socket in sockets {
+            match Acceptor::new(socket) {
+                Ok(socket) => acceptors.push(Rc::new(socket)),
                 // Only a lack of memory does that; the other workers' sockets still accept.
-                tracing::error!(%address, %error, "a worker cannot use its socket");
-                return;
+                Err(error) => {
+                    tracing::error!(%address, %error, "a worker cannot use its socket");
+                }
             }
+        }
+        let Some(first) = acceptors.first() else {
+            return;
         };
         let (pin, listener) = rules.current(&self.context);
         let config = &pin.listener(listener).rules;
-        let port = socket.port().unwrap_or(HTTP_PORT);
+        let port = first.port().unwrap_or(HTTP_PORT);
         let context = self.context.clone();
         let door = Door::new(address.clone(), port, rules, context, self.share.clone());
-        let (stop, stopped) = oneshot::channel();
+        let backlog = config.backlog;
+        let belief = Belief::of(config);
+        let sockets = acceptors.into_iter().map(|socket| {
+            let (stop, stopped) = oneshot::channel();
+            tokio::task::spawn_local(accept::run(door.clone(), socket.clone(), stopped));
+            (socket, stop)
+        });
         let open = Open {
+            sockets: sockets.collect(),
             door: door.clone(),
-            socket: socket.clone(),
-            stop,
-            backlog: config.backlog,
-            belief: Belief::of(config),
+            backlog,
+            belief,
         };
         self.open.insert(address, open);
-        tokio::task::spawn_local(accept::run(door, socket, stopped));
     }
 
-    /// Stops accepting at `address`; its connections end after their current request.
-    fn close(&mut self, address: &BindAddress, closed: &Closed) {
-        let Some(Open {
-            door, socket, stop, ..
-        }) = self.open.remove(address)
-        else {
+    /// Stops accepting at `address`; its connections end after their current request. `left`: what
+    /// waits there is another process' now.
+    fn close(&mut self, address: &BindAddress, closed: &Closed, left: bool) {
+        let Some(Open { door, sockets, .. }) = self.open.remove(address) else {
             return;
         };
-        // The accept loop must be the last owner: it closes the socket.
-        drop(socket);
         let group = door.group();
         group.advance(Phase::Ending);
         self.ending.push(group);
-        // The loop only ends by this message.
-        let _ = stop.send(closed.clone());
+        for (socket, stop) in sockets {
+            // The accept loop must be the last owner: it closes the socket.
+            drop(socket);
+            let closed = closed.clone();
+            // The loop only ends by this message.
+            let _ = stop.send(End { closed, left });
+        }
         self.retired.insert(address.clone(), door);
     }
 
@@ -251,7 +264,25 @@ impl Worker {
         }
     }
 
-    fn drain(&mut self) {
+    /// Says what it has; stops at the first that fails.
+    fn lend(&self, lender: &mpsc::UnboundedSender<io::Result<(BindAddress, Lent)>>) {
+        for (address, open) in &self.open {
+            for (socket, _) in &open.sockets {
+                let lent = socket.lend();
+                let failed = lent.is_err();
+                // Who asked may have given up.
+                if lender
+                    .send(lent.map(|lent| (address.clone(), lent)))
+                    .is_err()
+                    || failed
+                {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self, left: &HashSet<BindAddress>) {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
@@ -259,7 +290,7 @@ impl Worker {
         let (closed, _) = mpsc::channel(1);
         let addresses: Vec<_> = self.open.keys().cloned().collect();
         for address in &addresses {
-            self.close(address, &closed);
+            self.close(address, &closed, left.contains(address));
         }
     }
 
@@ -278,7 +309,9 @@ impl Open {
         let config = &pin.listener(listener).rules;
         if self.backlog != config.backlog {
             self.backlog = config.backlog;
-            self.socket.set_backlog(config.backlog);
+            for (socket, _) in &self.sockets {
+                socket.set_backlog(config.backlog);
+            }
         }
         let belief = Belief::of(config);
         if self.belief == belief {
