@@ -1,13 +1,19 @@
-//! Composition root: first snapshot, workers, control tasks, signals, drain.
+//! Composition root: first snapshot, workers, control tasks, signals, drain; who starts us and what
+//! starts in our place.
 //!
 //! Everything runs on threads of its own, so that [`Running`] works the same from `run`, from
 //! `demo` and from tests: start, look at the addresses, shut down.
 
+mod activation;
 mod control;
 mod descriptors;
 mod drain;
+mod launch;
+mod program;
 mod signals;
 mod start;
+mod systemd;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +22,7 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
 pub use drain::Stop;
+pub use launch::Launch;
 pub use start::StartError;
 
 use crate::config::model::BindAddress;
@@ -33,6 +40,8 @@ pub struct Options {
     pub logging: bool,
     /// Follow the file.
     pub watch: bool,
+    /// Of a process of its own: it can be replaced by a new binary, and speaks to a service manager.
+    pub launch: Option<Launch>,
 }
 
 impl Options {
@@ -44,6 +53,7 @@ impl Options {
             signals: false,
             logging: false,
             watch: true,
+            launch: None,
         }
     }
 }

@@ -19,10 +19,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 pub(crate) use attempt::load;
-pub use attempt::{Parts, Rejection, first};
+pub use attempt::{Parts, Rejection, Unopened, first};
 pub use status::LastReload;
 
-use crate::config::model::Admin;
+use crate::config::model::{Admin, BindAddress};
 use crate::config::{Diagnostics, Diff, Loaded};
 use crate::snapshot::Snapshot;
 
@@ -95,24 +95,56 @@ pub(crate) struct State {
     stopping: AtomicBool,
 }
 
-struct Request {
-    trigger: Trigger,
-    reply: oneshot::Sender<Outcome>,
+enum Request {
+    Reload {
+        trigger: Trigger,
+        reply: oneshot::Sender<Outcome>,
+    },
+    /// Tell the listeners, and leave everything as it is until `thawed` goes.
+    Freeze {
+        reply: oneshot::Sender<Vec<Held>>,
+        thawed: oneshot::Receiver<()>,
+    },
+}
+
+/// A listener that is open.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub name: Arc<str>,
+    pub configured: BindAddress,
+    pub bound: BindAddress,
+}
+
+/// Reloads wait until this is dropped.
+#[derive(Debug)]
+pub struct Frozen {
+    pub listeners: Vec<Held>,
+    _thaw: oneshot::Sender<()>,
 }
 
 impl Handle {
     /// Reads the file now and takes it over if it is valid and new.
     pub async fn reload(&self, trigger: Trigger) -> Outcome {
         let (reply, outcome) = oneshot::channel();
-        if self
-            .requests
-            .send(Request { trigger, reply })
-            .await
-            .is_err()
-        {
+        let request = Request::Reload { trigger, reply };
+        if self.requests.send(request).await.is_err() {
             return Outcome::Stopping;
         }
         outcome.await.unwrap_or(Outcome::Stopping)
+    }
+
+    /// The open listeners, which stay these for as long as the answer is held. `None`: the process
+    /// is ending.
+    pub async fn freeze(&self) -> Option<Frozen> {
+        let (reply, listeners) = oneshot::channel();
+        let (thaw, thawed) = oneshot::channel();
+        let request = Request::Freeze { reply, thawed };
+        self.requests.send(request).await.ok()?;
+        let listeners = listeners.await.ok()?;
+        Some(Frozen {
+            listeners,
+            _thaw: thaw,
+        })
     }
 
     pub fn current(&self) -> Arc<Current> {
@@ -150,7 +182,17 @@ pub struct Reloader {
 
 impl Reloader {
     pub async fn run(mut self) {
-        while let Some(Request { trigger, reply }) = self.requests.recv().await {
+        while let Some(request) = self.requests.recv().await {
+            let (trigger, reply) = match request {
+                Request::Reload { trigger, reply } => (trigger, reply),
+                Request::Freeze { reply, thawed } => {
+                    if reply.send(self.held()).is_ok() {
+                        // Its sender only ever goes.
+                        let _ = thawed.await;
+                    }
+                    continue;
+                }
+            };
             let outcome = if self.state.stopping.load(Ordering::Acquire) {
                 Outcome::Stopping
             } else {

@@ -22,4 +22,4 @@ pub use context::{
     Control, ExplainRequest, Future, LastReload, ListenerStatus, Readiness, Rejected, Reloaded,
     RouteStatus, Settings, Status, Tasks,
 };
-pub use server::{Bound, bind};
+pub use server::{Bound, adopt, bind};

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::api;
 use super::context::Control;
 use crate::config::model::BindAddress;
 use crate::util::unix_socket;
-use crate::util::unix_socket::SocketFile;
+use crate::util::unix_socket::{Identity, SocketFile};
 
 /// From the start of a connection, or of waiting for its next request, to the end of a head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,8 +36,7 @@ enum Socket {
     Tcp(TcpListener),
     Unix {
         listener: UnixListener,
-        /// Held for its drop.
-        _file: SocketFile,
+        file: SocketFile,
     },
 }
 
@@ -89,9 +89,26 @@ pub fn bind(address: &BindAddress) -> io::Result<Bound> {
             let listener = std::os::unix::net::UnixListener::from(socket);
             Socket::Unix {
                 listener: UnixListener::from_std(listener)?,
-                _file: file,
+                file,
             }
         }
+    }))
+}
+
+/// One that another process bound and listens on. `file`: of a unix socket, if it became ours. On
+/// the control runtime.
+pub fn adopt(
+    socket: socket2::Socket,
+    address: &BindAddress,
+    file: Option<Identity>,
+) -> io::Result<Bound> {
+    socket.set_nonblocking(true)?;
+    Ok(Bound(match address {
+        BindAddress::Tcp(_) => Socket::Tcp(TcpListener::from_std(socket.into())?),
+        BindAddress::Unix(path) => Socket::Unix {
+            listener: UnixListener::from_std(socket.into())?,
+            file: SocketFile::taken_over(path, file),
+        },
     }))
 }
 
@@ -104,33 +121,40 @@ impl Bound {
         }
     }
 
-    /// Answers until the future is dropped, which closes the listener and lets the requests under
-    /// way end by themselves.
-    pub async fn serve(self, control: Arc<dyn Control>) {
+    /// A second descriptor, for another process, and the identity of the socket's file.
+    pub fn lend(&self) -> io::Result<(OwnedFd, Option<Identity>)> {
+        Ok(match &self.0 {
+            Socket::Tcp(listener) => (listener.as_fd().try_clone_to_owned()?, None),
+            Socket::Unix { listener, file } => {
+                (listener.as_fd().try_clone_to_owned()?, file.identity())
+            }
+        })
+    }
+
+    /// Another process answers on the socket: its file stays when this goes.
+    pub fn leave(&self) {
+        if let Socket::Unix { file, .. } = &self.0 {
+            file.leave();
+        }
+    }
+
+    /// Answers until `leaving` says so or its sender goes; connections end after their current
+    /// request then. Dropping the future lets requests under way end by themselves.
+    pub async fn serve(
+        self: Arc<Self>,
+        control: Arc<dyn Control>,
+        mut leaving: watch::Receiver<bool>,
+    ) {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let told = leaving.clone();
         loop {
             // Never closed, so this never fails; if it did, there would be nothing to wait for.
             let Ok(permit) = permits.clone().acquire_owned().await else {
                 return;
             };
-            let control = control.clone();
-            let accepted = match &self.0 {
-                Socket::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                    let local = stream.local_addr().map(Local::Tcp);
-                    tokio::spawn(async move {
-                        // Without an address its client has gone already.
-                        if let Ok(local) = local {
-                            connection(stream, local, control).await;
-                        }
-                        drop(permit);
-                    });
-                }),
-                Socket::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| {
-                    tokio::spawn(async move {
-                        connection(stream, Local::Unix, control).await;
-                        drop(permit);
-                    });
-                }),
+            let accepted = tokio::select! {
+                accepted = self.accept(&control, &told, permit) => accepted,
+                () = left(&mut leaving) => return,
             };
             if let Err(error) = accepted {
                 tracing::warn!(%error, "the admin listener cannot accept");
@@ -138,10 +162,52 @@ impl Bound {
             }
         }
     }
+
+    /// Takes one connection, whose task holds `permit`.
+    async fn accept(
+        &self,
+        control: &Arc<dyn Control>,
+        leaving: &watch::Receiver<bool>,
+        permit: OwnedSemaphorePermit,
+    ) -> io::Result<()> {
+        match &self.0 {
+            Socket::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let (control, leaving) = (control.clone(), leaving.clone());
+                tokio::spawn(async move {
+                    // Without an address its client has gone already.
+                    if let Ok(local) = stream.local_addr() {
+                        connection(stream, Local::Tcp(local), control, leaving).await;
+                    }
+                    drop(permit);
+                });
+            }
+            Socket::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                let (control, leaving) = (control.clone(), leaving.clone());
+                tokio::spawn(async move {
+                    connection(stream, Local::Unix, control, leaving).await;
+                    drop(permit);
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
-async fn connection<S>(stream: S, local: Local, control: Arc<dyn Control>)
-where
+/// Returns when it is time to leave.
+async fn left(leaving: &mut watch::Receiver<bool>) {
+    // Its sender gone says the same.
+    let _ = leaving.wait_for(|leaving| *leaving).await;
+}
+
+/// Ends after the request under way once `leaving` says so.
+async fn connection<S>(
+    stream: S,
+    local: Local,
+    control: Arc<dyn Control>,
+    mut leaving: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request| {
@@ -152,8 +218,15 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    let mut served = std::pin::pin!(served);
+    let served = tokio::select! {
+        served = served.as_mut() => served,
+        () = left(&mut leaving) => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "an admin connection broke off");
     }

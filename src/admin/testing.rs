@@ -151,7 +151,10 @@ pub fn serve(process: &Arc<Process>) -> SocketAddr {
     let address = BindAddress::Tcp(([127, 0, 0, 1], 0).into());
     let bound = bind(&address).expect("a free port");
     let local = bound.local_addr().expect("a TCP address");
-    tokio::spawn(bound.serve(process.clone()));
+    // For as long as the process of the tests.
+    let (stay, leaving) = tokio::sync::watch::channel(false);
+    std::mem::forget(stay);
+    tokio::spawn(Arc::new(bound).serve(process.clone(), leaving));
     local
 }
 

@@ -227,13 +227,15 @@ async fn a_unix_socket_has_its_mode_and_replaces_a_dead_one() {
         .mode();
     assert_eq!(mode & 0o777, 0o660);
     assert!(bind(&address).is_err(), "a living one is not");
-    let serving = tokio::spawn(bound.serve(Arc::new(Process::default())));
+    let (stay, leaving) = tokio::sync::watch::channel(false);
+    let serving = Arc::new(bound).serve(Arc::new(Process::default()), leaving);
+    let serving = tokio::spawn(serving);
     let stream = UnixStream::connect(&path)
         .await
         .expect("the listener accepts");
     let get = b"GET /status HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n";
     assert!(exchange(stream, get).await.starts_with("HTTP/1.1 200"));
-    serving.abort();
+    stay.send_replace(true);
     // The task's end is what drops the socket.
     let _ = serving.await;
     assert!(!path.exists(), "the file goes with its listener");

@@ -1,11 +1,22 @@
-//! The end: readiness off, a pause for balancers in front of us, no new connections, the requests
-//! under way to their end or to the end of patience.
+//! The life of a process that serves, up to its end: readiness off, a pause for balancers in front
+//! of us, no new connections, the requests under way to their end or to the end of patience. With
+//! another process in its place the same without the first two.
 
-use tokio::sync::mpsc;
+use std::sync::Arc;
+
+use nix::sys::signal::Signal;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::program::Program;
+use super::signals::Replaced;
+use super::systemd;
+use super::systemd::Notify;
+use super::upgrade::{Ended, Offer, Successor};
+use crate::admin;
+use crate::config::model::BindAddress;
 use crate::reload;
-use crate::telemetry::events;
+use crate::telemetry::{Metrics, events};
 use crate::worker::Workers;
 
 /// How to end.
@@ -17,34 +28,151 @@ pub enum Stop {
     Now,
 }
 
-/// Waits for a stop and carries it out; returns when the workers have ended. Gives how many
-/// connections were cut off.
-pub(super) async fn run(
-    mut stops: mpsc::UnboundedReceiver<Stop>,
-    reload: &reload::Handle,
-    workers: &Workers,
-) -> usize {
-    let first = stops.recv().await;
-    reload.stop();
-    if let Some(Stop::Graceful(signal)) = first {
-        events::draining(signal);
-        let process = reload.current().snapshot.config.process.clone();
-        let patience = async {
-            tokio::time::sleep(process.shutdown_delay).await;
-            workers.drain();
-            timeout(process.drain_timeout, workers.ended())
-                .await
-                .is_ok()
-        };
-        tokio::select! {
-            drained = patience => if drained {
-                return 0;
-            },
-            // `None` cannot come before the end: the signals hold a sender.
-            _ = stops.recv() => {}
+/// Of a process that serves.
+pub(super) struct Serving {
+    pub reload: reload::Handle,
+    pub workers: Arc<Workers>,
+    pub metrics: Arc<Metrics>,
+    pub admin: Option<AdminListener>,
+    pub notify: Notify,
+    /// What replaces this process, if that is possible at all.
+    pub program: Option<Program>,
+    pub replaced: Replaced,
+}
+
+pub(super) struct AdminListener {
+    pub bound: Arc<admin::Bound>,
+    /// In the file.
+    pub configured: BindAddress,
+    pub leaving: watch::Sender<bool>,
+}
+
+impl Serving {
+    /// Waits for a stop or an upgrade that succeeds and carries it out; returns when the workers
+    /// have ended. Gives how many connections were cut off.
+    pub async fn run(
+        &self,
+        mut stops: mpsc::UnboundedReceiver<Stop>,
+        mut upgrades: mpsc::UnboundedReceiver<()>,
+    ) -> usize {
+        loop {
+            let stop = tokio::select! {
+                stop = stops.recv() => stop,
+                Some(()) = upgrades.recv() => {
+                    match self.upgrade(&mut stops, &mut upgrades).await {
+                        Ended::HandedOver(successor) => return self.leave(successor, stops).await,
+                        Ended::Failed(_) => continue,
+                        Ended::Stopped(stop) => stop,
+                    }
+                }
+            };
+            return self.stop(stop, stops).await;
         }
     }
-    let aborted = workers.abort();
-    workers.ended().await;
-    aborted
+
+    async fn upgrade(
+        &self,
+        stops: &mut mpsc::UnboundedReceiver<Stop>,
+        again: &mut mpsc::UnboundedReceiver<()>,
+    ) -> Ended {
+        let Some(program) = &self.program else {
+            return Ended::Failed("this command cannot be replaced".to_owned());
+        };
+        self.notify.status("upgrading");
+        let admin = self.admin.as_ref();
+        let offer = Offer {
+            program,
+            reload: &self.reload,
+            workers: &self.workers,
+            admin: admin.map(|admin| (&*admin.bound, &admin.configured)),
+        };
+        let ended = offer.run(stops, again).await;
+        if let Ended::Failed(reason) = &ended {
+            events::upgrade_failed(&self.metrics, reason);
+            let status = systemd::status(&self.reload, self.workers.count());
+            self.notify
+                .status(&format!("{status}; the upgrade failed: {reason}"));
+        }
+        ended
+    }
+
+    async fn stop(&self, first: Option<Stop>, mut stops: mpsc::UnboundedReceiver<Stop>) -> usize {
+        self.reload.stop();
+        if let Some(Stop::Graceful(signal)) = first {
+            events::draining(signal);
+            self.notify.stopping("draining");
+            let process = self.reload.current().snapshot.config.process.clone();
+            let patience = async {
+                tokio::time::sleep(process.shutdown_delay).await;
+                self.workers.drain();
+                timeout(process.drain_timeout, self.workers.ended())
+                    .await
+                    .is_ok()
+            };
+            tokio::select! {
+                drained = patience => if drained {
+                    return 0;
+                },
+                // `None` cannot come before the end: the signals hold a sender.
+                _ = stops.recv() => {}
+            }
+        }
+        self.abort().await
+    }
+
+    /// Another process is in our place.
+    async fn leave(
+        &self,
+        mut successor: Box<Successor>,
+        mut stops: mpsc::UnboundedReceiver<Stop>,
+    ) -> usize {
+        let pid = successor.pid;
+        self.notify.main_pid(pid);
+        successor.released().await;
+        self.replaced.by(pid);
+        self.reload.stop();
+        successor.thaw();
+        events::handed_over(pid);
+        events::draining("USR2");
+        if let Some(admin) = &self.admin {
+            if successor.admin {
+                admin.bound.leave();
+            }
+            admin.leaving.send_replace(true);
+        }
+        let process = self.reload.current().snapshot.config.process.clone();
+        self.workers.leave(std::mem::take(&mut successor.adopted));
+        if successor.stop {
+            successor.signal(Signal::SIGTERM);
+        }
+        let mut patience = std::pin::pin!(timeout(process.drain_timeout, self.workers.ended()));
+        let (mut told, mut alive) = (false, true);
+        loop {
+            tokio::select! {
+                drained = patience.as_mut() => match drained {
+                    Ok(()) => return 0,
+                    Err(_) => break,
+                },
+                stop = stops.recv() => match stop {
+                    // A service manager tells every process of a service to end, and this one does.
+                    Some(Stop::Graceful(signal)) if !told => {
+                        told = true;
+                        tracing::info!(signal, "draining already");
+                    }
+                    _ => break,
+                },
+                status = successor.ended(), if alive => {
+                    alive = false;
+                    tracing::error!(pid, status, "the process that has taken over has ended");
+                }
+            }
+        }
+        self.abort().await
+    }
+
+    async fn abort(&self) -> usize {
+        let aborted = self.workers.abort();
+        self.workers.ended().await;
+        aborted
+    }
 }

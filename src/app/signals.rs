@@ -1,13 +1,15 @@
 //! What each signal does (contract, section 2).
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::Stop;
-use crate::reload::{Handle, Trigger};
+use super::systemd::{self, Notify};
+use super::upgrade::signal_to;
+use crate::reload::{Handle, Outcome, Trigger};
 use crate::telemetry::AccessLogWriter;
 
 /// The handlers, in place from construction on. (SIGPIPE is ignored by Rust's runtime.)
@@ -18,6 +20,33 @@ pub(super) struct Signals {
     quit: Signal,
     user1: Signal,
     user2: Signal,
+}
+
+/// The process that has taken our place, if one has. Set once, by whoever hands over; read to tell
+/// it what still comes to us.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Replaced(Arc<OnceLock<u32>>);
+
+impl Replaced {
+    pub fn by(&self, pid: u32) {
+        // There is no second one.
+        let _ = self.0.set(pid);
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.0.get().copied()
+    }
+}
+
+/// What signals act on.
+pub(super) struct Targets {
+    pub reload: Handle,
+    pub access: Arc<AccessLogWriter>,
+    pub stop: mpsc::UnboundedSender<Stop>,
+    pub upgrade: mpsc::UnboundedSender<()>,
+    pub notify: Notify,
+    pub workers: usize,
+    pub replaced: Replaced,
 }
 
 impl Signals {
@@ -32,27 +61,34 @@ impl Signals {
         })
     }
 
-    pub async fn run(
-        mut self,
-        reload: Handle,
-        access: Arc<AccessLogWriter>,
-        stop: mpsc::UnboundedSender<Stop>,
-    ) {
+    /// The name of a signal that asks for the end. The others stay where they are meanwhile.
+    pub async fn stop(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "TERM",
+            _ = self.interrupt.recv() => "INT",
+            _ = self.quit.recv() => "QUIT",
+        }
+    }
+
+    pub async fn run(mut self, targets: Targets) {
+        let targets = Arc::new(targets);
         loop {
             let signal = tokio::select! {
                 _ = self.hangup.recv() => {
-                    let reload = reload.clone();
                     // Aside: a stop must be heard while a file is read.
-                    tokio::spawn(async move { reload.reload(Trigger::Signal).await });
+                    tokio::spawn(reload(targets.clone()));
                     continue;
                 }
                 _ = self.user1.recv() => {
-                    access.reopen();
+                    targets.access.reopen();
                     continue;
                 }
                 _ = self.user2.recv() => {
-                    // Left alone it would end the process and every request in it.
-                    tracing::warn!("USR2 is not supported yet: nothing is handed over");
+                    match targets.replaced.pid() {
+                        Some(pid) => tracing::warn!(pid, "upgrade: done already, this process ends"),
+                        // Fails when the end has come already.
+                        None => drop(targets.upgrade.send(())),
+                    }
                     continue;
                 }
                 _ = self.terminate.recv() => "TERM",
@@ -60,7 +96,24 @@ impl Signals {
                 _ = self.quit.recv() => "QUIT",
             };
             // Fails when the end has come already.
-            let _ = stop.send(Stop::Graceful(signal));
+            let _ = targets.stop.send(Stop::Graceful(signal));
         }
+    }
+}
+
+async fn reload(targets: Arc<Targets>) {
+    let notify = &targets.notify;
+    if let Some(pid) = targets.replaced.pid() {
+        return signal_to(pid, nix::sys::signal::Signal::SIGHUP);
+    }
+    notify.reloading();
+    match targets.reload.reload(Trigger::Signal).await {
+        // It waited for an upgrade: the file is the other process' business now.
+        Outcome::Stopping => {
+            if let Some(pid) = targets.replaced.pid() {
+                signal_to(pid, nix::sys::signal::Signal::SIGHUP);
+            }
+        }
+        _ => notify.ready(&systemd::status(&targets.reload, targets.workers)),
     }
 }

@@ -1,20 +1,26 @@
 //! From a configuration file to a serving process, on the control thread.
 
+use std::cell::Cell;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::control::Control;
-use super::signals::Signals;
-use super::{Options, Started, Stop, descriptors, drain};
+use super::drain::{AdminListener, Serving};
+use super::launch::Launch;
+use super::signals::{Replaced, Signals, Targets};
+use super::upgrade::{Succession, SuccessionError};
+use super::{Options, Started, Stop, descriptors, systemd};
 use crate::admin;
 use crate::admin::Bound;
 use crate::config::model::{Admin, BindAddress};
 use crate::config::{Diagnostics, Loaded};
+use crate::listener::Inherited;
 use crate::reload;
 use crate::reload::{Parts, Rejection};
 use crate::telemetry::{AccessLogWriter, Metrics, events, logging};
@@ -40,6 +46,10 @@ pub enum StartError {
     Thread(#[source] io::Error),
     #[error("cannot react to signals")]
     Signals(#[source] io::Error),
+    #[error(transparent)]
+    Succession(#[from] SuccessionError),
+    #[error("stopped by {0}")]
+    Stopped(&'static str),
     #[error("the start ended in a panic; please report it")]
     Panic,
 }
@@ -75,12 +85,11 @@ pub(super) fn control(
     };
     runtime.block_on(async {
         // Whoever started us waits for the report: it is received, or they are gone with us.
-        match start(options, stop).await {
-            Ok((started, parts)) => {
-                let reload = started.reload.clone();
+        match begin(options, stop).await {
+            Ok((started, alive)) => {
                 let _ = report.send(Ok(started));
-                let aborted = drain::run(stops, &reload, &parts.workers).await;
-                parts.end(aborted).await;
+                let aborted = alive.serving.run(stops, alive.upgrades).await;
+                end(alive.access, aborted).await;
             }
             Err(error) => {
                 let _ = report.send(Err(error));
@@ -91,25 +100,142 @@ pub(super) fn control(
     runtime.shutdown_background();
 }
 
-/// What the end needs.
+/// What serving and its end need.
 struct Alive {
-    workers: Arc<crate::worker::Workers>,
+    serving: Serving,
     access: Arc<AccessLogWriter>,
+    upgrades: mpsc::UnboundedReceiver<()>,
 }
 
-impl Alive {
-    async fn end(self, aborted: usize) {
-        let access = self.access;
-        // In blocking code: it waits for the writer's thread.
-        let _ = tokio::task::spawn_blocking(move || access.flush(FLUSH)).await;
-        events::stopped(aborted as u64);
+async fn end(access: Arc<AccessLogWriter>, aborted: usize) {
+    // In blocking code: it waits for the writer's thread.
+    let _ = tokio::task::spawn_blocking(move || access.flush(FLUSH)).await;
+    events::stopped(aborted as u64);
+}
+
+/// Starts, unless a signal asks for the end before anybody is served.
+async fn begin(
+    mut options: Options,
+    stop: mpsc::UnboundedSender<Stop>,
+) -> Result<(Started, Alive), StartError> {
+    // Before anything that may take its time: left alone, every one of them ends the process at
+    // once. What asks for something else than the end waits until everything runs.
+    let signals = options.signals.then(Signals::new).transpose();
+    let mut signals = signals.map_err(StartError::Signals)?;
+    let launch = options.launch.take();
+    let opened = Cell::new(false);
+    let starting = succeed(&options, launch, &opened);
+    let mut late = None;
+    let (started, serving, access) = match &mut signals {
+        None => starting.await?,
+        Some(signals) => {
+            let mut starting = pin!(starting);
+            loop {
+                tokio::select! {
+                    start = starting.as_mut() => break start?,
+                    signal = signals.stop(), if late.is_none() => match opened.get() {
+                        false => return Err(StartError::Stopped(signal)),
+                        true => late = Some(signal),
+                    },
+                }
+            }
+        }
+    };
+    if let Some(signal) = late {
+        // Received, or everything has ended.
+        let _ = stop.send(Stop::Graceful(signal));
+    }
+    let (upgrade, upgrades) = mpsc::unbounded_channel();
+    if let Some(signals) = signals {
+        tokio::spawn(signals.run(Targets {
+            reload: serving.reload.clone(),
+            access: access.clone(),
+            stop,
+            upgrade,
+            notify: serving.notify.clone(),
+            workers: serving.workers.count(),
+            replaced: serving.replaced.clone(),
+        }));
+    }
+    if options.watch {
+        let (path, reload) = (options.config.clone(), serving.reload.clone());
+        tokio::spawn(reload::watch_file(path, reload));
+    }
+    let status = systemd::status(&serving.reload, serving.workers.count());
+    serving.notify.ready(&status);
+    let (notify, reload) = (serving.notify.clone(), serving.reload.clone());
+    let replaced = serving.replaced.clone();
+    tokio::spawn(systemd::keep(
+        notify,
+        reload,
+        serving.workers.clone(),
+        replaced,
+    ));
+    let alive = Alive {
+        serving,
+        access,
+        upgrades,
+    };
+    Ok((started, alive))
+}
+
+type Start = (Started, Serving, Arc<AccessLogWriter>);
+
+/// Starts in the place of the process that started this one, if that is what it is for.
+async fn succeed(
+    options: &Options,
+    launch: Option<Launch>,
+    opened: &Cell<bool>,
+) -> Result<Start, StartError> {
+    let Some(mut launch) = launch else {
+        return start(options, None, Inherited::default(), &mut None, opened).await;
+    };
+    let mut handed = std::mem::take(&mut launch.passed.sockets);
+    let mut succession = None;
+    if let Some(predecessor) = launch.predecessor.take() {
+        let (begun, sockets) = Succession::begin(predecessor).await?;
+        succession = Some(begun);
+        handed = sockets;
+    }
+    let inherited = Inherited::new(handed);
+    let started = start(options, Some(launch), inherited, &mut succession, opened).await;
+    if let (Err(error), Some(succession)) = (&started, succession) {
+        succession.failed(in_one_line(error)).await;
+    }
+    started
+}
+
+fn in_one_line(error: &StartError) -> String {
+    match error {
+        StartError::Config(mistakes) => {
+            let mut lines = mistakes.lines();
+            let first = lines.next().unwrap_or_default();
+            match lines.count() {
+                0 => first,
+                more => format!("{first} (and {more} more)"),
+            }
+        }
+        StartError::Refused(rejection) => rejection.summary(),
+        other => {
+            let mut text = other.to_string();
+            let mut source = std::error::Error::source(other);
+            while let Some(cause) = source {
+                text.push_str(": ");
+                text.push_str(&cause.to_string());
+                source = cause.source();
+            }
+            text
+        }
     }
 }
 
 async fn start(
-    options: Options,
-    stop: mpsc::UnboundedSender<Stop>,
-) -> Result<(Started, Alive), StartError> {
+    options: &Options,
+    launch: Option<Launch>,
+    mut inherited: Inherited,
+    succession: &mut Option<Succession>,
+    opened: &Cell<bool>,
+) -> Result<Start, StartError> {
     let loaded = reload::load(options.config.clone(), options.environment.clone())
         .await
         .map_err(|_| StartError::Panic)?
@@ -118,12 +244,14 @@ async fn start(
     for warning in loaded.warnings.lines() {
         tracing::warn!(%warning, "configuration");
     }
-    // Before the first connection: left alone, every one of them ends the process at once. What
-    // comes from now on waits until everything runs.
-    let signals = options.signals.then(Signals::new).transpose();
-    let signals = signals.map_err(StartError::Signals)?;
+    if let Some(succession) = succession {
+        succession.announce();
+    }
+    for socket in launch.iter().flat_map(|launch| &launch.passed.refused) {
+        tracing::warn!(socket, "a socket that was passed to us cannot be used");
+    }
     descriptors::raise_limit();
-    let bound_admin = bind_admin(loaded.config.admin.as_ref())?;
+    let bound_admin = bind_admin(loaded.config.admin.as_ref(), &mut inherited)?;
 
     let count = workers(&loaded);
     let metrics = Metrics::new(count);
@@ -138,33 +266,27 @@ async fn start(
         access: access.clone(),
         logging,
     };
-    let first = reload::first(parts, loaded, count)
+    let unopened = reload::first(parts, loaded, count, &mut inherited)
         .await
         .map_err(StartError::Refused)?;
+    if let Some(succession) = succession {
+        succession.ready().await?;
+    }
+    opened.set(true);
+    let first = unopened.open().await.map_err(StartError::Refused)?;
     tokio::spawn(first.reloader.run());
-    if let Some(signals) = signals {
-        tokio::spawn(signals.run(first.handle.clone(), access.clone(), stop));
-    }
-    if options.watch {
-        tokio::spawn(reload::watch_file(
-            options.config.clone(),
-            first.handle.clone(),
-        ));
-    }
-    let admin = bound_admin
-        .as_ref()
-        .and_then(Bound::local_addr)
-        .map(BindAddress::Tcp);
-    let admin = admin.or_else(|| {
-        first
-            .handle
-            .current()
-            .snapshot
-            .config
-            .admin_address()
-            .cloned()
-    });
-    if let Some(bound) = bound_admin {
+
+    let configured = first
+        .handle
+        .current()
+        .snapshot
+        .config
+        .admin_address()
+        .cloned();
+    let admin = bound_admin.map(Arc::new);
+    let address = admin.as_ref().and_then(|bound| bound.local_addr());
+    let address = address.map(BindAddress::Tcp).or_else(|| configured.clone());
+    let admin = admin.zip(configured).map(|(bound, configured)| {
         let control = Control {
             reload: first.handle.clone(),
             registry,
@@ -174,40 +296,68 @@ async fn start(
             config_file: options.config.clone(),
             started: Instant::now(),
         };
-        tokio::spawn(bound.serve(Arc::new(control)));
+        let (leaving, left) = watch::channel(false);
+        tokio::spawn(bound.clone().serve(Arc::new(control), left));
+        AdminListener {
+            bound,
+            configured,
+            leaving,
+        }
+    });
+    for unused in inherited.addresses() {
+        tracing::warn!(address = %unused, "no listener has the address or the name of this socket: it is closed");
     }
-    if let Some(address) = &admin {
+    let adopted = inherited.finish();
+    if let Some(succession) = succession.take() {
+        succession.accepting(adopted).await;
+    }
+    if let Some(address) = &address {
         tracing::info!(%address, "admin listening");
     }
     for (name, address) in &first.listeners {
         events::listening(name, address);
     }
     events::started(&metrics, 1, count);
+    let (notify, program) = launch.map(|launch| (launch.notify, launch.program)).unzip();
+    let serving = Serving {
+        reload: first.handle.clone(),
+        workers: first.workers,
+        metrics: metrics.clone(),
+        admin,
+        notify: notify.unwrap_or_default(),
+        program,
+        replaced: Replaced::default(),
+    };
     let started = Started {
         listeners: first.listeners,
-        admin,
+        admin: address,
         reload: first.handle,
         metrics,
     };
-    Ok((
-        started,
-        Alive {
-            workers: first.workers,
-            access,
-        },
-    ))
+    Ok((started, serving, access))
 }
 
-fn bind_admin(config: Option<&Admin>) -> Result<Option<Bound>, StartError> {
+/// In the list of sockets that were passed to us.
+const ADMIN: &str = "admin";
+
+fn bind_admin(
+    config: Option<&Admin>,
+    inherited: &mut Inherited,
+) -> Result<Option<Bound>, StartError> {
     let Some(Admin { address, .. }) = config else {
         return Ok(None);
     };
-    admin::bind(address)
-        .map(Some)
-        .map_err(|source| StartError::Admin {
-            address: address.to_string(),
-            source,
-        })
+    let mut handed = inherited.take(ADMIN, address);
+    let bound = match handed.pop() {
+        None => admin::bind(address),
+        // What waits in the others nobody would answer.
+        Some(_) if !handed.is_empty() => Err(io::ErrorKind::AddrInUse.into()),
+        Some(handed) => admin::adopt(handed.socket, &handed.bound, handed.file),
+    };
+    bound.map(Some).map_err(|source| StartError::Admin {
+        address: address.to_string(),
+        source,
+    })
 }
 
 /// One per core that this process may use, unless configured.

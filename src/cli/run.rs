@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::app::{Options, Running, StartError};
+use crate::app::{Launch, Options, Running, StartError};
 
 /// Run in the foreground; events go to stderr
 #[derive(Debug, clap::Args)]
@@ -11,9 +11,17 @@ pub struct Args {}
 
 /// 0 after a drain, 1 when the configuration is bad, 3 when an address cannot be bound.
 pub fn run(_args: Args, config: &Path) -> ExitCode {
+    let launch = match Launch::take() {
+        Ok(launch) => launch,
+        Err(error) => {
+            eprintln!("evenkeel: cannot tell how this process was started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let options = Options {
         signals: true,
         logging: true,
+        launch: Some(launch),
         ..Options::new(config)
     };
     serve(options, |_| {})
@@ -25,6 +33,10 @@ pub(super) fn serve(options: Options, started: impl FnOnce(&Running)) -> ExitCod
         Ok(running) => {
             started(&running);
             running.wait();
+            ExitCode::SUCCESS
+        }
+        Err(StartError::Stopped(signal)) => {
+            eprintln!("evenkeel: stopped by {signal} before it served");
             ExitCode::SUCCESS
         }
         Err(StartError::Config(mistakes)) => {

@@ -9,12 +9,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Current, Environment, Handle, LastReload, Outcome, Reloader, State, Trigger};
+use super::{Current, Environment, Handle, Held, LastReload, Outcome, Reloader, State, Trigger};
 use crate::config;
 use crate::config::model::{BindAddress, LogTarget};
 use crate::config::{Config, Diagnostics, Loaded, Sources};
 use crate::listener;
-use crate::listener::{BindError, Bound, Listening};
+use crate::listener::{BindError, Bound, Inherited, Listening};
 use crate::snapshot;
 use crate::snapshot::Snapshot;
 use crate::telemetry::logging::Logging;
@@ -101,6 +101,13 @@ struct Ready {
     sockets: Vec<(BindAddress, Bound)>,
 }
 
+/// The first configuration with everything done but the last step: nobody is served yet, so another
+/// process that serves is not disturbed.
+pub struct Unopened {
+    first: First,
+    sockets: Vec<(BindAddress, Bound)>,
+}
+
 /// What starting gives: the task that reloads, and what others use.
 pub struct First {
     pub reloader: Reloader,
@@ -118,9 +125,16 @@ pub(crate) async fn load(
     tokio::task::spawn_blocking(move || config::load(&path, &|name| environment(name))).await
 }
 
-/// Builds, binds and publishes the first configuration with `count` workers.
-pub async fn first(parts: Parts, loaded: Loaded, count: usize) -> Result<First, Rejection> {
-    let ready = prepare(&parts, &loaded.config, None, count, &HashMap::new()).await?;
+/// Builds and binds the first configuration with `count` workers; sockets that are in `inherited`
+/// are taken from there.
+pub async fn first(
+    parts: Parts,
+    loaded: Loaded,
+    count: usize,
+    inherited: &mut Inherited,
+) -> Result<Unopened, Rejection> {
+    let known = HashMap::new();
+    let ready = prepare(&parts, &loaded.config, None, count, &known, inherited).await?;
     let Ready {
         snapshot,
         access,
@@ -152,7 +166,6 @@ pub async fn first(parts: Parts, loaded: Loaded, count: usize) -> Result<First, 
         .iter()
         .filter_map(|rules| Some((rules.name.clone(), listeners.get(&rules.address)?.clone())))
         .collect();
-    workers.follow(into_listeners(sockets)).await;
 
     let current = Current {
         admin: loaded.config.admin.clone(),
@@ -189,12 +202,24 @@ pub async fn first(parts: Parts, loaded: Loaded, count: usize) -> Result<First, 
         requests,
         live,
     };
-    Ok(First {
+    let first = First {
         reloader,
         handle,
         workers,
         listeners: names,
-    })
+    };
+    Ok(Unopened { first, sockets })
+}
+
+impl Unopened {
+    /// Every listener accepts from here on.
+    pub async fn open(self) -> Result<First, Rejection> {
+        let Unopened { first, sockets } = self;
+        let current = first.handle.current();
+        listen(&current.snapshot.config, &sockets)?;
+        first.workers.follow(into_listeners(sockets)).await;
+        Ok(first)
+    }
 }
 
 /// Does everything that can fail, and nothing that anybody sees.
@@ -204,6 +229,7 @@ async fn prepare(
     previous: Option<Arc<Snapshot>>,
     workers: usize,
     live: &HashMap<BindAddress, BindAddress>,
+    inherited: &mut Inherited,
 ) -> Result<Ready, Rejection> {
     let snapshot = {
         let (config, registry, metrics) = (
@@ -230,18 +256,35 @@ async fn prepare(
             Rejection::AccessLog { path, source }
         })?;
     let mut sockets = Vec::new();
-    let mut held: Vec<_> = live.values().cloned().collect();
+    let mut held: Vec<_> = live
+        .values()
+        .chain(inherited.addresses())
+        .cloned()
+        .collect();
     for rules in &config.listeners {
         if live.contains_key(&rules.address) {
             continue;
         }
-        let bound = listener::bind(&rules.address, workers, &held)
-            .map_err(|cause| bind_error(rules, cause))?;
+        let handed = inherited.take(&rules.name, &rules.address);
+        let bound = if handed.is_empty() {
+            listener::bind(&rules.address, workers, &held)
+        } else {
+            listener::adopt(&rules.address, handed, workers)
+        };
+        let bound = bound.map_err(|cause| bind_error(rules, cause))?;
         held.push(bound.address.clone());
         sockets.push((rules.address.clone(), bound));
     }
-    // From the first `listen` on clients may come: all binding is behind us then.
-    for (address, bound) in &sockets {
+    Ok(Ready {
+        snapshot,
+        access,
+        sockets,
+    })
+}
+
+/// From the first `listen` on clients may come: all binding is behind us then.
+fn listen(config: &Config, sockets: &[(BindAddress, Bound)]) -> Result<(), Rejection> {
+    for (address, bound) in sockets {
         let rules = config
             .listeners
             .iter()
@@ -252,11 +295,7 @@ async fn prepare(
                 .map_err(|cause| bind_error(rules, cause))?;
         }
     }
-    Ok(Ready {
-        snapshot,
-        access,
-        sockets,
-    })
+    Ok(())
 }
 
 fn bind_error(rules: &config::model::Listener, cause: std::io::Error) -> BindError {
@@ -275,6 +314,22 @@ fn into_listeners(sockets: Vec<(BindAddress, Bound)>) -> Vec<(BindAddress, Vec<L
 }
 
 impl Reloader {
+    /// The listeners as they are.
+    pub(super) fn held(&self) -> Vec<Held> {
+        let snapshot = self.live.snapshots.load();
+        let listeners = snapshot.config.listeners.iter();
+        listeners
+            .filter_map(|rules| {
+                let bound = self.live.listeners.get(&rules.address)?.clone();
+                Some(Held {
+                    name: rules.name.clone(),
+                    configured: rules.address.clone(),
+                    bound,
+                })
+            })
+            .collect()
+    }
+
     pub(super) async fn reload(&mut self, trigger: Trigger) -> Outcome {
         match load(self.parts.path.clone(), self.parts.environment.clone()).await {
             Ok(Ok(loaded)) => {
@@ -318,8 +373,13 @@ impl Reloader {
             Some(previous),
             workers,
             &self.live.listeners,
+            &mut Inherited::default(),
         )
-        .await;
+        .await
+        .and_then(|ready| {
+            listen(&loaded.config, &ready.sockets)?;
+            Ok(ready)
+        });
         match ready {
             Ok(ready) => self.publish(trigger, loaded, ready).await,
             Err(rejection) => self.reject(trigger, rejection),

@@ -1,6 +1,7 @@
 //! Things that happen once: each function logs and counts.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{BreakerReading, Metrics, ServerMetrics};
@@ -108,6 +109,31 @@ pub fn overridden(upstream: &str, server: &str, weight: Option<u32>, drain: Opti
     } else {
         tracing::info!(upstream, server, weight, drain, "override set");
     }
+}
+
+/// A new binary runs, and is not ready yet.
+pub fn upgrade_started(pid: u32, path: &Path) {
+    tracing::info!(pid, path = %path.display(), "upgrade: started the new process");
+}
+
+/// Nothing came of it, nothing changed.
+pub fn upgrade_failed(metrics: &Metrics, reason: &dyn Display) {
+    metrics.upgrade_failed();
+    tracing::error!(%reason, "upgrade failed, this process goes on as before");
+}
+
+pub fn upgrade_is_under_way() {
+    tracing::warn!("upgrade: one is under way already, the signal is ignored");
+}
+
+/// The new process accepts.
+pub fn handed_over(pid: u32) {
+    tracing::info!(pid, "upgrade: the new process is ready, this one ends");
+}
+
+/// This process is the new one of an upgrade, and has the sockets.
+pub fn taking_over(pid: u32, version: &str) {
+    tracing::info!(pid, version, "upgrade: taking over from the old process");
 }
 
 /// A graceful stop begins.

@@ -109,6 +109,8 @@ families! {
         "Unix time of the last accepted configuration.";
     Reloads COUNTER "evenkeel_config_reloads_total" ["result"]
         "Reloads by result.";
+    UpgradesFailed COUNTER "evenkeel_upgrades_failed_total" []
+        "Upgrades (USR2) whose new process did not come to serve.";
     LogDropped COUNTER "evenkeel_access_log_dropped_total" []
         "Access log lines dropped because the target was too slow or failed.";
     BuildInfo GAUGE "evenkeel_build_info" ["version"]
@@ -204,6 +206,7 @@ pub(super) struct ConfigState {
     pub success_time: AtomicU64,
     pub accepted: AtomicU64,
     pub rejected: AtomicU64,
+    pub upgrades_failed: AtomicU64,
 }
 
 impl Metrics {
@@ -320,6 +323,13 @@ impl Metrics {
         self.families
             .config
             .rejected
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn upgrade_failed(&self) {
+        self.families
+            .config
+            .upgrades_failed
             .fetch_add(1, Ordering::Relaxed);
     }
 

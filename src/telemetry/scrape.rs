@@ -239,6 +239,7 @@ impl Scrape {
         self.gauge(Id::ReloadTimestamp, &[], value(&config.success_time));
         self.counter(Id::Reloads, &["success"], value(&config.accepted));
         self.counter(Id::Reloads, &["failure"], value(&config.rejected));
+        self.counter(Id::UpgradesFailed, &[], value(&config.upgrades_failed));
         self.counter(Id::LogDropped, &[], value(&families.log_dropped));
         self.gauge(Id::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1.0);
         let Some(usage) = families.process.read() else {

@@ -105,6 +105,7 @@ fn every_family_is_scraped_with_type_and_help_and_promtool_finds_nothing() {
             "gauge",
         ),
         ("evenkeel_config_reloads_total", "counter"),
+        ("evenkeel_upgrades_failed_total", "counter"),
         ("evenkeel_access_log_dropped_total", "counter"),
         ("evenkeel_build_info", "gauge"),
         ("process_cpu_seconds_total", "counter"),

@@ -170,16 +170,3 @@ fn a_bad_file_exits_with_1_and_an_unbindable_address_with_3() {
         "{text}"
     );
 }
-
-#[test]
-fn usr2_is_said_to_do_nothing_yet_and_ends_nothing() {
-    let origin = Origin::good("ok");
-    let process = Process::start(&routed(&origin, ""));
-    let mut client = Client::connect(process.listener);
-    assert_eq!(client.get("/").status, 200);
-    process.signal(Signal::SIGUSR2);
-    eventually("it is logged", || {
-        process.log().contains("not supported yet")
-    });
-    assert_eq!(client.get("/").status, 200);
-}
