@@ -39,6 +39,9 @@ pub struct Explanation {
     pub route: Option<String>,
     /// With shares where there are several.
     pub upstream: Option<String>,
+    /// Where copies go: "shadow 1%".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<String>,
     /// What the route answers by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
@@ -102,6 +105,7 @@ pub fn explain(snapshot: &Snapshot, ask: &ExplainRequest) -> Result<Explanation,
         refused: None,
         route: None,
         upstream: None,
+        mirror: None,
         answer: None,
         forwarded: None,
         panic: false,
@@ -170,6 +174,8 @@ fn route(
         ));
         return;
     }
+    let mirror = state.rules.mirror.as_ref();
+    explanation.mirror = mirror.map(|mirror| mirror.describe(&snapshot.config.upstreams));
     let target = &state.rules.target;
     explanation.upstream = Some(target.describe(&snapshot.config.upstreams));
     let chosen = state.split.as_ref().and_then(|split| {
@@ -514,6 +520,9 @@ impl Explanation {
             _ => writeln!(out, "  route     none: 404 no_route")?,
         }
         self.write_servers(out)?;
+        if let Some(mirror) = &self.mirror {
+            writeln!(out, "  mirror    {mirror}")?;
+        }
         self.write_routes(out)
     }
 

@@ -8,6 +8,7 @@ pub mod access;
 pub mod answer;
 pub mod headers;
 pub mod limit;
+pub mod mirror;
 pub mod path;
 pub mod split;
 pub mod template;

@@ -144,7 +144,7 @@ impl Transaction {
 
 /// NTLM and Negotiate authenticate a connection, not a request: it must never serve another
 /// client (section 6 of the contract).
-fn binds_connection(head: &ResponseHead) -> bool {
+pub(super) fn binds_connection(head: &ResponseHead) -> bool {
     head.fields.values(Known::WwwAuthenticate).any(|value| {
         let scheme = value
             .split(|&byte| byte == b' ' || byte == b',')

@@ -84,12 +84,7 @@ impl Transaction {
         let now = clock::now();
         self.account.attempt_starts(asked, server, now);
         if self.host_missing {
-            let host = match server.address() {
-                // A path is no host (RFC 9110 section 7.2).
-                ServerAddress::Unix(_) => "localhost",
-                ServerAddress::Ip(_) | ServerAddress::Name(..) => server.label(),
-            };
-            self.account.head.fields.set(Known::Host, host.as_bytes());
+            self.account.head.fields.set(Known::Host, host_of(server));
         }
         now
     }
@@ -321,16 +316,25 @@ impl Transaction {
     }
 }
 
-struct Classified {
-    failure: Failure,
+/// What a server is called where a client says no `Host`.
+pub(super) fn host_of(server: &Server) -> &[u8] {
+    match server.address() {
+        // A path is no host (RFC 9110 section 7.2).
+        ServerAddress::Unix(_) => b"localhost",
+        ServerAddress::Ip(_) | ServerAddress::Name(..) => server.label().as_bytes(),
+    }
+}
+
+pub(super) struct Classified {
+    pub failure: Failure,
     cause: Option<Cause>,
     /// `None`: not the server's doing.
-    kind: Option<FailureKind>,
+    pub kind: Option<FailureKind>,
     written: bool,
 }
 
 /// The failure of a wait: whose it is, what may follow, what the client is told.
-fn classify(error: &WaitError) -> Classified {
+pub(super) fn classify(error: &WaitError) -> Classified {
     let ours = |reason| Classified {
         failure: Failure::new(reason),
         cause: None,
@@ -422,7 +426,7 @@ fn request_body_reason(error: BodyError) -> Reason {
 }
 
 /// The kept connection ended before the first byte of an answer.
-fn is_stale(error: &ExchangeError) -> bool {
+pub(super) fn is_stale(error: &ExchangeError) -> bool {
     matches!(
         error,
         ExchangeError::Closed {
@@ -441,7 +445,7 @@ fn is_stale(error: &ExchangeError) -> bool {
     )
 }
 
-fn bytes_written(error: &ExchangeError) -> u64 {
+pub(super) fn bytes_written(error: &ExchangeError) -> u64 {
     match error {
         ExchangeError::Closed { written, .. }
         | ExchangeError::Reset { written, .. }

@@ -19,7 +19,7 @@ use crate::proxy::retry::Cause;
 use crate::proxy::selection::Selected;
 use crate::proxy::transaction::Transaction;
 use crate::telemetry::{ConnectResult, Outcome, Reason};
-use crate::upstream::connector::{self, ConnectError};
+use crate::upstream::connector::{self, ConnectError, Connected};
 use crate::upstream::pool::{Acquired, Outcome as Dialled};
 use crate::upstream::{FailureKind, Lease, Server};
 use crate::util::clock;
@@ -224,23 +224,32 @@ impl Transaction {
                 }
                 connected => connected?,
             };
-            let chosen = connected.alpn.as_deref() == Some(b"h2");
-            match protocol {
-                Protocol::H2 => {}
-                Protocol::Auto if chosen => {}
-                Protocol::Http1 | Protocol::Auto => {
-                    return Ok(Connection::http1(connected.socket));
-                }
-            }
-            let secure = matches!(connected.socket, Socket::Tls(_));
-            tokio::select! {
-                biased;
-                begun = Connection::http2(connected.socket, secure) => {
-                    begun.map_err(ConnectError::Protocol)
-                }
-                () = expired => Err(ConnectError::Timeout),
-            }
+            begin(connected, protocol, expired).await
         }
+    }
+}
+
+/// What is spoken on a connection that is open.
+pub(super) async fn begin(
+    connected: Connected,
+    protocol: Protocol,
+    expired: impl Future<Output = ()>,
+) -> Result<Connection, ConnectError> {
+    let chosen = connected.alpn.as_deref() == Some(b"h2");
+    match protocol {
+        Protocol::H2 => {}
+        Protocol::Auto if chosen => {}
+        Protocol::Http1 | Protocol::Auto => {
+            return Ok(Connection::http1(connected.socket));
+        }
+    }
+    let secure = matches!(connected.socket, Socket::Tls(_));
+    tokio::select! {
+        biased;
+        begun = Connection::http2(connected.socket, secure) => {
+            begun.map_err(ConnectError::Protocol)
+        }
+        () = expired => Err(ConnectError::Timeout),
     }
 }
 
@@ -255,7 +264,7 @@ fn timed_out() -> Arc<ConnectError> {
     Arc::new(ConnectError::Timeout)
 }
 
-fn connect_failure(error: &ConnectError) -> Failure {
+pub(super) fn connect_failure(error: &ConnectError) -> Failure {
     match error {
         ConnectError::Timeout => Failure::new(Reason::ConnectTimeout),
         ConnectError::Exhausted(_) => Failure::new(Reason::Overloaded),

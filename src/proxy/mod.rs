@@ -7,6 +7,7 @@
 //! 4. [`exchange`]: attempts until one answers; [`selection`] picks, [`attempt`] tries one server,
 //!    [`dial`] connects to it, [`head_wait`] watches it, [`retry`] judges a failure,
 //!    [`request_body`] is counted and kept for a replay.
+//!    [`mirror`] sends copies elsewhere, beside all this.
 //! 5. [`answer`]: the response head cleaned, the body ([`response_body`]) or [`tunnel`] wrapped.
 //! 6. [`error`]: the only place that turns a failure into a status; [`grpc`] says it to a call.
 
@@ -24,6 +25,7 @@ mod grpc;
 mod handle;
 mod head_wait;
 pub mod hop_by_hop;
+mod mirror;
 mod passage;
 mod patience;
 mod request_body;

@@ -25,6 +25,17 @@ pub struct RequestBody {
     replay: RefCell<Replay>,
     /// Whoever pulls takes pipes: once nothing is recorded any more.
     pipes: Cell<bool>,
+    /// Called once with all of it; dropped when that cannot be any more.
+    when_whole: RefCell<Option<WhenWhole>>,
+}
+
+type WhenWhole = Box<dyn FnOnce(Whole)>;
+
+/// A copy of a body that has come whole.
+pub struct Whole {
+    /// Framed as it came.
+    pub pieces: Vec<Data>,
+    pub trailers: Option<Fields>,
 }
 
 /// What was pulled so far, while it may be sent again.
@@ -54,6 +65,33 @@ impl RequestBody {
                 next: 0,
             }),
             pipes: Cell::new(false),
+            when_whole: RefCell::new(None),
+        }
+    }
+
+    /// Has `call` called when the whole body has come, if it can be recorded.
+    pub fn when_whole(&self, call: WhenWhole) {
+        *self.when_whole.borrow_mut() = Some(call);
+    }
+
+    #[cold]
+    fn look_if_whole(&self) {
+        let replay = self.replay.borrow();
+        let ended = replay.ended
+            || replay.trailers.is_some()
+            || self.inner.length() == Length::Exact(self.counted.get())
+            || self.inner.at_end();
+        if !ended && replay.room.is_some() {
+            return;
+        }
+        let call = self.when_whole.take().filter(|_| replay.room.is_some());
+        let whole = Whole {
+            pieces: replay.pieces.iter().map(Data::to_kept).collect(),
+            trailers: replay.trailers.clone(),
+        };
+        drop(replay);
+        if let Some(call) = call {
+            call(whole);
         }
     }
 
@@ -88,6 +126,9 @@ impl RequestBody {
             return Poll::Ready(Err(BodyError::TooLarge));
         }
         self.replay.borrow_mut().record(&frame);
+        if self.when_whole.borrow().is_some() {
+            self.look_if_whole();
+        }
         if self.pipes.get() && !self.replayable() {
             self.inner.take_pipes();
         }

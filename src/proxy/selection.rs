@@ -207,7 +207,7 @@ impl Transaction {
     }
 
     /// Of `balance = "hash"`; a missing key falls back to the client's address.
-    fn hash_key(&self, upstream: &Upstream) -> Option<u64> {
+    pub(super) fn hash_key(&self, upstream: &Upstream) -> Option<u64> {
         let Balance::Hash(key) = &upstream.config().balance else {
             return None;
         };

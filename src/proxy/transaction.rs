@@ -95,10 +95,14 @@ impl Transaction {
         {
             return Ok(Prepared::Answer(answer));
         }
+        let copied = if state.acts { self.sample(state) } else { None };
         let head = &self.account.head;
         self.grpc = head.method == Method::Post && grpc::is_grpc(&head.fields);
         let to = state.destination(self.account.choice());
-        self.take_body(state, to)?;
+        self.take_body(state, to, copied.is_some())?;
+        if let Some(ticket) = copied {
+            self.mirror(ticket, state);
+        }
         self.set_total(to.rules.timeout.total);
         Ok(Prepared::Route(route))
     }
@@ -220,7 +224,12 @@ impl Transaction {
     }
 
     /// Wraps the request body where there is one; a length over the limit is refused unread.
-    fn take_body(&mut self, route: &RouteState, to: &DestinationState) -> Result<(), Failure> {
+    fn take_body(
+        &mut self,
+        route: &RouteState,
+        to: &DestinationState,
+        copied: bool,
+    ) -> Result<(), Failure> {
         let length = self.downstream.length();
         let limit = route.rules.max_body.map(|size| size.0);
         match length {
@@ -230,15 +239,22 @@ impl Transaction {
             }
             _ => {}
         }
-        let replay = self.replay_bytes(route, to, length);
+        let replay = self.replay_bytes(route, to, length, copied);
         let body = Rc::new(RequestBody::new(self.downstream.clone(), limit, replay));
         self.downstream = body.clone();
         self.account.body = Some(body);
         Ok(())
     }
 
-    /// How much of the body is worth recording: nothing that no further attempt could use.
-    fn replay_bytes(&self, route: &RouteState, to: &DestinationState, length: Length) -> u64 {
+    /// How much of the body is worth recording: nothing that no further attempt and no copy could
+    /// use.
+    fn replay_bytes(
+        &self,
+        route: &RouteState,
+        to: &DestinationState,
+        length: Length,
+        copied: bool,
+    ) -> u64 {
         let retry = &to.rules.retry;
         let method = &self.account.head.method;
         let repeated = method.is_idempotent()
@@ -248,6 +264,7 @@ impl Transaction {
                 .any(|allowed| allowed == method.as_str())
             || (self.grpc && retry.on.grpc.contains(grpc::UNAVAILABLE))
             || route.fallback.is_some()
+            || copied
             // Its servers may refuse any request unseen (RFC 9113 section 8.7).
             || to.upstream.config().protocol != Protocol::Http1;
         let max = retry.max_replay_body.0;

@@ -16,6 +16,7 @@ use crate::config::model::{BindAddress, Config, ListenerId, RouteId, Target};
 use crate::filter::answer::{Fixed, Own};
 use crate::filter::headers::Edits;
 use crate::filter::limit::Limiter;
+use crate::filter::mirror::Sampler;
 use crate::filter::split::Split;
 use crate::router::Router;
 use crate::telemetry::{ListenerMetrics, Metrics, RouteMetrics};
@@ -48,6 +49,7 @@ pub struct RouteState {
     /// Where no server is asked.
     pub own: Option<Box<Own>>,
     pub fallback: Option<Arc<Upstream>>,
+    pub mirror: Option<MirrorState>,
     pub metrics: Arc<RouteMetrics>,
     pub limit: Option<Limiter>,
     pub request_edits: Option<Box<Edits>>,
@@ -64,6 +66,12 @@ pub struct RouteState {
 pub struct DestinationState {
     pub rules: model::Destination,
     pub upstream: Arc<Upstream>,
+}
+
+/// Where copies of a route's requests go.
+pub struct MirrorState {
+    pub upstream: Arc<Upstream>,
+    pub sampler: Arc<Sampler>,
 }
 
 pub struct ListenerState {
@@ -163,6 +171,14 @@ fn route(
             Target::Respond(respond) => Some(Box::new(Own::Respond(Fixed::new(respond)))),
         },
         fallback: fallback.map(|id| upstreams[id.0].clone()),
+        mirror: rules.mirror.as_ref().map(|mirror| {
+            let before = before.and_then(|before| before.mirror.as_ref());
+            let before = before.map(|before| &*before.sampler);
+            MirrorState {
+                upstream: upstreams[mirror.upstream.0].clone(),
+                sampler: Arc::new(Sampler::new(mirror.percent, before)),
+            }
+        }),
         metrics: metrics.route(&rules.name),
         limit: rules
             .limit
@@ -174,6 +190,9 @@ fn route(
         sticks: false,
         acts: false,
     };
+    if state.mirror.is_some() {
+        state.metrics.show_mirrored();
+    }
     let asked = state.destinations.iter().map(|to| &to.upstream);
     let mut asked = asked.chain(&state.fallback);
     state.sticks = asked.any(|upstream| upstream.config().sticky.is_some());
@@ -184,6 +203,7 @@ fn route(
         || state.own.is_some()
         || state.request_edits.is_some()
         || state.sticks
+        || state.mirror.is_some()
         || state.variables;
     state
 }

@@ -57,6 +57,8 @@ families! {
         "Bytes of response bodies sent to clients.";
     RateLimited COUNTER "evenkeel_rate_limited_total" ["route"]
         "Requests refused because their route's limit was reached.";
+    Mirrored COUNTER "evenkeel_mirrored_total" ["route", "result"]
+        "Copies of requests for the route's mirror, by what became of them.";
     Rejected COUNTER "evenkeel_rejected_total" ["reason"]
         "Requests that the proxy answered or ended itself, by reason.";
     ConnectionsActive GAUGE "evenkeel_connections_active" ["listener"]

@@ -22,8 +22,8 @@ mod table;
 pub use access::{AccessLog, AccessLogWriter, Attempt, Prepared, Record};
 pub use handles::CAUSES as CUT_CAUSES;
 pub use handles::{
-    BreakerReading, CheckResult, ConnectResult, Handshake, ListenerMetrics, Outcome, RetryResult,
-    RouteMetrics, ServerMetrics, ServerReading, UpstreamMetrics, UpstreamReading,
+    BreakerReading, CheckResult, ConnectResult, Handshake, ListenerMetrics, MirrorResult, Outcome,
+    RetryResult, RouteMetrics, ServerMetrics, ServerReading, UpstreamMetrics, UpstreamReading,
 };
 pub use metrics::Metrics;
 pub use reason::Reason;

@@ -158,6 +158,9 @@ impl Scrape {
             &[name],
             sum(|shard| shard.rate_limited.value()),
         );
+        for (result, count) in route.mirrored_totals() {
+            self.counter(Id::Mirrored, &[name, result], count as f64);
+        }
         let durations = route.shards.iter().map(|shard| &shard.durations);
         self.histogram(Id::RequestDuration, &[name], durations);
     }

@@ -32,6 +32,7 @@ mod keepalive;
 mod limits;
 mod listeners;
 mod metrics;
+mod mirror;
 mod modules;
 mod panic;
 mod patience;

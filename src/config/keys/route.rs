@@ -3,7 +3,7 @@
 use crate::config::keys::upstream::{
     ATTEMPTS, CONNECT, FIRST_BYTE, IDLE, MAX_REPLAY_BODY, METHODS, ON, TOTAL, TUNNEL,
 };
-use crate::config::keys::{Key, Kind, Section, key, later, rules};
+use crate::config::keys::{Key, Kind, Section, key, rules};
 
 const UPSTREAM: Key = key(
     "upstream",
@@ -101,7 +101,6 @@ const RESPONSE_HEADERS: Key = key(
 .or_off();
 const FALLBACKS: Key = key("fallback", Kind::Table(&FALLBACK), FALLBACK.about).or_off();
 
-#[expect(dead_code, reason = "its behaviour follows")]
 const MIRRORS: Key = key("mirror", Kind::Table(&MIRROR), MIRROR.about).or_off();
 
 const LIMITS: Key = key("limit", Kind::Table(&LIMIT), LIMIT.about).or_off();
@@ -162,7 +161,7 @@ pub(in crate::config) static ROUTE: Section = Section {
         REQUEST_HEADERS,
         RESPONSE_HEADERS,
         LIMITS,
-        later("mirror"),
+        MIRRORS,
         ALLOW,
         DENY,
     ],
@@ -201,7 +200,7 @@ pub(in crate::config) static ROUTE_DEFAULTS: Section = Section {
         REQUEST_HEADERS,
         RESPONSE_HEADERS,
         LIMITS,
-        later("mirror"),
+        MIRRORS,
         ALLOW,
         DENY,
     ],

@@ -16,8 +16,8 @@ pub(super) use durations::{BUCKETS, Durations};
 pub use listener::CAUSES;
 pub(super) use listener::ListenerShard;
 pub use listener::{Handshake, ListenerMetrics};
-pub use route::RouteMetrics;
 pub(super) use route::{METHODS, RouteShard, request_key_parts};
+pub use route::{MirrorResult, RouteMetrics};
 pub use server::{
     BreakerReading, CheckResult, ConnectResult, Outcome, ServerMetrics, ServerReading,
 };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::durations::Durations;
@@ -32,6 +33,24 @@ pub(in crate::telemetry) struct RouteShard {
     pub response_bytes: Cell64,
     pub durations: Durations,
     pub rate_limited: Cell64,
+    /// By [`MirrorResult`].
+    pub mirrored: [Cell64; 3],
+}
+
+/// What became of the copy of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MirrorResult {
+    /// It was answered, whatever the answer was.
+    Sent,
+    /// It did not go out: too many were under way, no server took it, its body was too long or
+    /// did not come.
+    Dropped,
+    /// It went out, or was about to, and was not answered.
+    Failed,
+}
+
+impl MirrorResult {
+    pub(in crate::telemetry) const LABELS: [&str; 3] = ["sent", "dropped", "failed"];
 }
 
 /// Counts of one route, or of requests without one.
@@ -39,6 +58,8 @@ pub(in crate::telemetry) struct RouteShard {
 pub struct RouteMetrics {
     pub(in crate::telemetry) name: Arc<str>,
     pub(in crate::telemetry) shards: Sharded<RouteShard>,
+    /// It has a mirror, or had one.
+    mirrors: AtomicBool,
 }
 
 impl RouteMetrics {
@@ -46,7 +67,35 @@ impl RouteMetrics {
         RouteMetrics {
             name,
             shards: Sharded::new(workers),
+            mirrors: AtomicBool::new(false),
         }
+    }
+
+    /// Its copies are shown from now on, also while there is none.
+    pub fn show_mirrored(&self) {
+        self.mirrors.store(true, Ordering::Relaxed);
+    }
+
+    /// The copy of a request ended so.
+    pub fn mirrored(&self, result: MirrorResult) {
+        let (shard, access) = self.shards.local();
+        shard.mirrored[result as usize].add(1, access);
+    }
+
+    /// Copies so far, where there may be any.
+    pub(in crate::telemetry) fn mirrored_totals(&self) -> Vec<(&'static str, u64)> {
+        if !self.mirrors.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let total = |index: usize| {
+            self.shards
+                .iter()
+                .map(move |shard| shard.mirrored[index].value())
+        };
+        let labels = MirrorResult::LABELS.into_iter().enumerate();
+        labels
+            .map(|(index, label)| (label, total(index).sum()))
+            .collect()
     }
 
     /// A request ended: `status` as in the access log, `duration` from the first byte of the
