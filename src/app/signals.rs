@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+use nix::sys::signal::Signal::SIGXFSZ;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -12,7 +13,8 @@ use super::upgrade::signal_to;
 use crate::reload::{Handle, Outcome, Trigger};
 use crate::telemetry::AccessLogWriter;
 
-/// The handlers, in place from construction on. (SIGPIPE is ignored by Rust's runtime.)
+/// The handlers, in place from construction on. (SIGPIPE is ignored by Rust's runtime.) A file that
+/// may not grow any more (RLIMIT_FSIZE) is a write that fails, not the end: SIGXFSZ is taken, too.
 pub(super) struct Signals {
     hangup: Signal,
     terminate: Signal,
@@ -20,6 +22,7 @@ pub(super) struct Signals {
     quit: Signal,
     user1: Signal,
     user2: Signal,
+    _file_size: Signal,
 }
 
 /// The process that has taken our place, if one has. Set once, by whoever hands over; read to tell
@@ -58,6 +61,7 @@ impl Signals {
             quit: signal(SignalKind::quit())?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
+            _file_size: signal(SignalKind::from_raw(SIGXFSZ as i32))?,
         })
     }
 

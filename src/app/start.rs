@@ -92,6 +92,7 @@ pub(super) fn control(
                 end(alive.access, aborted).await;
             }
             Err(error) => {
+                logging::flush(FLUSH);
                 let _ = report.send(Err(error));
             }
         }
@@ -111,6 +112,7 @@ async fn end(access: Arc<AccessLogWriter>, aborted: usize) {
     // In blocking code: it waits for the writer's thread.
     let _ = tokio::task::spawn_blocking(move || access.flush(FLUSH)).await;
     events::stopped(aborted as u64);
+    logging::flush(FLUSH);
 }
 
 /// Starts, unless a signal asks for the end before anybody is served.

@@ -2,8 +2,13 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::app::{Launch, Options, Running, StartError};
+use crate::telemetry::logging;
+
+/// Nobody may read standard error.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Run in the foreground; events go to stderr
 #[derive(Debug, clap::Args)]
@@ -31,6 +36,8 @@ pub fn run(_args: Args, config: &Path) -> ExitCode {
 pub(super) fn serve(options: Options, started: impl FnOnce(&Running)) -> ExitCode {
     match Running::start(options) {
         Ok(running) => {
+            // What it says next stands behind what was logged.
+            logging::flush(PATIENCE);
             started(&running);
             running.wait();
             ExitCode::SUCCESS

@@ -291,7 +291,9 @@ impl Diagnostics {
             let (file, line, column) = self.place(found.span);
             let help = found.help.iter().map(|help| format!("; {help}"));
             let help: String = help.collect();
-            format!("{file}:{line}:{column}: {}{help}", found.message)
+            let text = format!("{file}:{line}:{column}: {}{help}", found.message);
+            // Some help shows a few lines of a file.
+            text.lines().collect::<Vec<_>>().join(" ")
         })
     }
 

@@ -1,4 +1,4 @@
-//! Events to standard error.
+//! Events to standard error, by way of a [`sink`] that nobody waits for.
 
 use std::io::IsTerminal;
 
@@ -9,6 +9,9 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 
 use crate::config::model::{self, LogFormat};
+use crate::telemetry::sink;
+
+pub use crate::telemetry::sink::flush;
 
 /// What libraries say at these levels and below is about themselves; who wants it names them. `h2`
 /// warns of each client that resets its requests, without end while one attacks: that is counted.
@@ -25,7 +28,8 @@ pub fn init(config: &model::Log) -> Logging {
     let filter = filter(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
-    let output = fmt::layer().with_writer(std::io::stderr);
+    sink::start();
+    let output = fmt::layer().with_writer(|| sink::Entrance);
     let result = match config.format {
         LogFormat::Json => registry.with(output.json().flatten_event(true)).try_init(),
         LogFormat::Text => {

@@ -17,6 +17,7 @@ mod process;
 mod reason;
 mod scrape;
 pub mod shard;
+mod sink;
 mod table;
 
 pub use access::{AccessLog, AccessLogWriter, Attempt, Prepared, Record};

@@ -1,6 +1,7 @@
 //! Servers that fail and come back: what the others, and the clients, notice of it.
 
 mod deaths;
+mod logs;
 
 use std::net::TcpStream;
 use std::sync::Arc;

@@ -166,7 +166,8 @@ impl AccessLogWriter {
         Ok(Arc::new(AccessLogWriter { shared }))
     }
 
-    /// Opens what `config` names (`None`: no access log).
+    /// Opens what `config` names (`None`: no access log). A file that is in use stays the one that is
+    /// open where it cannot be opened anew: no other change must wait for a directory that is gone.
     pub fn prepare(&self, config: Option<&model::AccessLog>) -> io::Result<Prepared> {
         let Some(config) = config else {
             return Ok(Prepared { settings: off() });
@@ -175,13 +176,28 @@ impl AccessLogWriter {
             .unwrap_or(usize::MAX)
             .max(1);
         let settings = Settings {
-            target: Some(Arc::new(Target::open(&config.target)?)),
+            target: Some(self.open(&config.target)?),
             format: config.format,
             sample: config.sample,
             batch_bytes,
             limit_bytes: batch_bytes.saturating_mul(BATCHES),
         };
         Ok(Prepared { settings })
+    }
+
+    fn open(&self, target: &model::LogTarget) -> io::Result<Arc<Target>> {
+        let failed = match Target::open(target) {
+            Ok(opened) => return Ok(Arc::new(opened)),
+            Err(error) => error,
+        };
+        let settings = self.shared.settings.load();
+        let in_use = settings.target.as_ref().filter(|open| open.is(target));
+        let Some(in_use) = in_use else {
+            return Err(failed);
+        };
+        tracing::warn!(error = %failed, "access log cannot be opened anew, the open one is written on");
+        in_use.reopen_later();
+        Ok(in_use.clone())
     }
 
     /// Lines from now on go to `prepared`, in its format; those from before to their own target.
@@ -269,7 +285,7 @@ impl Shared {
         if let Some(target) = &batch.target
             && batch.lines > 0
         {
-            let lost = target.output().write(&batch.bytes);
+            let lost = target.write(&batch.bytes);
             self.metrics.log_dropped(lost);
         }
     }

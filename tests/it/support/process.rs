@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -61,7 +62,12 @@ pub struct Process {
     pub listener: SocketAddr,
     pub admin: SocketAddr,
     log: Arc<Mutex<String>>,
+    hearing: Arc<AtomicU8>,
 }
+
+const LISTENS: u8 = 0;
+const STALLS: u8 = 1;
+const LEAVES: u8 = 2;
 
 impl Process {
     pub fn start(config: &str) -> Self {
@@ -72,13 +78,23 @@ impl Process {
 
     /// With so many descriptors and no more.
     pub fn start_with_descriptors(config: &str, descriptors: usize) -> Self {
+        Self::start_after(&format!("ulimit -n {descriptors}"), config)
+    }
+
+    fn run(config: &str, command: impl FnOnce(&Path) -> Command) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("evenkeel.toml");
+        fs::write(&path, complete(config)).expect("writes");
+        Self::spawn(directory, command(&path))
+    }
+
+    /// `sh` runs `before` first, in the same process: limits, descriptors.
+    pub fn start_after(before: &str, config: &str) -> Self {
         Self::run(config, |path| {
             let mut command = Command::new("sh");
             command
                 .arg("-c")
-                .arg(format!(
-                    "ulimit -n {descriptors}; exec \"$0\" run -c \"$1\""
-                ))
+                .arg(format!("{before}; exec \"$0\" run -c \"$1\""))
                 .arg(env!("CARGO_BIN_EXE_evenkeel"))
                 .arg(path)
                 .env("NO_COLOR", "1")
@@ -87,21 +103,25 @@ impl Process {
         })
     }
 
-    fn run(config: &str, command: impl FnOnce(&Path) -> Command) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("evenkeel.toml");
-        fs::write(&path, complete(config)).expect("writes");
-        let mut child = command(&path)
+    fn spawn(directory: TempDir, mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
         let stderr = child.stderr.take().expect("piped");
         let log = Arc::new(Mutex::new(String::new()));
+        let hearing = Arc::new(AtomicU8::new(LISTENS));
         thread::spawn({
-            let log = log.clone();
+            let (log, hearing) = (log.clone(), hearing.clone());
             move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    while hearing.load(Ordering::SeqCst) == STALLS {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                    if hearing.load(Ordering::SeqCst) == LEAVES {
+                        return;
+                    }
                     let mut log = log.lock().expect("no panic with the lock");
                     log.push_str(&line);
                     log.push('\n');
@@ -123,6 +143,7 @@ impl Process {
             listener,
             admin,
             log,
+            hearing,
         };
         eventually("it has started", || process.log().contains(" started "));
         process
@@ -157,6 +178,29 @@ impl Process {
             self.admin
         ));
         client.response()
+    }
+
+    /// Nobody reads standard error any more, from its next line on.
+    pub fn stop_reading(&self) {
+        self.hearing.store(STALLS, Ordering::SeqCst);
+    }
+
+    pub fn read_on(&self) {
+        self.hearing.store(LISTENS, Ordering::SeqCst);
+    }
+
+    /// The reader of standard error ends with its next line.
+    pub fn stop_listening(&self) {
+        self.hearing.store(LEAVES, Ordering::SeqCst);
+    }
+
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let metrics = Client::connect(self.admin).get("/metrics").text();
+        let line = metrics.lines().find(|line| {
+            line.strip_prefix(series)
+                .is_some_and(|rest| rest.starts_with(' '))
+        })?;
+        line.rsplit(' ').next()?.parse().ok()
     }
 
     pub fn log(&self) -> String {
