@@ -9,6 +9,7 @@ mod control;
 mod descriptors;
 mod drain;
 mod launch;
+mod overload;
 mod program;
 mod signals;
 mod start;

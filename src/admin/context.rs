@@ -72,6 +72,12 @@ pub struct Status {
     pub uptime_seconds: u64,
     pub workers: usize,
     pub tasks: Tasks,
+    /// Of clients, over all listeners, and how many there may be: what "auto" came to, and what the
+    /// descriptor limit left of a written number.
+    pub connections: usize,
+    pub max_connections: usize,
+    /// Over `memory-limit`: nothing new is taken in.
+    pub shedding: bool,
     /// The file that is watched.
     pub config_file: String,
     pub last_reload: LastReload,

@@ -82,6 +82,9 @@ impl Control for Process {
                 control: 3,
                 workers: vec![2, 2],
             },
+            connections: 1,
+            max_connections: 1000,
+            shedding: false,
             config_file: "evenkeel.toml".into(),
             last_reload: LastReload {
                 successful: true,

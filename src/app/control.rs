@@ -17,9 +17,11 @@ use crate::reload::{Handle, Outcome, Trigger};
 use crate::telemetry::Metrics;
 use crate::upstream::view::{ServerView, UpstreamView};
 use crate::upstream::{Override, OverrideError, Registry};
+use crate::util::capacity::Capacity;
 use crate::worker::Workers;
 
 pub(super) struct Control {
+    pub capacity: Arc<Capacity>,
     pub reload: Handle,
     pub registry: Arc<Registry>,
     pub metrics: Arc<Metrics>,
@@ -66,6 +68,9 @@ impl admin::Control for Control {
                 control: self.tasks.num_alive_tasks(),
                 workers: self.workers.tasks(),
             },
+            connections: self.capacity.open(),
+            max_connections: self.capacity.most(),
+            shedding: self.capacity.lacks_memory(),
             config_file: self.config_file.display().to_string(),
             last_reload: admin::LastReload {
                 successful: last.successful,

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::control::Control;
 use super::drain::{AdminListener, Serving};
 use super::launch::Launch;
+use super::overload::Overload;
 use super::signals::{Replaced, Signals, Targets};
 use super::upgrade::{Succession, SuccessionError};
 use super::{Options, Started, Stop, descriptors, systemd};
@@ -25,6 +26,7 @@ use crate::reload;
 use crate::reload::{Parts, Rejection};
 use crate::telemetry::{AccessLogWriter, Metrics, events, logging};
 use crate::upstream::Registry;
+use crate::util::capacity::Capacity;
 
 /// Threads of the control runtime: one may be busy with a scrape or a reload.
 const CONTROL_THREADS: usize = 2;
@@ -259,6 +261,7 @@ async fn start(
     let metrics = Metrics::new(count);
     let access = AccessLogWriter::start(metrics.clone()).map_err(StartError::AccessLog)?;
     let registry = Registry::new(&metrics);
+    let capacity = Arc::new(Capacity::default());
     tokio::spawn(registry.clone().run());
     let parts = Parts {
         path: options.config.clone(),
@@ -266,6 +269,7 @@ async fn start(
         registry: registry.clone(),
         metrics: metrics.clone(),
         access: access.clone(),
+        capacity: capacity.clone(),
         logging,
     };
     let unopened = reload::first(parts, loaded, count, &mut inherited)
@@ -277,6 +281,12 @@ async fn start(
     opened.set(true);
     let first = unopened.open().await.map_err(StartError::Refused)?;
     tokio::spawn(first.reloader.run());
+    let overload = Overload {
+        reload: first.handle.clone(),
+        capacity: capacity.clone(),
+        metrics: metrics.clone(),
+    };
+    tokio::spawn(overload.run());
 
     let configured = first
         .handle
@@ -290,6 +300,7 @@ async fn start(
     let address = address.map(BindAddress::Tcp).or_else(|| configured.clone());
     let admin = admin.zip(configured).map(|(bound, configured)| {
         let control = Control {
+            capacity: capacity.clone(),
             reload: first.handle.clone(),
             registry,
             metrics: metrics.clone(),
@@ -319,7 +330,7 @@ async fn start(
     for (name, address) in &first.listeners {
         events::listening(name, address);
     }
-    events::started(&metrics, 1, count);
+    events::started(&metrics, 1, count, capacity.most());
     let (notify, program) = launch.map(|launch| (launch.notify, launch.program)).unzip();
     let serving = Serving {
         reload: first.handle.clone(),

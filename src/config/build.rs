@@ -99,6 +99,7 @@ pub(super) fn build(effective: &Table, problems: &mut Problems, sources: &mut So
         upstreams,
         routes,
     };
+    process::limits(&config, &root, &mut building);
     if !building.problems.has_errors() {
         rivals(&config, root.list("route"), &mut building);
         unused(&config, &root, &mut building);

@@ -6,7 +6,7 @@ use crate::config::keys::{self, Key, Kind, Section};
 use crate::config::suggest::closest;
 use crate::config::tree::{Entry, Node, Table, Value, quote};
 use crate::config::values::Complaint;
-use crate::util::rate::Rate;
+use crate::util::rate::{ByteRate, Rate};
 use crate::util::units::{ByteSize, Percent, UnitError, format_duration, parse_duration};
 
 /// Checks all of `table`; what relates one key to another is left to `build`.
@@ -178,6 +178,11 @@ fn value(node: &Node, kind: &'static Kind, named: &Named<'_>, problems: &mut Pro
                 bad_unit(node, "a rate", named, error, problems);
             }
         }
+        (Kind::ByteRate, Value::Text(text)) => {
+            if let Err(error) = text.parse::<ByteRate>() {
+                bad_unit(node, "a rate", named, error, problems);
+            }
+        }
         (Kind::Choice(words, later), Value::Text(text)) => {
             choice(node, text, words, later, named, problems);
         }
@@ -325,7 +330,11 @@ fn choice(
 fn wrong_type(node: &Node, kind: &Kind, named: &Named<'_>, problems: &mut Problems) {
     let needs_unit = matches!(
         kind,
-        Kind::Duration { .. } | Kind::Size { .. } | Kind::Share { .. } | Kind::Rate
+        Kind::Duration { .. }
+            | Kind::Size { .. }
+            | Kind::Share { .. }
+            | Kind::Rate
+            | Kind::ByteRate
     ) && matches!(node.value, Value::Integer(_) | Value::Float(_));
     let (code, message) = match needs_unit {
         true => ("bad-unit", format!("`{}` needs a unit", named.key)),
@@ -369,6 +378,7 @@ fn hint(node: &Node, kind: &Kind, named: &Named<'_>) -> Option<String> {
             Some(format!("write \"{}\"", Percent::from_fraction(*number)))
         }
         (Kind::Rate, Value::Integer(number @ 1..)) => Some(format!("write \"{number}/s\"")),
+        (Kind::ByteRate, Value::Integer(number @ 1..)) => Some(format!("write \"{number}B/s\"")),
         (Kind::Integer { .. }, Value::Text(text))
             if node.masked.is_none() && text.parse::<i64>().is_ok() =>
         {
@@ -430,6 +440,7 @@ fn what(kind: &Kind) -> String {
         Kind::Duration { .. } => "a duration like \"2s\"".to_owned(),
         Kind::Size { .. } => "a size like \"64KiB\"".to_owned(),
         Kind::Rate => "a rate like \"100/s\"".to_owned(),
+        Kind::ByteRate => "a rate like \"240B/s\"".to_owned(),
         Kind::Share { .. } => "a share like \"20%\"".to_owned(),
         Kind::Choice(words, _) => list(words),
         Kind::List(of) => format!("an array, each {}", what(of)),

@@ -81,6 +81,8 @@ pub(super) enum Kind {
     },
     /// So many per time.
     Rate,
+    /// So many bytes per second.
+    ByteRate,
     /// One of these words; the second list is refused as "not supported yet".
     Choice(&'static [&'static str], &'static [&'static str]),
     List(&'static Kind),

@@ -16,7 +16,7 @@ use regex::bytes::Regex;
 
 use crate::tls::ClientTerms;
 use crate::tls::Terms;
-use crate::util::rate::Rate;
+use crate::util::rate::{ByteRate, Rate};
 use crate::util::units::{ByteSize, Percent};
 
 pub use self::actions::{
@@ -62,6 +62,12 @@ pub struct Process {
     pub workers: Option<usize>,
     pub drain_timeout: Duration,
     pub shutdown_delay: Duration,
+    /// Of clients; `None` is "auto": what the descriptor limit carries.
+    pub max_connections: Option<usize>,
+    /// Resident bytes; `None` is "off".
+    pub memory_limit: Option<ByteSize>,
+    /// `None` is "off".
+    pub min_rate: Option<ByteRate>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -113,6 +113,7 @@ fn kind(of: &'static Kind) -> Json {
         Kind::Share { zero: true } => text(PERCENT_PATTERN),
         Kind::Share { zero: false } => text(&format!("(?=.*[1-9]){PERCENT_PATTERN}")),
         Kind::Rate => text(RATE_PATTERN),
+        Kind::ByteRate => text(&format!("(?=.*[1-9]){SIZE_PATTERN}/s")),
         Kind::Choice(words, _) => json!({
             "anyOf": [{ "enum": words }, { "type": "string", "pattern": "\\$\\{" }]
         }),

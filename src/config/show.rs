@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::config::Loaded;
 use crate::config::sources::Sources;
 use crate::config::tree::{Entry, Node, Span, Table, Value, Via};
+use crate::config::{Config, Loaded};
+use crate::util::descriptors;
 
 /// The configuration as TOML, each value with its origin as a comment, secrets and values from the
 /// environment as `***`. `effective` adds the defaults that apply; without it the file is shown as
@@ -17,6 +18,7 @@ pub fn show(loaded: &Loaded, effective: bool) -> String {
     };
     let mut printer = Printer {
         sources: &loaded.sources,
+        max_connections: effective.then(|| max_connections(&loaded.config)),
         out: String::new(),
     };
     printer.table(root, &mut Vec::new());
@@ -25,7 +27,17 @@ pub fn show(loaded: &Loaded, effective: bool) -> String {
 
 struct Printer<'a> {
     sources: &'a Sources,
+    /// What the process would take where this is printed.
+    max_connections: Option<usize>,
     out: String,
+}
+
+/// As a process of this configuration would have it here and now.
+fn max_connections(config: &Config) -> usize {
+    let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = config.process.workers.unwrap_or_else(available);
+    let wanted = config.process.max_connections;
+    descriptors::clients(wanted, workers, config.listeners.len())
 }
 
 impl Printer<'_> {
@@ -36,7 +48,14 @@ impl Printer<'_> {
             .iter()
             .filter(|entry| !is_section(&entry.node))
         {
-            let origin = self.origin(&entry.node);
+            let mut origin = self.origin(&entry.node);
+            if let (Some(most), "max-connections", ["process"]) = (
+                self.max_connections,
+                &*entry.key,
+                &path.iter().map(String::as_str).collect::<Vec<_>>()[..],
+            ) {
+                let _ = write!(origin, "; {most} by the descriptor limit here");
+            }
             let value = if is_credential(path.last(), &entry.key) {
                 secret(&entry.node)
             } else {

@@ -3,6 +3,11 @@
 //! A removed socket is closed only after `accept` returned EAGAIN: the kernel resets what still
 //! waits in the queue of a closed one (of 40 queued connections 16 were seen lost). One that another
 //! process has taken over is let go of with whatever is in its queue, which is the other's now.
+//!
+//! At `max-connections` new connections are left in the backlog as long as there is hope: somebody
+//! leaves, or is let go of because nobody needs him. When no place was free for [`HOPE`], those that
+//! wait and those that come are accepted and closed at once, so that they hear of it, until there is
+//! a place again. Short of memory they are closed without waiting.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -22,6 +27,7 @@ use super::group::{Group, Phase};
 use super::share::{Fresh, Share};
 use crate::config::model::BindAddress;
 use crate::proxy::{Context, ListenerRules};
+use crate::util::capacity::Place;
 use crate::util::exhaustion::is_exhaustion;
 use crate::wire::io::Socket;
 
@@ -32,8 +38,13 @@ const BURST: usize = 64;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Between two words about connections that wait.
+/// Between two words about that.
 const TOLD_AGAIN: Duration = Duration::from_secs(10);
+
+/// As long as it takes to find who is idle or slow, and a little more.
+const HOPE: Duration = Duration::from_secs(3);
+/// Between two looks of one worker for those that are idle while somebody waits.
+const RELIEF: Duration = Duration::from_millis(50);
 
 /// Where one listener's connections enter one worker.
 pub struct Door {
@@ -100,9 +111,14 @@ impl Door {
         }
     }
 
-    /// Serves an accepted connection here, or hands it over.
-    fn accepted(&self, socket: Socket, peer: SocketAddr) {
-        let slot = self.share.slot();
+    /// Serves an accepted connection here, or hands it over. One without a place is closed.
+    fn accepted(&self, socket: Socket, peer: SocketAddr, place: Option<Place<'_>>) {
+        let Some(place) = place else {
+            self.share.capacity().refused();
+            let (snapshot, listener) = self.rules.current(&self.context);
+            return snapshot.listener(listener).metrics.connection_refused();
+        };
+        let slot = self.share.slot(place);
         let better = match self.group.borrow().phase() {
             Phase::Serving => self.share.better(),
             Phase::Ending | Phase::Aborted => None,
@@ -126,6 +142,12 @@ impl Door {
         }
     }
 
+    /// Connections are left in the backlog for a while.
+    fn pauses(&self) {
+        let (snapshot, listener) = self.rules.current(&self.context);
+        snapshot.listener(listener).metrics.accept_paused();
+    }
+
     fn refuse(&self, error: &io::Error) {
         let (snapshot, listener) = self.rules.current(&self.context);
         let state = snapshot.listener(listener);
@@ -134,47 +156,73 @@ impl Door {
     }
 }
 
+/// How an accept loop fares.
+struct Mood {
+    pause: Duration,
+    told: Option<Instant>,
+    /// Since when there is no place.
+    full: Option<Instant>,
+    relieved: Option<Instant>,
+}
+
+impl Mood {
+    /// There was no place for too long.
+    fn refuses(&self) -> bool {
+        self.full.is_some_and(|since| since.elapsed() >= HOPE)
+    }
+
+    fn is_time_to_tell(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.told.is_none_or(|told| now - told > TOLD_AGAIN);
+        if due {
+            self.told = Some(now);
+        }
+        due
+    }
+
+    fn is_time_to_relieve(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.relieved.is_none_or(|then| now - then >= RELIEF);
+        if due {
+            self.relieved = Some(now);
+        }
+        due
+    }
+}
+
 /// Accepts until told to stop; what is in the queue then is still accepted, unless another process
 /// does that.
 pub async fn run(door: Rc<Door>, socket: Rc<Acceptor>, mut stop: oneshot::Receiver<End>) {
-    let mut pause = FIRST_PAUSE;
-    let mut told: Option<Instant> = None;
+    let mut mood = Mood {
+        pause: FIRST_PAUSE,
+        told: None,
+        full: None,
+        relieved: None,
+    };
     let end = loop {
         let step = poll_fn(|cx| {
             if let Poll::Ready(end) = std::pin::Pin::new(&mut stop).poll(cx) {
                 return Poll::Ready(Step::Stop(end.ok()));
             }
-            poll_burst(&door, &socket, cx)
+            poll_burst(&door, &socket, &mut mood, cx)
         });
-        match step.await {
-            Step::Stop(end) => break end,
-            Step::Burst => {
-                pause = FIRST_PAUSE;
-                tokio::task::yield_now().await;
+        let step = step.await;
+        let pause = async {
+            match step {
+                Step::Stop(end) => return Some(end),
+                Step::Burst => tokio::task::yield_now().await,
+                Step::Full => full(&door, &mut mood).await,
+                Step::Exhausted(error) => exhausted(&door, &mut mood, &error).await,
             }
-            Step::Full => {
-                if told.is_none_or(|told| told.elapsed() > TOLD_AGAIN) {
-                    told = Some(Instant::now());
-                    let address = &door.address;
-                    tracing::warn!(%address, "no descriptors for more connections: new ones wait");
-                }
-                tokio::select! {
-                    end = &mut stop => break end.ok(),
-                    () = door.share.room() => {}
-                }
-            }
-            Step::Exhausted(error) => {
-                if pause == FIRST_PAUSE {
-                    tracing::warn!(address = %door.address, %error, "cannot accept, trying again");
-                }
-                door.refuse(&error);
-                // Kept connections to servers are what we can give up at once.
-                door.context.pools.close_idle();
-                tokio::select! {
-                    end = &mut stop => break end.ok(),
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
-                }
-            }
+            None
+        };
+        // A stop that was heard is not asked for again.
+        tokio::select! {
+            biased;
+            stopped = pause => if let Some(end) = stopped {
+                break end;
+            },
+            end = &mut stop => break end.ok(),
         }
     };
     if end.as_ref().is_some_and(|end| end.left) {
@@ -191,22 +239,72 @@ pub async fn run(door: Rc<Door>, socket: Rc<Acceptor>, mut stop: oneshot::Receiv
     drop(end);
 }
 
+/// All places are taken: waits for one.
+async fn full(door: &Door, mood: &mut Mood) {
+    let capacity = door.share.capacity();
+    if mood.full.is_none() {
+        mood.full = Some(Instant::now());
+        door.pauses();
+    }
+    if capacity.crowds() {
+        let most = capacity.most();
+        tracing::warn!(
+            most,
+            "connections are at process.max-connections: new ones wait"
+        );
+    }
+    if mood.is_time_to_relieve() {
+        door.share.relieve(&door.context.timers, Instant::now());
+    }
+    capacity.room().await;
+}
+
+/// Nothing left to accept with: waits until something was freed.
+async fn exhausted(door: &Door, mood: &mut Mood, error: &io::Error) {
+    if mood.is_time_to_tell() {
+        tracing::warn!(address = %door.address, %error, "cannot accept for now: new connections wait");
+    }
+    door.pauses();
+    // Kept connections to servers are what we can give up at once.
+    door.context.pools.close_idle();
+    let pause = mood.pause;
+    mood.pause = (pause * 2).min(LONGEST_PAUSE);
+    door.share.capacity().left(pause).await;
+}
+
 enum Step {
     Stop(Option<End>),
     Burst,
-    /// What descriptors are left is for connections to servers.
+    /// There is no place for one more.
     Full,
     /// Out of descriptors or memory.
     Exhausted(io::Error),
 }
 
-fn poll_burst(door: &Door, socket: &Acceptor, cx: &mut TaskContext<'_>) -> Poll<Step> {
+fn poll_burst(
+    door: &Door,
+    socket: &Acceptor,
+    mood: &mut Mood,
+    cx: &mut TaskContext<'_>,
+) -> Poll<Step> {
+    let capacity = door.share.capacity();
     for _ in 0..BURST {
-        if !door.share.has_room() {
+        // Before anybody is accepted: whoever is must be served.
+        let place = match capacity.lacks_memory() {
+            true => None,
+            false => capacity.place(),
+        };
+        if place.is_none() && !capacity.lacks_memory() && !mood.refuses() {
             return Poll::Ready(Step::Full);
         }
         match std::task::ready!(socket.poll_accept(cx)) {
-            Ok((socket, peer)) => door.accepted(socket, peer),
+            Ok((socket, peer)) => {
+                mood.pause = FIRST_PAUSE;
+                if place.is_some() {
+                    mood.full = None;
+                }
+                door.accepted(socket, peer, place);
+            }
             Err(error) if is_exhaustion(&error) => return Poll::Ready(Step::Exhausted(error)),
             // A client that left while it was queued; a firewall's verdict: accept(2) names a
             // dozen that concern that connection only.
@@ -221,7 +319,7 @@ fn take_queued(door: &Door, socket: &Listening) {
     loop {
         match socket.accept() {
             Ok((stream, peer)) => match stream.into_socket() {
-                Ok(socket) => door.accepted(socket, peer),
+                Ok(socket) => door.accepted(socket, peer, door.share.capacity().place()),
                 Err(error) => door.refuse(&error),
             },
             // One that was shut is invalid where another only has nobody waiting.

@@ -19,6 +19,7 @@ use crate::snapshot::ListenerState;
 use crate::telemetry::{Handshake, Reason};
 use crate::util::clock;
 use crate::util::timer::SweepSlot;
+use crate::wire::Cut;
 use crate::wire::h1::LAST_REQUEST_GRACE;
 use crate::wire::io::Socket;
 use crate::wire::proxy_protocol::Malformed;
@@ -124,6 +125,9 @@ impl Opening {
         let (snapshot, listener) = self.entered.rules.current(&self.entered.context);
         let state = snapshot.listener(listener);
         state.metrics.connection_refused();
+        if self.entered.deadline.is_shed() {
+            state.metrics.connection_cut(Cut::OverloadIdle.label());
+        }
         match refused {
             Refused::Header(_)
             | Refused::NotTrusted(_)

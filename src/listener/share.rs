@@ -7,15 +7,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
 
 use super::acceptor::Detached;
 use crate::config::model::BindAddress;
+use crate::util::capacity::{Capacity, Place};
+use crate::util::timer::Timers;
 
 /// Open connections of every worker.
 ///
@@ -25,12 +26,8 @@ use crate::config::model::BindAddress;
 #[derive(Debug)]
 pub struct Loads {
     workers: Box<[Load]>,
-    /// Open connections of all of them together, at most.
-    most: usize,
-    /// Somebody waits at `most`. Only saves the wake-up where nobody does; who waits also looks
-    /// again after a while, so relaxed is enough.
-    full: AtomicBool,
-    room: Notify,
+    /// Of all of them together.
+    capacity: Arc<Capacity>,
 }
 
 /// On a cache line of its own.
@@ -68,14 +65,10 @@ pub struct Share {
 }
 
 impl Loads {
-    pub fn new(workers: usize) -> Arc<Self> {
-        // Unknown: as if there were no limit, which accepting finds out soon enough.
-        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    pub fn new(workers: usize, capacity: Arc<Capacity>) -> Arc<Self> {
         Arc::new(Loads {
             workers: (0..workers).map(|_| Load::default()).collect(),
-            most: most_connections(descriptors, workers),
-            full: AtomicBool::new(false),
-            room: Notify::new(),
+            capacity,
         })
     }
 
@@ -94,27 +87,33 @@ impl Loads {
         }
     }
 
-    fn take(self: &Arc<Self>, worker: usize) -> Slot {
+    fn count(&self, worker: usize) {
         self.workers[worker]
             .connections
             .fetch_add(1, Ordering::Relaxed);
-        Slot {
-            loads: self.clone(),
-            worker,
+    }
+
+    fn discount(&self, worker: usize) {
+        let load = &self.workers[worker];
+        if load.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
+            load.empty.notify_one();
         }
+    }
+}
+
+impl Slot {
+    /// Counted with another worker from here on.
+    fn move_to(&mut self, worker: usize) {
+        self.loads.count(worker);
+        self.loads.discount(self.worker);
+        self.worker = worker;
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let load = &self.loads.workers[self.worker];
-        if load.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
-            load.empty.notify_one();
-        }
-        if self.loads.full.load(Ordering::Relaxed) && self.loads.full.swap(false, Ordering::Relaxed)
-        {
-            self.loads.room.notify_waiters();
-        }
+        self.loads.discount(self.worker);
+        self.loads.capacity.leave();
     }
 }
 
@@ -128,24 +127,28 @@ impl Share {
         }
     }
 
-    /// A slot for a connection that was accepted here.
-    pub fn slot(&self) -> Slot {
-        self.loads.take(self.worker)
+    pub fn capacity(&self) -> &Capacity {
+        &self.loads.capacity
     }
 
-    /// A descriptor may be spent on one more connection.
-    pub fn has_room(&self) -> bool {
-        self.loads.total() < self.loads.most
-    }
-
-    /// Returns when that may have become true.
-    pub async fn room(&self) {
-        let made = self.loads.room.notified();
-        self.loads.full.store(true, Ordering::Relaxed);
-        if !self.has_room() {
-            // Fails when it is time to look again.
-            let _ = tokio::time::timeout(LOOK_AGAIN, made).await;
+    /// The slot of a connection that was accepted here.
+    pub fn slot(&self, place: Place<'_>) -> Slot {
+        place.keep();
+        self.loads.count(self.worker);
+        Slot {
+            loads: self.loads.clone(),
+            worker: self.worker,
         }
+    }
+
+    /// Where there is too much of everything, this worker lets go of its share of it.
+    pub fn relieve(&self, timers: &Timers, now: Instant) {
+        let Some(excess) = self.loads.capacity.excess() else {
+            return;
+        };
+        let mine = self.loads.of(self.worker);
+        let count = (excess.connections * mine).div_ceil(excess.open.max(1));
+        timers.relieve(now, count, excess.min_rate, excess.full);
     }
 
     /// The worker that a fresh connection, already counted here, should move to.
@@ -163,32 +166,14 @@ impl Share {
 
     /// Hands `fresh` to `worker`; back when that one has ended.
     pub fn hand_over(&self, worker: usize, mut fresh: Fresh) -> Result<(), Fresh> {
-        fresh.slot = self.loads.take(worker);
+        fresh.slot.move_to(worker);
         self.workers[worker].send(fresh).map_err(|refused| {
             let mut fresh = refused.0;
-            fresh.slot = self.slot();
+            fresh.slot.move_to(self.worker);
             fresh
         })
     }
 }
-
-/// Clients must not take the descriptors that their requests need: those already in would be
-/// failed for the sake of those that wait. A quarter is for servers, files and the admin listener;
-/// so is what a process has open anyway.
-fn most_connections(descriptors: u64, workers: usize) -> usize {
-    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    let own = 24 + 4 * workers;
-    descriptors
-        .saturating_sub(descriptors / 4)
-        .saturating_sub(own)
-        .max(FEWEST)
-}
-
-/// In case that room was made between the last look and the wait for it.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
-/// Even with hardly a descriptor somebody is served.
-const FEWEST: usize = 8;
 
 /// One connection more would be no gain; an eighth is noise that a move costs more than it gains.
 fn clearly_over(mine: usize, least: usize) -> bool {
@@ -208,22 +193,16 @@ mod tests {
         assert!(clearly_over(113, 99));
     }
 
-    #[test]
-    fn descriptors_are_left_for_servers() {
-        assert_eq!(most_connections(100, 2), 43);
-        assert_eq!(most_connections(1024, 4), 728);
-        assert_eq!(most_connections(16, 2), FEWEST);
-        assert!(most_connections(u64::MAX, 2) > 1 << 40);
-    }
-
     #[tokio::test]
     async fn the_count_follows_the_slots_and_reports_zero() {
-        let loads = Loads::new(2);
+        let capacity = Arc::new(Capacity::default());
+        capacity.set(2, 0);
+        let loads = Loads::new(2, capacity.clone());
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         let share = Share::new(loads.clone(), 0, vec![sender.clone(), sender]);
-        let first = share.slot();
+        let first = share.slot(capacity.place().expect("of two"));
         assert_eq!(share.better(), None, "one connection has no better place");
-        let second = share.slot();
+        let second = share.slot(capacity.place().expect("of two"));
         assert_eq!(share.better(), Some(1));
 
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
@@ -238,9 +217,11 @@ mod tests {
         share.hand_over(1, fresh).expect("the worker is there");
         assert_eq!((loads.of(0), loads.of(1)), (1, 1), "counted where it goes");
 
+        assert!(capacity.place().is_none(), "counted once on its way");
         drop(receiver.recv().await);
         loads.empty(1).await;
         drop(first);
         loads.empty(0).await;
+        assert_eq!(capacity.open(), 0);
     }
 }

@@ -24,7 +24,7 @@ use crate::snapshot::Pin;
 use crate::telemetry::{Attempt, Outcome, Reason, Record};
 use crate::upstream::{Server, Upstream};
 use crate::util::clock;
-use crate::wire::Response;
+use crate::wire::{Cut, Response};
 
 /// What a record has of the request's fields.
 const LOGGED: KnownSet = KnownSet::of(&[
@@ -297,6 +297,12 @@ impl Account {
         if self.logged {
             self.log(status, request_bytes, duration);
         }
+    }
+
+    /// Counts that the client was cut off for what it does.
+    pub fn client_cut(&self, cause: Cut) {
+        let listener = self.pin.listener(self.listener);
+        listener.metrics.connection_cut(cause.label());
     }
 
     /// An attempt that was answered lasts as long as its body.

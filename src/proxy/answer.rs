@@ -82,7 +82,9 @@ impl Passage {
             }
             Err(exchange) => {
                 transaction.account.passes();
-                self.stage = Stage::Answering(AnswerBody::new(exchange.into_body(), held, idle));
+                let endless = events || transaction.grpc;
+                let body = AnswerBody::new(exchange.into_body(), held, idle, endless);
+                self.stage = Stage::Answering(body);
                 Body::Stream(self)
             }
         }

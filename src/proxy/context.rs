@@ -15,6 +15,7 @@ use crate::telemetry::{AccessLog, Metrics};
 use crate::tls::Terms;
 use crate::upstream::Server;
 use crate::upstream::pool::{Claim, Pools};
+use crate::util::capacity::Capacity;
 use crate::util::clock;
 use crate::util::random::Random;
 use crate::util::timer::Timers;
@@ -31,6 +32,7 @@ pub struct Context {
     pub introductions: RefCell<Introductions>,
     pub access: AccessLog,
     pub metrics: Arc<Metrics>,
+    pub capacity: Arc<Capacity>,
 }
 
 /// One listener as this worker sees it; shared by the listener's connections here, so that an idle

@@ -11,6 +11,8 @@ use crate::proxy::attempt::Attempt;
 use crate::proxy::hop_by_hop;
 use crate::proxy::transaction::Transaction;
 use crate::util::clock;
+use crate::util::timer::Awaits;
+use crate::wire::Cut;
 use crate::wire::client::{Answer, ExchangeError};
 
 /// How often a waiting attempt looks whether its server was taken out, or its client has left
@@ -112,10 +114,24 @@ impl Attempt {
         let (limit, ends) = if self.exchange.request_written() && !transaction.grpc {
             let limit = timeout.first_byte;
             let first = &mut self.waiting.first_byte_ends;
+            if first.is_none() && transaction.account.body.is_some() {
+                transaction.patience.awaits(Awaits::Nothing, 0);
+            }
             *first = first.or_else(|| limit.map(|limit| now + limit));
             (limit, *first)
         } else {
             let moved = self.moved(now);
+            if self.exchange.pulls_body() && !transaction.grpc {
+                let awaits = match stalled {
+                    true => Awaits::Nothing,
+                    false => Awaits::Bytes,
+                };
+                if transaction.patience.awaits(awaits, self.waiting.progress) {
+                    transaction.account.client_cut(Cut::OverloadSlow);
+                    return Poll::Ready(WaitError::ClientStalled);
+                }
+                transaction.patience.watch(cx);
+            }
             if stalled && now - moved >= CHECK && transaction.downstream.poll_gone(cx).is_ready() {
                 return Poll::Ready(WaitError::Gone);
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::util::clock;
-use crate::util::timer::SweepSlot;
+use crate::util::timer::{Awaits, SweepSlot};
 
 /// A request's sweep slot, left clear when it is given back.
 pub(super) struct Patience {
@@ -28,6 +28,18 @@ impl Patience {
             None => self.slot.set(next),
         }
         // Registers only: `next` is ahead.
+        let _registered = self.slot.poll_expired(cx);
+    }
+
+    /// Says what the request waits for, and how many bytes have moved there. True where it is not
+    /// waited for any longer: it is slow, and its place is needed.
+    pub fn awaits(&self, awaits: Awaits, moved: u64) -> bool {
+        self.slot.awaits(awaits, moved);
+        awaits != Awaits::Nothing && self.slot.is_shed()
+    }
+
+    /// Has the task woken when that comes to be so, whatever else it waits for.
+    pub fn watch(&self, cx: &mut TaskContext<'_>) {
         let _registered = self.slot.poll_expired(cx);
     }
 }
@@ -61,7 +73,8 @@ impl IdleClock {
             return Poll::Pending;
         };
         let slot = &patience.slot;
-        if self.ends.is_none() {
+        // What expired before its time, and is not slow any more, begins again.
+        if self.ends.is_none() || slot.is_shed() {
             let ends = clock::now() + limit;
             self.ends = Some(ends);
             slot.set_end(ends, limit);

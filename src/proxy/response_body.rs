@@ -15,6 +15,8 @@ use crate::proxy::transaction::Transaction;
 use crate::proxy::{grpc, hop_by_hop};
 use crate::telemetry::Reason;
 use crate::util::clock;
+use crate::util::timer::Awaits;
+use crate::wire::Cut;
 use crate::wire::client::{Connection, ResponseBody};
 
 /// What an answered exchange still holds. The order of fields matters: the connection is closed
@@ -24,18 +26,43 @@ pub(super) struct AnswerBody {
     /// Until the exchange has ended.
     held: Option<Held>,
     clock: IdleClock,
+    /// A stream of events, a call of gRPC: silence is no slowness.
+    endless: bool,
     /// The exchange's, when its idle clock was last looked at.
     progress: u64,
 }
 
 impl AnswerBody {
-    pub fn new(inner: ResponseBody, held: Held, idle: Option<Duration>) -> Self {
+    pub fn new(inner: ResponseBody, held: Held, idle: Option<Duration>, endless: bool) -> Self {
         AnswerBody {
             inner,
             held: Some(held),
             clock: IdleClock::new(idle),
+            endless,
             progress: 0,
         }
+    }
+
+    /// Whether its client is too slow for a time in which its place is needed.
+    fn is_slow(&self, transaction: &Transaction, reader: bool) -> bool {
+        if self.endless {
+            return false;
+        }
+        let awaits = match reader {
+            true => Awaits::Reader,
+            false if self.inner.awaits_client() => Awaits::Bytes,
+            false => Awaits::Nothing,
+        };
+        let moved = self.inner.progress() + transaction.account.response_bytes;
+        transaction.patience.awaits(awaits, moved)
+    }
+
+    fn cut_slow(&mut self, transaction: &mut Transaction) -> BodyError {
+        self.inner.close();
+        self.held = None;
+        transaction.account.client_cut(Cut::OverloadSlow);
+        transaction.account.broke_off(Reason::Overloaded);
+        BodyError::IdleTimeout
     }
 
     fn failed(
@@ -93,6 +120,9 @@ impl AnswerBody {
         let frame = match self.inner.poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
+                if self.is_slow(transaction, false) {
+                    return Poll::Ready(Err(self.cut_slow(transaction)));
+                }
                 let Poll::Ready(error) = self.poll_time(transaction, cx) else {
                     return Poll::Pending;
                 };
@@ -161,6 +191,9 @@ impl AnswerBody {
         cx: &mut TaskContext<'_>,
         progressed: bool,
     ) -> Poll<BodyError> {
+        if self.is_slow(transaction, true) {
+            return Poll::Ready(self.cut_slow(transaction));
+        }
         if progressed {
             self.clock.restart();
         }

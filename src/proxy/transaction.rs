@@ -70,6 +70,12 @@ impl Transaction {
 
     /// Everything before the first attempt.
     pub(super) fn prepare(&mut self, pin: &Pin) -> Result<Prepared, Failure> {
+        let capacity = &self.account.context.capacity;
+        if capacity.lacks_memory() {
+            capacity.shed();
+            const NO_MEMORY: &str = "the proxy is at its memory limit";
+            return Err(Failure::because(Reason::Overloaded, NO_MEMORY).retry_after(1));
+        }
         self.find_client(&pin.listener(self.account.listener).rules.trusted_proxies);
         let head = &mut self.account.head;
         let sanitised = sanitise::sanitise(head).map_err(refused)?;

@@ -21,6 +21,8 @@ use crate::telemetry::logging::Logging;
 use crate::telemetry::{AccessLogWriter, Metrics, Prepared, events};
 use crate::upstream::Registry;
 use crate::upstream::pool::Hub;
+use crate::util::capacity::Capacity;
+use crate::util::descriptors;
 use crate::worker::{Shared, Workers};
 
 /// A file that is something else altogether has thousands; `check` shows them all.
@@ -81,6 +83,7 @@ pub struct Parts {
     pub registry: Arc<Registry>,
     pub metrics: Arc<Metrics>,
     pub access: Arc<AccessLogWriter>,
+    pub capacity: Arc<Capacity>,
     /// `None`: events are somebody else's business (tests, demo).
     pub logging: Option<Logging>,
 }
@@ -147,7 +150,9 @@ pub async fn first(
         metrics: parts.metrics.clone(),
         access: parts.access.clone(),
         hub: Hub::new(),
+        capacity: parts.capacity.clone(),
     };
+    limit(&parts.capacity, &loaded.config, count);
     let workers = Arc::new(Workers::start(count, &shared).map_err(Rejection::Workers)?);
     parts.access.apply(access);
     parts.registry.publish(&snapshot.upstreams);
@@ -409,6 +414,11 @@ impl Reloader {
                 events::listening(&snapshot.listener(id).rules.name, &bound.address);
             }
         }
+        limit(
+            &self.parts.capacity,
+            &loaded.config,
+            self.live.workers.count(),
+        );
         self.live.workers.follow(into_listeners(sockets)).await;
         self.parts.access.apply(access);
         if let Some(logging) = &self.parts.logging {
@@ -512,6 +522,14 @@ fn certificates(snapshot: &Snapshot) -> impl Iterator<Item = (Arc<str>, i64)> {
     terms
         .flat_map(|terms| &terms.certificates)
         .map(|certificate| (certificate.name.clone(), certificate.not_after))
+}
+
+/// Takes up the limits of the process.
+fn limit(capacity: &Capacity, config: &Config, workers: usize) {
+    let wanted = config.process.max_connections;
+    let most = descriptors::clients(wanted, workers, config.listeners.len());
+    let min_rate = config.process.min_rate;
+    capacity.set(most, min_rate.map_or(0, |rate| rate.bytes_per_second));
 }
 
 /// What is accepted, but not before the next start.

@@ -7,11 +7,13 @@ use std::time::Duration;
 use super::{BreakerReading, Metrics, ServerMetrics};
 
 /// The first configuration is in use.
-pub fn started(metrics: &Metrics, generation: u64, workers: usize) {
+pub fn started(metrics: &Metrics, generation: u64, workers: usize, max_connections: usize) {
     metrics.started(generation);
+    metrics.set_overload(max_connections, false);
     tracing::info!(
         generation,
         workers,
+        max_connections,
         version = env!("CARGO_PKG_VERSION"),
         "started"
     );

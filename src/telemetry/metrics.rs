@@ -67,6 +67,8 @@ families! {
         "Connections accepted from clients.";
     ConnectionsRefused COUNTER "evenkeel_connections_refused_total" ["listener"]
         "Connections from clients closed at once because of a limit.";
+    AcceptPauses COUNTER "evenkeel_accept_pauses_total" ["listener"]
+        "Times that new connections were left waiting: no descriptor, no memory or no place.";
     ConnectionsCut COUNTER "evenkeel_downstream_connections_cut_total" ["listener", "cause"]
         "Connections from clients cut off because of what they did, by cause.";
     Handshakes COUNTER "evenkeel_tls_handshakes_total" ["listener", "result"]
@@ -113,6 +115,10 @@ families! {
         "Reloads by result.";
     UpgradesFailed COUNTER "evenkeel_upgrades_failed_total" []
         "Upgrades (USR2) whose new process did not come to serve.";
+    MaxConnections GAUGE "evenkeel_max_connections" []
+        "Connections from clients that the process takes at once.";
+    Shedding GAUGE "evenkeel_memory_shedding" []
+        "1 while new connections and requests are shed because of memory-limit.";
     LogDropped COUNTER "evenkeel_access_log_dropped_total" []
         "Access log lines dropped because the target was too slow or failed.";
     BuildInfo GAUGE "evenkeel_build_info" ["version"]
@@ -209,9 +215,22 @@ pub(super) struct ConfigState {
     pub accepted: AtomicU64,
     pub rejected: AtomicU64,
     pub upgrades_failed: AtomicU64,
+    pub max_connections: AtomicU64,
+    pub shedding: AtomicU64,
 }
 
 impl Metrics {
+    /// Connections that the process takes, and whether memory lets it.
+    pub fn set_overload(&self, max_connections: usize, shedding: bool) {
+        let config = &self.families.config;
+        config
+            .max_connections
+            .store(max_connections as u64, Ordering::Relaxed);
+        config
+            .shedding
+            .store(u64::from(shedding), Ordering::Relaxed);
+    }
+
     /// `workers` is the number of threads that will call [`super::shard::enter_worker`].
     pub fn new(workers: usize) -> Arc<Self> {
         let families = Arc::new(Families {

@@ -109,6 +109,7 @@ impl Scrape {
             labels,
             sum(|shard| shard.refused.value()),
         );
+        self.counter(Id::AcceptPauses, labels, sum(|shard| shard.paused.value()));
         for (place, cause) in handles::CAUSES.iter().enumerate() {
             let shards = listener.shards.iter();
             let count = shards.map(|shard| shard.cut[place].value()).sum::<u64>();
@@ -243,6 +244,8 @@ impl Scrape {
         self.counter(Id::Reloads, &["success"], value(&config.accepted));
         self.counter(Id::Reloads, &["failure"], value(&config.rejected));
         self.counter(Id::UpgradesFailed, &[], value(&config.upgrades_failed));
+        self.gauge(Id::MaxConnections, &[], value(&config.max_connections));
+        self.gauge(Id::Shedding, &[], value(&config.shedding));
         self.counter(Id::LogDropped, &[], value(&families.log_dropped));
         self.gauge(Id::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1.0);
         let Some(usage) = families.process.read() else {

@@ -5,9 +5,12 @@
 //! clock, so that tests can pause it.
 
 pub mod base64;
+pub mod capacity;
 pub mod clock;
+pub mod descriptors;
 pub mod ewma;
 pub mod exhaustion;
+pub mod memory;
 pub mod random;
 pub mod rate;
 pub(crate) mod scan;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::util::units::UnitError;
+use crate::util::units::{ByteSize, UnitError};
 
 /// So many per period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,51 @@ impl fmt::Display for Rate {
         let seconds = self.period.as_secs();
         let unit = PERIODS.iter().find(|(_, period)| *period == seconds);
         write!(f, "{}/{}", self.count, unit.map_or("s", |(name, _)| name))
+    }
+}
+
+/// So many bytes per second: `"240B/s"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteRate {
+    /// At least 1.
+    pub bytes_per_second: u64,
+}
+
+impl FromStr for ByteRate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let Some((size, unit)) = text.split_once('/') else {
+            let cause = "a rate is a size per second, like \"240B/s\"";
+            return Err(match text.parse::<ByteSize>() {
+                Ok(_) => UnitError::suggest("the time is missing", format!("\"{text}/s\"")),
+                Err(_) => UnitError::new(cause),
+            });
+        };
+        let size: ByteSize = size.parse().map_err(|error: UnitError| {
+            let suggestion = error
+                .suggestion
+                .as_deref()
+                .map(|size| size.trim_matches('"'));
+            match suggestion {
+                Some(size) => UnitError::suggest(error.to_string(), format!("\"{size}/s\"")),
+                None => error,
+            }
+        })?;
+        match (size.0, unit) {
+            (0, _) => Err(UnitError::new("a rate of 0 is \"off\"")),
+            (bytes_per_second, "s") => Ok(ByteRate { bytes_per_second }),
+            _ => {
+                let cause = format!("`{unit}` is not a time here: bytes are counted per second");
+                Err(UnitError::suggest(cause, format!("\"{size}/s\"")))
+            }
+        }
+    }
+}
+
+impl fmt::Display for ByteRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", ByteSize(self.bytes_per_second))
     }
 }
 

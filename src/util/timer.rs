@@ -11,6 +11,8 @@
 //!
 //! [`Timers::run`] must be polled by a task of the same thread; nothing expires without it.
 
+mod relief;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,6 +22,8 @@ use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::{Instant, Sleep, sleep_until};
+
+pub use self::relief::Awaits;
 
 /// How late a [`SweepSlot`] may be.
 pub const SWEEP: Duration = Duration::from_millis(250);
@@ -45,6 +49,8 @@ struct Shared {
     /// The next sweep for slots of short durations.
     early: Cell<Option<Instant>>,
     swept: Cell<Option<Instant>>,
+    /// From here slots count their milliseconds.
+    epoch: Cell<Option<Instant>>,
     driver: RefCell<Option<Waker>>,
 }
 
@@ -56,6 +62,16 @@ struct Slot {
     /// Of a duration that cannot wait for the regular sweep.
     short: bool,
     expired: bool,
+    /// Expired before its time.
+    shed: bool,
+    awaits: Awaits,
+    /// Of somebody idle, in seconds.
+    patience: u32,
+    /// Bytes that the client has moved, and had when it was first looked at; only differences count.
+    moved: u32,
+    moved_then: u32,
+    /// When that was, in milliseconds; 0: not yet.
+    watched: u32,
     waker: Option<Waker>,
 }
 
@@ -91,10 +107,25 @@ impl Timers {
 
     /// Wakes whatever is due; one task per worker runs it, forever.
     pub async fn run(&self) {
+        self.run_with(|_| {}).await;
+    }
+
+    /// The same; calls `each_sweep` every 250 ms.
+    pub async fn run_with(&self, each_sweep: impl Fn(Instant)) {
         let start = Instant::now();
         let mut sweep = Box::pin(sleep_until(start + SWEEP));
         let mut precise = Box::pin(sleep_until(start));
-        poll_fn(|cx| self.poll_drive(cx, &mut sweep, &mut precise)).await
+        poll_fn(|cx| {
+            store_waker(&mut self.shared.driver.borrow_mut(), cx);
+            while sweep.as_mut().poll(cx).is_ready() {
+                let now = Instant::now();
+                self.shared.sweep(now);
+                each_sweep(now);
+                sweep.as_mut().reset(now + SWEEP);
+            }
+            self.poll_precise(cx, &mut precise)
+        })
+        .await
     }
 
     /// A deadline that is kept to within a sweep (250 ms), at the price of one store.
@@ -125,18 +156,7 @@ impl Timers {
         }
     }
 
-    fn poll_drive(
-        &self,
-        cx: &mut Context<'_>,
-        sweep: &mut Pin<Box<Sleep>>,
-        precise: &mut Pin<Box<Sleep>>,
-    ) -> Poll<()> {
-        store_waker(&mut self.shared.driver.borrow_mut(), cx);
-        while sweep.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            self.shared.sweep(now);
-            sweep.as_mut().reset(now + SWEEP);
-        }
+    fn poll_precise(&self, cx: &mut Context<'_>, precise: &mut Pin<Box<Sleep>>) -> Poll<()> {
         loop {
             let precise_ones = self.shared.queues.borrow().earliest();
             let earliest = [precise_ones, self.shared.early.get()]
@@ -163,6 +183,15 @@ impl Timers {
 }
 
 impl Shared {
+    /// Since somebody asked first.
+    fn millis(&self, now: Instant) -> u32 {
+        let begin = now.checked_sub(APART).unwrap_or(now);
+        let epoch = self.epoch.get().unwrap_or(begin);
+        self.epoch.set(Some(epoch));
+        // 0 means that nobody has looked.
+        (now.saturating_duration_since(epoch).as_millis() as u32).max(1)
+    }
+
     fn wake_driver(&self) {
         if let Some(waker) = &*self.driver.borrow() {
             waker.wake_by_ref();
@@ -299,7 +328,7 @@ impl SweepSlot {
         let slot = &mut self.shared.slots.borrow_mut()[self.key];
         slot.deadline = Some(deadline);
         slot.short = false;
-        slot.expired = false;
+        (slot.expired, slot.shed) = (false, false);
     }
 
     /// The end of a `duration`: no more than a tenth of it late.
@@ -317,7 +346,8 @@ impl SweepSlot {
     pub fn clear(&self) {
         let slot = &mut self.shared.slots.borrow_mut()[self.key];
         slot.deadline = None;
-        slot.expired = false;
+        (slot.expired, slot.shed) = (false, false);
+        slot.awaits = Awaits::Nothing;
     }
 
     /// Ready once the deadline has passed; stays so until `set` or `clear`.

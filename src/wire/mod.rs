@@ -82,10 +82,14 @@ pub enum Cut {
     HeaderTimeout,
     /// It answers no ping, or does not take what was sent to it.
     DeadPeer,
+    /// Nothing was asked of it, and its place was needed.
+    OverloadIdle,
+    /// Slower than `min-rate` while its place was needed.
+    OverloadSlow,
 }
 
 impl Cut {
-    pub const ALL: [Cut; 12] = [
+    pub const ALL: [Cut; 14] = [
         Cut::Protocol,
         Cut::Limits,
         Cut::PingFlood,
@@ -98,6 +102,8 @@ impl Cut {
         Cut::UnknownFrames,
         Cut::HeaderTimeout,
         Cut::DeadPeer,
+        Cut::OverloadIdle,
+        Cut::OverloadSlow,
     ];
 
     /// As metrics name it.
@@ -115,6 +121,8 @@ impl Cut {
             Cut::UnknownFrames => "unknown_frames",
             Cut::HeaderTimeout => "header_timeout",
             Cut::DeadPeer => "dead_peer",
+            Cut::OverloadIdle => "overload_idle",
+            Cut::OverloadSlow => "overload_slow",
         }
     }
 }

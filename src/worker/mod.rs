@@ -21,6 +21,7 @@ use crate::listener::{Lent, Listening, Loads, Share};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLogWriter, Metrics};
 use crate::upstream::pool::Hub;
+use crate::util::capacity::Capacity;
 
 /// What control tells a worker.
 #[derive(Debug)]
@@ -56,6 +57,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub access: Arc<AccessLogWriter>,
     pub hub: Arc<Hub>,
+    pub capacity: Arc<Capacity>,
 }
 
 /// All workers, as control sees them.
@@ -71,7 +73,7 @@ pub struct Workers {
 impl Workers {
     /// Starts `count` threads. They accept nothing before the first [`Workers::follow`].
     pub fn start(count: usize, shared: &Shared) -> std::io::Result<Self> {
-        let loads = Loads::new(count);
+        let loads = Loads::new(count, shared.capacity.clone());
         let (running, all_ended) = mpsc::channel(1);
         let (mailboxes, mut handed): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::unbounded_channel()).unzip();

@@ -72,12 +72,16 @@ async fn work(start: Start) {
         introductions: RefCell::default(),
         access: shared.access.worker(),
         metrics: shared.metrics,
+        capacity: shared.capacity,
     });
-    let timers = context.timers.clone();
-    tokio::task::spawn_local(async move { timers.run().await });
+    let (timers, share) = (context.timers.clone(), Rc::new(share));
+    tokio::task::spawn_local({
+        let share = share.clone();
+        async move { timers.run_with(|now| share.relieve(&timers, now)).await }
+    });
     tokio::task::spawn_local(context.pools.clone().run());
 
-    let mut worker = Worker::new(context, Rc::new(share));
+    let mut worker = Worker::new(context, share);
     loop {
         tokio::select! {
             biased;

@@ -34,6 +34,7 @@ mod listeners;
 mod metrics;
 mod mirror;
 mod modules;
+mod overload;
 mod panic;
 mod patience;
 mod proxy_protocol;

@@ -1,16 +1,59 @@
 //! `[process]`, `[log]`, `[access-log]`, `[admin]`.
 
+use crate::config::Config;
+use crate::config::build::Building;
+use crate::config::keys;
 use crate::config::model::{
     AccessLog, AccessLogFormat, Admin, Log, LogFormat, LogTarget, Process, Secret,
 };
 use crate::config::reader::Reader;
 use crate::config::values::{address, text};
+use crate::util::units::ByteSize;
+use crate::util::{descriptors, memory};
 
 pub(super) fn process(reader: Reader<'_>) -> Process {
     Process {
         workers: reader.optional_integer("workers"),
         drain_timeout: reader.duration("drain-timeout"),
         shutdown_delay: reader.duration("shutdown-delay"),
+        max_connections: reader.optional_integer("max-connections"),
+        memory_limit: reader.optional_size("memory-limit"),
+        min_rate: reader
+            .node("min-rate")
+            .and_then(|node| node.as_text()?.parse().ok()),
+    }
+}
+
+/// Limits that the machine does not carry: no mistake, because another machine may.
+pub(super) fn limits(config: &Config, root: &Reader<'_>, building: &mut Building<'_>) {
+    let reader = root.table_or_empty("process", &keys::PROCESS);
+    let Process {
+        workers,
+        max_connections,
+        memory_limit,
+        ..
+    } = config.process;
+    let workers = workers.unwrap_or(1);
+    let carried = descriptors::most_clients(descriptors::limit(), workers, config.listeners.len());
+    if max_connections.is_some_and(|most| most > carried) {
+        let message = "`max-connections` is more than the descriptor limit carries";
+        let place = reader.span_of("max-connections");
+        let warning = building
+            .problems
+            .warning("over-limit", place, message.to_owned());
+        warning.label(format!("here it comes to {carried}"));
+        warning.help("raise the limit (ulimit -Hn, LimitNOFILE= of systemd), or leave this out");
+    }
+    if let (Some(limit), Some(most)) = (memory_limit, memory::container_limit())
+        && limit.0 > most
+    {
+        let message = "`memory-limit` is more than the container may have";
+        let place = reader.span_of("memory-limit");
+        let warning = building
+            .problems
+            .warning("over-limit", place, message.to_owned());
+        warning.label(format!("memory.max of its cgroup is {}", ByteSize(most)));
+        warning.help("the kernel would end the process before anything is shed");
     }
 }
 

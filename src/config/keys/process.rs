@@ -1,6 +1,6 @@
 //! `[process]`, `[log]`, `[access-log]` and `[admin]`.
 
-use crate::config::keys::{Kind, Section, key, later, rules};
+use crate::config::keys::{Kind, Section, key, rules};
 
 pub(in crate::config) static PROCESS: Section = Section {
     name: "[process]",
@@ -26,9 +26,35 @@ pub(in crate::config) static PROCESS: Section = Section {
             "Between readiness turning 503 and the end of accepting",
         )
         .default("\"0s\""),
-        later("max-connections"),
-        later("memory-limit"),
-        later("min-rate"),
+        key(
+            "max-connections",
+            Kind::Integer {
+                min: 1,
+                max: 1_000_000_000,
+            },
+            "Of clients, over all listeners and workers; beyond it new ones wait for a moment, then \
+             are closed and counted; \"auto\": half of the descriptors that are left for them",
+        )
+        .words(&["auto"])
+        .default("\"auto\""),
+        key(
+            "memory-limit",
+            Kind::Size {
+                min: 16 << 20,
+                max: 1 << 50,
+            },
+            "Resident bytes above which new connections and requests are shed",
+        )
+        .or_off()
+        .default("\"off\""),
+        key(
+            "min-rate",
+            Kind::ByteRate,
+            "From 90% of either limit on, idle connections are closed first, then heads and bodies \
+             slower than this; never otherwise",
+        )
+        .or_off()
+        .default("\"240B/s\""),
     ],
 };
 

@@ -10,6 +10,7 @@ pub(in crate::telemetry) struct ListenerShard {
     pub connections: Level,
     pub accepted: Cell64,
     pub refused: Cell64,
+    pub paused: Cell64,
     pub cut: [Cell64; CAUSES.len()],
     /// By [`Handshake`].
     pub handshakes: [Cell64; Handshake::LABELS.len()],
@@ -51,7 +52,7 @@ impl Handshake {
 }
 
 /// Why connections are cut off, as the wire names them.
-pub const CAUSES: [&str; 12] = [
+pub const CAUSES: [&str; 14] = [
     "protocol",
     "limits",
     "ping_flood",
@@ -64,6 +65,8 @@ pub const CAUSES: [&str; 12] = [
     "unknown_frames",
     "header_timeout",
     "dead_peer",
+    "overload_idle",
+    "overload_slow",
 ];
 
 /// Counts of one listener.
@@ -100,6 +103,12 @@ impl ListenerMetrics {
     pub fn connection_refused(&self) {
         let (shard, access) = self.shards.local();
         shard.refused.add(1, access);
+    }
+
+    /// Nobody was accepted for a while: no descriptors, no memory or no place.
+    pub fn accept_paused(&self) {
+        let (shard, access) = self.shards.local();
+        shard.paused.add(1, access);
     }
 
     /// Cut off because of what its client did; a cause that is not one of [`CAUSES`] is not counted.

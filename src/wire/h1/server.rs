@@ -26,13 +26,13 @@ use tokio::time::Instant;
 
 use crate::message::{Known, Method, RequestHead};
 use crate::util::clock;
-use crate::util::timer::SweepSlot;
+use crate::util::timer::{Awaits, SweepSlot};
 use crate::util::turn::next_round;
 use crate::wire::h1::framing::{is_persistent, lists, of_request};
 use crate::wire::h1::inbound::{Fill, Inbound};
 use crate::wire::h1::parse::{self, HeadLimits, Malformed};
 use crate::wire::io::Socket;
-use crate::wire::{Handler, Limits, Refusal, RefusalReason, Request};
+use crate::wire::{Cut, Handler, Limits, Refusal, RefusalReason, Request};
 
 use connection::Held;
 use exchange::{Exchange, Facts};
@@ -243,6 +243,7 @@ impl<H: Handler> Serve<H> {
             self.closing = true;
             let end = clock::now() + LAST_REQUEST_GRACE;
             self.slot.set_end(end, LAST_REQUEST_GRACE);
+            self.slot.awaits(Awaits::End, 0);
         }
         if waiting && head.began.is_none() {
             let now = clock::now();
@@ -252,9 +253,17 @@ impl<H: Handler> Serve<H> {
                 self.slot.set_end(now + patience, patience);
             }
         }
+        if waiting {
+            self.slot.awaits(Awaits::Bytes, head.waiting() as u64);
+        }
         ready!(self.slot.poll_expired(cx));
         if !waiting && self.closing {
             return Poll::Ready(Err(Ended::Cleanly));
+        }
+        let shed = self.slot.is_shed();
+        if !waiting && shed {
+            self.handler.cut(Cut::OverloadIdle);
+            return Poll::Ready(Err(Ended::IdleTimeout));
         }
         if !waiting {
             // Between two requests nobody is refused: most kept connections end like this.
@@ -262,6 +271,9 @@ impl<H: Handler> Serve<H> {
                 self.handler.idle_timeout();
             }
             return Poll::Ready(Err(Ended::IdleTimeout));
+        }
+        if shed {
+            self.handler.cut(Cut::OverloadSlow);
         }
         let detail = "the request head did not come in time";
         let reason = RefusalReason::RequestTimeout;
@@ -384,7 +396,7 @@ impl<H: Handler> Serve<H> {
         };
         if head.waiting() == 0 {
             let patience = exchange.idle_timeout();
-            self.slot.set_end(clock::now() + patience, patience);
+            self.slot.set_idle(clock::now() + patience, patience);
         }
         let begun = (!head.inbound.is_empty()).then(|| Box::new(head));
         self.state = match line {

@@ -33,7 +33,7 @@ use h2::{Ping, PingPong, Reason, RecvStream};
 
 use crate::message::{Downstream, Scratch};
 use crate::util::clock;
-use crate::util::timer::{Deadline, SweepSlot, Timers};
+use crate::util::timer::{Awaits, Deadline, SweepSlot, Timers};
 use crate::util::turn::next_round;
 use crate::wire::h2::guard::{Guard, SMALL};
 use crate::wire::h2::io::{Io, Link};
@@ -333,6 +333,9 @@ impl<H: Handler> Serve<H> {
     fn poll_streams(&mut self, cx: &mut Context<'_>) {
         loop {
             while let Poll::Ready(Some(finished)) = self.streams.poll_next_unpin(cx) {
+                if finished.shed {
+                    self.handler.cut(Cut::OverloadSlow);
+                }
                 if finished.paced {
                     self.pace.end(finished.given_up);
                 }
@@ -457,8 +460,13 @@ impl<H: Handler> Serve<H> {
             self.heard = received;
             self.waited_at = self.requests;
             let patience = self.patience(wait);
-            self.slot.set_end(clock::now() + patience, patience);
+            let end = clock::now() + patience;
+            match wait {
+                Wait::Settings | Wait::Request => self.slot.set_idle(end, patience),
+                _ => self.slot.set_end(end, patience),
+            }
         }
+        self.slot.awaits(awaits(wait), received);
         ready!(self.slot.poll_expired(cx));
         Poll::Ready(self.expired(received))
     }
@@ -495,17 +503,26 @@ impl<H: Handler> Serve<H> {
     }
 
     fn expired(&mut self, received: u64) -> Next {
+        let shed = self.slot.is_shed();
         match self.wait {
             Wait::Settings => {
-                if received == 0 {
+                if shed {
+                    self.handler.cut(Cut::OverloadIdle);
+                } else if received == 0 {
                     self.handler.idle_timeout();
                 } else {
                     self.handler.cut(Cut::HeaderTimeout);
                 }
                 return Next::Drop;
             }
+            Wait::Head if shed => self.cut(Cut::OverloadSlow),
             Wait::Head => self.cut(Cut::HeaderTimeout),
-            Wait::Request => self.end_gracefully(),
+            Wait::Request => {
+                if shed {
+                    self.handler.cut(Cut::OverloadIdle);
+                }
+                self.end_gracefully();
+            }
             Wait::End => self.last_words(Reason::NO_ERROR),
             Wait::Sign => self.ask_for_sign(received),
             Wait::Pong => {
@@ -526,6 +543,16 @@ impl<H: Handler> Serve<H> {
         self.heard = received;
         self.slot.set_end(clock::now() + PONG, PONG);
         self.bell.waker().wake_by_ref();
+    }
+}
+
+/// The same as the table of slots knows it.
+fn awaits(wait: Wait) -> Awaits {
+    match wait {
+        Wait::Settings | Wait::Request => Awaits::Idle,
+        Wait::Head => Awaits::Bytes,
+        Wait::Sign | Wait::Pong => Awaits::Nothing,
+        Wait::End | Wait::LastWords => Awaits::End,
     }
 }
 

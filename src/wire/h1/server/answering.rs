@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::message::{Body, Data, Frame, Length, Version};
 use crate::util::clock;
-use crate::util::timer::SweepSlot;
+use crate::util::timer::{Awaits, SweepSlot};
 use crate::util::turn::next_round;
 use crate::wire::Response;
 use crate::wire::h1::head_write::{self, AnswerFraming, Persistence};
@@ -248,6 +248,7 @@ impl Answering {
         }
         if let (true, Some(patience)) = (progressed, self.patience) {
             slot.set_end(clock::now() + patience, patience);
+            slot.awaits(Awaits::Reader, written);
         }
         slot.poll_expired(cx)
     }

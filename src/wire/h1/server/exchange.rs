@@ -13,7 +13,7 @@ use crate::wire::h1::server::connection::{Held, ServerConnection};
 use crate::wire::h1::server::line::Line;
 use crate::wire::h1::server::rest::{After, Rest};
 use crate::wire::h1::server::tunnel::TunnelPump;
-use crate::wire::{Handler, Response};
+use crate::wire::{Cut, Handler, Response};
 
 pub(super) struct Exchange<W> {
     /// The handler's, until it has answered. Goes before what it works on.
@@ -93,7 +93,11 @@ impl<W: Future<Output = Response> + Unpin> Exchange<W> {
             self.work = None;
             connection.answer(response);
         }
-        connection.poll_answer(slot, cx)
+        let ended = ready!(connection.poll_answer(slot, cx));
+        if ended == Some(Ended::Aborted) && slot.is_shed() {
+            handler.cut(Cut::OverloadSlow);
+        }
+        Poll::Ready(ended)
     }
 
     /// For the next request: the socket, and what came of that request already.

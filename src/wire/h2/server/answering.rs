@@ -13,7 +13,7 @@ use h2::Reason;
 
 use crate::message::{Body, BodyStream, Fields, Frame, Length, Tunnel};
 use crate::util::clock;
-use crate::util::timer::SweepSlot;
+use crate::util::timer::{Awaits, SweepSlot};
 use crate::wire::Response;
 use crate::wire::h2::heads::{self, Declared};
 use crate::wire::h2::server::exchange::Exchange;
@@ -290,6 +290,7 @@ impl Answering {
         }
         if let (true, Some(patience)) = (progressed, self.patience) {
             slot.set_end(clock::now() + patience, patience);
+            slot.awaits(Awaits::Reader, self.sent);
         }
         slot.poll_expired(cx)
     }

@@ -36,6 +36,8 @@ pub(super) struct Finished {
     pub(super) given_up: bool,
     /// It has a place of [`super::pace::Pace`].
     pub(super) paced: bool,
+    /// Its client took its answer too slowly, and its place was needed.
+    pub(super) shed: bool,
 }
 
 impl<W: Future<Output = Response> + Unpin> Stream<W> {
@@ -63,6 +65,7 @@ impl<W: Future<Output = Response> + Unpin> Stream<W> {
         Poll::Ready(Finished {
             given_up,
             paced: self.close.is_some(),
+            shed: self.way.slot.is_shed(),
         })
     }
 }

@@ -1,0 +1,73 @@
+//! What happens near the limits of the process: who is let in, who is let go of, and that everybody
+//! else is served meanwhile.
+
+mod connections;
+mod rates;
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::support::{Client, Connection, Origin, Proxy, app};
+
+/// `most` connections for the process, with two workers.
+fn config(origin: &Origin, most: usize, rest: &str) -> String {
+    let process = format!("[process]\nworkers = 2\nmax-connections = {most}\n{rest}\n");
+    format!("{process}{}", app(&[origin], ""))
+}
+
+/// Answers at once, but `/held` only when its client has gone, and `/long` with more than any
+/// buffer takes.
+fn holding() -> Origin {
+    Origin::scripted(|connection: &mut Connection| {
+        while let Some(request) = connection.request() {
+            match &*request.target() {
+                "/held" => return connection.wait_for_close(),
+                "/long" => {
+                    connection.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+                    let piece = [b'x'; 100_000];
+                    while connection.try_send(piece).is_ok() {}
+                    return;
+                }
+                "/events" => {
+                    connection.send(
+                        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n",
+                    );
+                    return connection.wait_for_close();
+                }
+                _ => connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+            }
+        }
+    })
+}
+
+/// A request that is under way until its client goes.
+fn held(proxy: &Proxy) -> Client {
+    let mut client = proxy.client();
+    client.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
+    client
+}
+
+fn open(proxy: &Proxy) -> u64 {
+    proxy.status()["connections"].as_u64().expect("a number")
+}
+
+fn refused(proxy: &Proxy) -> f64 {
+    let series = "evenkeel_connections_refused_total{listener=\"web\"}";
+    proxy.metric(series).unwrap_or(0.0)
+}
+
+fn cut(proxy: &Proxy, cause: &str) -> f64 {
+    let family = "evenkeel_downstream_connections_cut_total";
+    let series = format!("{family}{{listener=\"web\",cause=\"{cause}\"}}");
+    proxy.metric(&series).unwrap_or(0.0)
+}
+
+/// Whether the proxy has closed it, without waiting.
+fn is_over(client: &mut Client) -> bool {
+    !client.is_silent_for(Duration::from_millis(1))
+}
+
+/// Sends a byte; false when the connection is gone.
+fn drip(client: &mut Client, byte: u8) -> bool {
+    client.stream().write_all(&[byte]).is_ok()
+}
