@@ -403,6 +403,7 @@ mod tests {
         listener.handshake_ended(Handshake::Ok);
         metrics.set_certificates([("a.example".into(), 7), ("a.example".into(), 5)]);
         let route = metrics.route("users");
+        route.show_mirrored();
         route.completed(&listener, "GET", 200, Duration::from_millis(30), (3, 512));
         let upstream = metrics.upstream("users");
         upstream.attempt_ended(Duration::from_millis(3));
