@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::Secret;
-use crate::upstream::view::{ServerView, UpstreamView};
+use crate::upstream::view::{OverriddenView, UpstreamView};
 use crate::upstream::{Override, OverrideError};
 
 pub type Future<T> = Pin<Box<dyn std::future::Future<Output = T> + Send>>;
@@ -40,9 +40,10 @@ pub trait Control: Send + Sync + 'static {
         upstream: &str,
         server: &str,
         change: Override,
-    ) -> Result<ServerView, OverrideError>;
+    ) -> Result<OverriddenView, OverrideError>;
 
-    fn clear_override(&self, upstream: &str, server: &str) -> Result<ServerView, OverrideError>;
+    fn clear_override(&self, upstream: &str, server: &str)
+    -> Result<OverriddenView, OverrideError>;
 }
 
 /// Who may ask.

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::config::model::{BindAddress, Secret};
-use crate::upstream::view::{ServerView, UpstreamView};
+use crate::upstream::view::{OverriddenView, UpstreamView};
 use crate::upstream::{Override, OverrideError};
 
 /// Records what it is asked to do.
@@ -135,7 +135,7 @@ impl Control for Process {
         upstream: &str,
         server: &str,
         change: Override,
-    ) -> Result<ServerView, OverrideError> {
+    ) -> Result<OverriddenView, OverrideError> {
         self.note(format!(
             "{upstream} {server} {:?} {:?}",
             change.weight, change.drain
@@ -143,7 +143,11 @@ impl Control for Process {
         Err(OverrideError::NoServer)
     }
 
-    fn clear_override(&self, upstream: &str, server: &str) -> Result<ServerView, OverrideError> {
+    fn clear_override(
+        &self,
+        upstream: &str,
+        server: &str,
+    ) -> Result<OverriddenView, OverrideError> {
         self.note(format!("{upstream} {server} cleared"));
         Err(OverrideError::NoServer)
     }

@@ -15,7 +15,7 @@ use crate::admin::{
 use crate::config;
 use crate::reload::{Handle, Outcome, Trigger};
 use crate::telemetry::Metrics;
-use crate::upstream::view::{ServerView, UpstreamView};
+use crate::upstream::view::{OverriddenView, UpstreamView};
 use crate::upstream::{Override, OverrideError, Registry};
 use crate::util::capacity::Capacity;
 use crate::worker::Workers;
@@ -109,11 +109,15 @@ impl admin::Control for Control {
         upstream: &str,
         server: &str,
         change: Override,
-    ) -> Result<ServerView, OverrideError> {
+    ) -> Result<OverriddenView, OverrideError> {
         self.registry.set_override(upstream, server, change)
     }
 
-    fn clear_override(&self, upstream: &str, server: &str) -> Result<ServerView, OverrideError> {
+    fn clear_override(
+        &self,
+        upstream: &str,
+        server: &str,
+    ) -> Result<OverriddenView, OverrideError> {
         self.registry.clear_override(upstream, server)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -26,12 +27,16 @@ use crate::reload;
 use crate::reload::{Parts, Rejection};
 use crate::telemetry::{AccessLogWriter, Metrics, events, logging};
 use crate::upstream::Registry;
+use crate::upstream::resolve::SystemResolver;
 use crate::util::capacity::Capacity;
 
 /// Threads of the control runtime: one may be busy with a scrape or a reload.
 const CONTROL_THREADS: usize = 2;
 /// The log's last lines get this long to be written.
 const FLUSH: Duration = Duration::from_secs(5);
+
+/// In the environment: name servers to ask instead of those of the system, with commas in between.
+const RESOLVER: &str = "EVENKEEL_RESOLVER";
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,8 @@ pub enum StartError {
     Refused(Rejection),
     #[error("cannot bind the admin listener to {address}")]
     Admin { address: String, source: io::Error },
+    #[error("{RESOLVER}: {0:?} is no address of a name server, as in 10.0.0.2 or 127.0.0.1:5353")]
+    Resolver(String),
     #[error("cannot start the access log")]
     AccessLog(#[source] io::Error),
     #[error("cannot start the control threads")]
@@ -260,7 +267,7 @@ async fn start(
     let count = workers(&loaded);
     let metrics = Metrics::new(count);
     let access = AccessLogWriter::start(metrics.clone()).map_err(StartError::AccessLog)?;
-    let registry = Registry::new(&metrics);
+    let registry = Registry::with_resolver(&metrics, resolver(&options)?);
     let capacity = Arc::new(Capacity::default());
     tokio::spawn(registry.clone().run());
     let parts = Parts {
@@ -348,6 +355,19 @@ async fn start(
         metrics,
     };
     Ok((started, serving, access))
+}
+
+/// The system's, unless other name servers are given.
+fn resolver(options: &Options) -> Result<Arc<SystemResolver>, StartError> {
+    let given = (options.environment)(RESOLVER).unwrap_or_default();
+    let given = given.split(',').map(str::trim);
+    let server = |one: &str| {
+        let ip = one.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+        let server = one.parse().or(ip);
+        server.map_err(|_| StartError::Resolver(one.to_owned()))
+    };
+    let servers = given.filter(|one| !one.is_empty()).map(server);
+    Ok(SystemResolver::new(servers.collect::<Result<_, _>>()?))
 }
 
 /// In the list of sockets that were passed to us.

@@ -310,13 +310,22 @@ pub struct Server {
     pub drain: bool,
 }
 
-/// Where a server is, as written: the key of its live state within its upstream.
+/// Where a server is, or the servers are, as written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServerAddress {
     Ip(SocketAddr),
-    /// A name to resolve, lower case, and its port.
+    /// A name to resolve, lower case, and its port: a server for each of its addresses.
     Name(Arc<str>, u16),
+    /// The name of SRV records, lower case: a server for each address of their targets.
+    Srv(Arc<str>),
     Unix(Arc<std::path::Path>),
+}
+
+impl ServerAddress {
+    /// It says where to ask, not where the servers are.
+    pub fn is_name(&self) -> bool {
+        matches!(self, ServerAddress::Name(..) | ServerAddress::Srv(_))
+    }
 }
 
 impl std::fmt::Display for ServerAddress {
@@ -324,6 +333,7 @@ impl std::fmt::Display for ServerAddress {
         match self {
             ServerAddress::Ip(address) => write!(f, "{address}"),
             ServerAddress::Name(name, port) => write!(f, "{name}:{port}"),
+            ServerAddress::Srv(name) => write!(f, "srv:{name}"),
             ServerAddress::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }

@@ -32,12 +32,4 @@ impl Complaint {
     fn suggest(self, text: &str) -> Self {
         self.help(format!("write \"{text}\""))
     }
-
-    fn later(what: &str) -> Self {
-        Complaint {
-            code: "not-supported-yet",
-            cause: format!("{what} is not supported yet"),
-            help: None,
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 
 use tokio::time::Instant;
 
-use crate::config::model::{ProxyProtocol, RouteId, ServerAddress};
+use crate::config::model::{ProxyProtocol, RouteId};
 use crate::message::{BodyError, Known};
 use crate::proxy::account::Asked;
 use crate::proxy::error::Failure;
@@ -84,7 +84,8 @@ impl Transaction {
         let now = clock::now();
         self.account.attempt_starts(asked, server, now);
         if self.host_missing {
-            self.account.head.fields.set(Known::Host, host_of(server));
+            let host = server.host();
+            self.account.head.fields.set(Known::Host, host.as_bytes());
         }
         now
     }
@@ -313,15 +314,6 @@ impl Transaction {
     pub(super) fn attempt_ended(&mut self, server: &Server, outcome: Outcome, started: Instant) {
         server.metrics().attempted(outcome);
         self.account.attempt_failed(outcome, clock::now() - started);
-    }
-}
-
-/// What a server is called where a client says no `Host`.
-pub(super) fn host_of(server: &Server) -> &[u8] {
-    match server.address() {
-        // A path is no host (RFC 9110 section 7.2).
-        ServerAddress::Unix(_) => b"localhost",
-        ServerAddress::Ip(_) | ServerAddress::Name(..) => server.label().as_bytes(),
     }
 }
 

@@ -188,8 +188,11 @@ impl Transaction {
             return self.given_up(lease.server(), failure, started);
         }
         tracing::debug!(server = %lease.server().label(), %error, "connect failed");
-        let now = clock::now();
-        lease.failure(now, now - started, FailureKind::Connect);
+        // That it has no address says nothing about a server: no breaker hears of it.
+        if !matches!(error, ConnectError::Resolve(_)) {
+            let now = clock::now();
+            lease.failure(now, now - started, FailureKind::Connect);
+        }
         let failure = connect_failure(error);
         self.attempt_ended(lease.server(), Outcome::Failed(failure.reason), started);
         Failed {
@@ -269,10 +272,13 @@ pub(super) fn connect_failure(error: &ConnectError) -> Failure {
         ConnectError::Timeout => Failure::new(Reason::ConnectTimeout),
         ConnectError::Exhausted(_) => Failure::new(Reason::Overloaded),
         ConnectError::Tls(_) => Failure::new(Reason::TlsFailed),
-        ConnectError::Refused
-        | ConnectError::Unreachable(_)
-        | ConnectError::Resolve(_)
-        | ConnectError::Other(_) => Failure::new(Reason::ConnectRefused),
+        ConnectError::Resolve(_) => {
+            Failure::because(Reason::NoServer, "the name of the server does not resolve")
+                .retry_after(1)
+        }
+        ConnectError::Refused | ConnectError::Unreachable(_) | ConnectError::Other(_) => {
+            Failure::new(Reason::ConnectRefused)
+        }
         ConnectError::Protocol(HandshakeError::Closed) => Failure::new(Reason::UpstreamReset),
         ConnectError::Protocol(HandshakeError::Protocol) => {
             Failure::because(Reason::BadResponse, "the server does not speak HTTP/2")

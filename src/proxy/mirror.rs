@@ -154,8 +154,8 @@ impl Copy {
         let (mut held, kept) = self.select()?;
         let started = clock::now();
         if self.host_missing {
-            let host = attempt::host_of(held.lease.server());
-            self.head.fields.set(Known::Host, host);
+            let host = held.lease.server().host();
+            self.head.fields.set(Known::Host, host.as_bytes());
         }
         let pulled: Rc<dyn Downstream> = body.clone();
         let (mut connection, mut kept) = match kept {

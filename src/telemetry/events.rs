@@ -1,6 +1,7 @@
 //! Things that happen once: each function logs and counts.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -136,6 +137,45 @@ pub fn handed_over(pid: u32) {
 /// This process is the new one of an upgrade, and has the sockets.
 pub fn taking_over(pid: u32, version: &str) {
     tracing::info!(pid, version, "upgrade: taking over from the old process");
+}
+
+/// The servers of a name are others than before. Of many, a few are shown.
+pub fn name_moved(
+    name: &dyn Display,
+    servers: usize,
+    added: &[SocketAddr],
+    removed: &[SocketAddr],
+) {
+    const SHOWN: usize = 8;
+    let shown = |list: &[SocketAddr]| {
+        let mut text: Vec<String> = list.iter().take(SHOWN).map(ToString::to_string).collect();
+        if list.len() > SHOWN {
+            text.push(format!("and {} more", list.len() - SHOWN));
+        }
+        text.join(", ")
+    };
+    let (added, removed) = (shown(added), shown(removed));
+    tracing::info!(%name, servers, added, removed, "name resolved");
+}
+
+/// An answer with more servers than a name may have.
+pub fn name_over_limit(name: &dyn Display, servers: usize, left_out: usize) {
+    tracing::warn!(%name, servers, left_out, "name has too many servers, the rest is left out");
+}
+
+/// The first failure of some in a row. `kept`: there is an answer of before.
+pub fn name_fails(name: &dyn Display, cause: &str, kept: bool) {
+    if kept {
+        tracing::warn!(%name, cause, "name does not resolve, its last answer is kept");
+    } else {
+        tracing::warn!(%name, cause, "name does not resolve");
+    }
+}
+
+/// The first answer after failures.
+pub fn name_back(name: &dyn Display, after: Duration) {
+    let after = format_args!("{:.1}s", after.as_secs_f64());
+    tracing::info!(%name, %after, "name resolves again");
 }
 
 /// A graceful stop begins.

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::proto::MetricType;
 use prometheus::{Registry, TextEncoder};
 
-use super::handles::{ListenerMetrics, RouteMetrics, ServerMetrics, UpstreamMetrics};
+use super::handles::{ListenerMetrics, NameMetrics, RouteMetrics, ServerMetrics, UpstreamMetrics};
 use super::scrape::Collect;
 use super::shard::Counter;
 use super::{Reason, process};
@@ -105,6 +105,10 @@ families! {
         "Retries made or refused.";
     Panic GAUGE "evenkeel_upstream_panic" ["upstream"]
         "1 while the verdicts of active checks are ignored.";
+    Resolutions COUNTER "evenkeel_resolutions_total" ["name", "result"]
+        "Questions asked for a name that servers are given by, by how they ended.";
+    ResolutionSuccess GAUGE "evenkeel_resolution_last_success_timestamp_seconds" ["name"]
+        "Unix time of the answer that the servers of a name are from.";
     Generation GAUGE "evenkeel_config_generation" []
         "Number of the configuration in use, counted from 1 at start.";
     ReloadSuccessful GAUGE "evenkeel_config_last_reload_successful" []
@@ -170,6 +174,7 @@ pub(super) struct Alive {
     pub routes: Handles<Arc<str>, RouteMetrics>,
     pub upstreams: Handles<Arc<str>, UpstreamMetrics>,
     pub servers: Handles<(Arc<str>, Arc<str>), ServerMetrics>,
+    pub names: Handles<Arc<str>, NameMetrics>,
 }
 
 #[derive(Debug)]
@@ -284,7 +289,13 @@ impl Metrics {
         })
     }
 
-    /// `server` is the address as configured.
+    /// `name` as configured.
+    pub fn name(&self, name: &str) -> Arc<NameMetrics> {
+        let mut alive = self.families.alive();
+        alive.names.get(name.into(), NameMetrics::new)
+    }
+
+    /// `server` is its address, or while that is not known its name, as configured.
     pub fn server(&self, upstream: &str, server: &str) -> Arc<ServerMetrics> {
         let mut alive = self.families.alive();
         alive
@@ -391,8 +402,8 @@ mod tests {
 
     use super::*;
     use crate::telemetry::{
-        BreakerReading, CheckResult, ConnectResult, Handshake, Outcome, RetryResult, ServerReading,
-        UpstreamReading, events,
+        BreakerReading, CheckResult, ConnectResult, Handshake, Outcome, ResolveResult, RetryResult,
+        ServerReading, UpstreamReading, events,
     };
 
     /// Metrics with a sample in every family, and the handles that keep them.
@@ -432,10 +443,12 @@ mod tests {
                 connections_active: 4,
                 connections_idle: 1,
                 healthy: true,
-                weight: 3,
+                weight: 3.0,
                 breaker: BreakerReading::Open,
             })
         });
+        let name = metrics.name("app.internal:9000");
+        name.asked(ResolveResult::Success);
         metrics.rejected(Reason::NoRoute);
         metrics.reload_accepted(2);
         let handles: Vec<Box<dyn std::any::Any>> = vec![
@@ -443,6 +456,7 @@ mod tests {
             Box::new(route),
             Box::new(upstream),
             Box::new(server),
+            Box::new(name),
         ];
         (metrics, handles)
     }
@@ -514,6 +528,8 @@ mod tests {
             r#"evenkeel_upstream_breaker_transitions_total{upstream="users",server="10.0.0.1:9000",to="open"} 1"#,
             r#"evenkeel_upstream_queue_length{upstream="users"} 2"#,
             r#"evenkeel_upstream_panic{upstream="users"} 1"#,
+            r#"evenkeel_resolutions_total{name="app.internal:9000",result="success"} 1"#,
+            r#"evenkeel_resolutions_total{name="app.internal:9000",result="timeout"} 0"#,
             "evenkeel_config_generation 2",
             r#"evenkeel_config_reloads_total{result="success"} 1"#,
         ] {

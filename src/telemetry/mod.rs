@@ -23,8 +23,9 @@ mod table;
 pub use access::{AccessLog, AccessLogWriter, Attempt, Prepared, Record};
 pub use handles::CAUSES as CUT_CAUSES;
 pub use handles::{
-    BreakerReading, CheckResult, ConnectResult, Handshake, ListenerMetrics, MirrorResult, Outcome,
-    RetryResult, RouteMetrics, ServerMetrics, ServerReading, UpstreamMetrics, UpstreamReading,
+    BreakerReading, CheckResult, ConnectResult, Handshake, ListenerMetrics, MirrorResult,
+    NameMetrics, Outcome, ResolveResult, RetryResult, RouteMetrics, ServerMetrics, ServerReading,
+    UpstreamMetrics, UpstreamReading,
 };
 pub use metrics::Metrics;
 pub use reason::Reason;

@@ -167,10 +167,22 @@ impl Scrape {
     }
 
     fn upstreams(&mut self, families: &Families) {
-        let (upstreams, servers) = {
+        let (upstreams, servers, names) = {
             let alive = families.alive();
-            (alive.upstreams.alive(), alive.servers.alive())
+            (
+                alive.upstreams.alive(),
+                alive.servers.alive(),
+                alive.names.alive(),
+            )
         };
+        for name in &names {
+            for (result, count) in name.results() {
+                self.counter(Id::Resolutions, &[&name.name, result], count as f64);
+            }
+            if let Some(seconds) = name.last_success() {
+                self.gauge(Id::ResolutionSuccess, &[&name.name], seconds as f64);
+            }
+        }
         for upstream in &upstreams {
             let name = &*upstream.name;
             self.histogram(Id::AttemptDuration, &[name], upstream.durations.iter());
@@ -231,7 +243,7 @@ impl Scrape {
             &labels,
             f64::from(u8::from(reading.healthy)),
         );
-        self.gauge(Id::ServerWeight, &labels, f64::from(reading.weight));
+        self.gauge(Id::ServerWeight, &labels, reading.weight);
         self.gauge(Id::BreakerState, &labels, f64::from(reading.breaker as u8));
     }
 

@@ -33,7 +33,8 @@ pub(super) fn step(upstream: &Upstream, now: Instant) -> Option<Instant> {
         return common.due();
     }
     tick_breakers(upstream, now);
-    for (server, facts) in upstream.servers().iter().zip(upstream.facts(now)) {
+    let roster = upstream.roster();
+    for (server, facts) in roster.servers.iter().zip(upstream.facts(now)) {
         ramp(upstream, server, &facts, now);
     }
     let facts = upstream.facts(now);
@@ -60,7 +61,7 @@ fn tick_breakers(upstream: &Upstream, now: Instant) {
     for (server, transition) in common.take_transitions() {
         log(&server, &transition);
     }
-    for server in upstream.servers() {
+    for server in upstream.servers().iter() {
         let moved = server
             .breaker()
             .tick(common.ms(now), settings, common.places());
@@ -114,9 +115,11 @@ fn settle_places(upstream: &Upstream, facts: &[Facts]) {
         counted,
         upstream.config().breaker.max_ejected,
     ));
-    for (server, facts) in upstream.servers().iter().zip(facts) {
+    let roster = upstream.roster();
+    let scale = f64::from(roster.seats.scale);
+    for (server, facts) in roster.servers.iter().zip(facts) {
         server.breaker().settle_place(facts.counted(), places);
-        server.set_weight(facts.weight);
+        server.set_weight(f64::from(facts.weight) / scale);
     }
 }
 
@@ -382,7 +385,7 @@ mod tests {
         let registry = registry();
         let upstream = publish(&registry, config(&[(1, 1), (2, 1), (3, 1)]));
         let places = upstream.common().places();
-        for server in upstream.servers() {
+        for server in upstream.servers().iter() {
             fail(server, upstream.config(), 5);
         }
         registry.look(Instant::now());

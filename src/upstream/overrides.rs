@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::model;
+use crate::config::model::{self, ServerAddress};
 use crate::telemetry::events;
+use crate::upstream::seats::{Seat, Seats};
 use crate::upstream::upstream::Upstream;
 
 /// What the admin API set for one server.
@@ -41,6 +42,8 @@ pub(super) struct Overrides(BTreeMap<(Arc<str>, Arc<str>), Entry>);
 #[derive(Debug)]
 struct Entry {
     value: Override,
+    /// The entry in the file: the server itself, or the name that leads to it.
+    from: Arc<str>,
     /// What the file said when it was set.
     file: FileEntry,
 }
@@ -63,57 +66,151 @@ impl FileEntry {
     }
 }
 
-impl Overrides {
-    /// Those that hold for the servers of `config`, in their order.
-    pub fn of(&self, config: &model::Upstream) -> Box<[Override]> {
-        let of_server = |server: &model::Server| {
-            let key = (config.name.clone(), server.address.to_string().into());
-            match self.0.get(&key) {
-                Some(entry) if entry.file == FileEntry::of(server) => entry.value,
-                _ => Override::default(),
-            }
-        };
-        config.servers.iter().map(of_server).collect()
+/// What holds for the servers of one upstream: for one alone before what holds for its name.
+#[derive(Debug, Default)]
+pub(super) struct Overridden {
+    /// In the order of the seats.
+    seats: Box<[Override]>,
+    /// In the order of the file.
+    entries: Box<[Override]>,
+}
+
+impl Overridden {
+    /// Of a server that an entry owns.
+    pub fn of(&self, index: usize, owner: usize) -> Override {
+        let alone = self.seats.get(index).copied().unwrap_or_default();
+        let named = self.entry(owner);
+        Override {
+            weight: alone.weight.or(named.weight),
+            drain: alone.drain.or(named.drain),
+        }
     }
 
-    /// Sets what `change` gives on top of what is set; the override that results.
+    fn entry(&self, entry: usize) -> Override {
+        self.entries.get(entry).copied().unwrap_or_default()
+    }
+
+    /// The effective weight in `scale`: one that is set for a server is its own, one that is set
+    /// for a name is shared by its servers.
+    pub fn weight(&self, index: usize, seat: &Seat, config: &model::Upstream, scale: u32) -> u32 {
+        if let Some(weight) = self.seats.get(index).and_then(|alone| alone.weight) {
+            return weight.saturating_mul(scale);
+        }
+        seat.weight(|entry| {
+            let file = config.servers.get(entry).map_or(0, |server| server.weight);
+            self.entry(entry).weight.unwrap_or(file)
+        })
+    }
+}
+
+/// What an override is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// The server at this index.
+    Server(usize),
+    /// All servers of the name that is this entry of the file.
+    Name(usize),
+}
+
+impl Subject {
+    /// By the text that an operator gives: the address of a server, or a name as configured.
+    pub fn find(upstream: &Upstream, text: &str) -> Option<Self> {
+        let entries = &upstream.config().servers;
+        let named =
+            |entry: &model::Server| entry.address.is_name() && entry.address.to_string() == text;
+        if let Some(entry) = entries.iter().position(named) {
+            return Some(Subject::Name(entry));
+        }
+        let servers = upstream.servers();
+        let index = servers.iter().position(|server| &**server.label() == text);
+        index.map(Subject::Server)
+    }
+
+    /// Its entry in the file.
+    fn entry(self, upstream: &Upstream) -> Option<usize> {
+        match self {
+            Subject::Name(entry) => Some(entry),
+            Subject::Server(index) => Some(upstream.roster().seats.list.get(index)?.owner()),
+        }
+    }
+
+    /// Which servers it is.
+    pub fn servers(self, upstream: &Upstream) -> Vec<usize> {
+        match self {
+            Subject::Server(index) => vec![index],
+            Subject::Name(entry) => {
+                let roster = upstream.roster();
+                let seats = roster.seats.list.iter().enumerate();
+                let of_it = seats.filter(|(_, seat)| seat.owner() == entry);
+                of_it.map(|(index, _)| index).collect()
+            }
+        }
+    }
+}
+
+impl Overrides {
+    /// Those that hold for the servers of `config` in their seats.
+    pub fn of(&self, config: &model::Upstream, seats: &Seats) -> Overridden {
+        let find = |address: &ServerAddress, entry: usize| {
+            let key = (config.name.clone(), address.to_string().into());
+            let set = self.0.get(&key)?;
+            let file = config.servers.get(entry)?;
+            let same = *set.from == *file.address.to_string() && set.file == FileEntry::of(file);
+            same.then_some(set.value)
+        };
+        let of_seat = |seat: &Seat| match seat.key.is_name() {
+            true => Override::default(),
+            false => find(&seat.key, seat.owner()).unwrap_or_default(),
+        };
+        let of_entry = |(entry, server): (usize, &model::Server)| match server.address.is_name() {
+            true => find(&server.address, entry).unwrap_or_default(),
+            false => Override::default(),
+        };
+        Overridden {
+            seats: seats.list.iter().map(of_seat).collect(),
+            entries: config.servers.iter().enumerate().map(of_entry).collect(),
+        }
+    }
+
+    /// Sets what `change` gives on top of what is set.
     pub fn set(
         &mut self,
         upstream: &Upstream,
-        index: usize,
+        subject: Subject,
+        label: &str,
         change: Override,
-    ) -> Result<Override, OverrideError> {
+    ) -> Result<(), OverrideError> {
         if change == Override::default() {
             return Err(OverrideError::Empty);
         }
-        check_weight(upstream, index, change.weight)?;
-        let before = upstream.override_of(index);
+        check_weight(upstream, subject, change.weight)?;
+        let file = subject.entry(upstream);
+        let file = file.and_then(|entry| upstream.config().servers.get(entry));
+        let file = file.ok_or(OverrideError::NoServer)?;
+        let key = (upstream.name().clone(), Arc::from(label));
+        let (from, file) = (file.address.to_string().into(), FileEntry::of(file));
+        let before = self.0.get(&key).map_or_else(Override::default, |set| {
+            match set.from == from && set.file == file {
+                true => set.value,
+                false => Override::default(),
+            }
+        });
         let value = Override {
             weight: change.weight.or(before.weight),
             drain: change.drain.or(before.drain),
         };
-        let (Some(server), Some(file)) = (
-            upstream.servers().get(index),
-            upstream.config().servers.get(index),
-        ) else {
-            return Err(OverrideError::NoServer);
-        };
-        events::overridden(upstream.name(), server.label(), value.weight, value.drain);
-        let key = (upstream.name().clone(), server.label().clone());
-        let file = FileEntry::of(file);
-        self.0.insert(key, Entry { value, file });
-        Ok(value)
+        events::overridden(upstream.name(), label, value.weight, value.drain);
+        self.0.insert(key, Entry { value, from, file });
+        Ok(())
     }
 
     /// Takes an override back, if there is one.
-    pub fn clear(&mut self, upstream: &Upstream, index: usize) {
-        let Some(server) = upstream.servers().get(index) else {
-            return;
-        };
-        let key = (upstream.name().clone(), server.label().clone());
-        if self.0.remove(&key).is_some() {
-            events::overridden(upstream.name(), server.label(), None, None);
+    pub fn clear(&mut self, upstream: &str, label: &str) -> bool {
+        let there = self.0.remove(&(upstream.into(), label.into())).is_some();
+        if there {
+            events::overridden(upstream, label, None, None);
         }
+        there
     }
 
     /// Drops those whose entry in the file has changed or is gone.
@@ -121,9 +218,9 @@ impl Overrides {
         self.0.retain(|(name, label), entry| {
             let upstream = upstreams.iter().find(|upstream| upstream.name() == name);
             let holds = upstream.is_some_and(|upstream| {
-                let mut members = upstream.servers().iter().zip(&upstream.config().servers);
-                members.any(|(server, file)| {
-                    server.label() == label && FileEntry::of(file) == entry.file
+                let mut files = upstream.config().servers.iter();
+                files.any(|file| {
+                    *file.address.to_string() == *entry.from && FileEntry::of(file) == entry.file
                 })
             });
             if !holds {
@@ -144,7 +241,7 @@ impl Overrides {
 
 fn check_weight(
     upstream: &Upstream,
-    index: usize,
+    subject: Subject,
     weight: Option<u32>,
 ) -> Result<(), OverrideError> {
     let Some(weight) = weight else {
@@ -156,10 +253,16 @@ fn check_weight(
     if weight == 0 || upstream.config().balance != model::Balance::RoundRobin {
         return Ok(());
     }
-    let mut others = (0..upstream.servers().len()).filter(|other| *other != index);
+    let these = subject.servers(upstream);
+    let roster = upstream.roster();
+    let mut others = (0..roster.servers.len()).filter(|other| !these.contains(other));
     let unequal = others.any(|other| {
-        let entry = &upstream.config().servers[other];
-        let set = upstream.override_of(other).weight.unwrap_or(entry.weight);
+        let entry = upstream
+            .config()
+            .servers
+            .get(roster.seats.list[other].owner());
+        let set = upstream.override_of(other).weight;
+        let set = set.or(entry.map(|entry| entry.weight)).unwrap_or(0);
         set != 0 && set != weight
     });
     if unequal {

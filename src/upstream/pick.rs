@@ -192,7 +192,7 @@ impl Upstream {
     /// Why nothing took the request. A look at every server: only on the way to a refusal.
     fn refusal(&self, candidates: &Candidates<'_>) -> Refused {
         let mut ejected = false;
-        for index in 0..self.servers().len() {
+        for index in 0..candidates.set.members().len() {
             match candidates.obstacle(index) {
                 Some(Obstacle::Role(role)) => ejected |= role.ejected(),
                 Some(Obstacle::NoProbe) => ejected = true,
@@ -225,9 +225,10 @@ impl Upstream {
     /// least 1: for `Retry-After`.
     pub fn retry_after(&self, now: Instant) -> u64 {
         let set = self.load_set();
-        let out = self.servers().iter().zip(set.roles());
+        let out = set.members().iter().zip(set.roles());
+        let out = out.map(|(member, role)| (&member.server, role));
         let next = out.filter_map(|(server, role)| match role {
-            Role::Draining | Role::NoWeight => None,
+            Role::Draining | Role::NoWeight | Role::Unresolved => None,
             Role::Unhealthy | Role::Waiting => server.next_check(),
             Role::HalfOpen => Some(now),
             // Open, maybe not known to the order yet.

@@ -1,7 +1,7 @@
 //! Who takes part now: facts about each server in, roles and the picker's entries out. Pure.
 //!
 //! A server has exactly one [`Role`]: the first thing that keeps it from taking requests, in the
-//! order draining, weight, checks, breaker, backup. `explain` prints it, a refusal is told from it,
+//! order draining, weight, name, checks, breaker, backup. `explain` prints it, a refusal is told from it,
 //! and the order is built from it, so the three cannot disagree.
 
 use std::sync::Arc;
@@ -9,16 +9,18 @@ use std::sync::Arc;
 use crate::balance;
 use crate::upstream::breaker;
 use crate::upstream::health::verdict::Standing;
+use crate::upstream::seats::Place;
 use crate::util::units::Percent;
 
 /// What the order of an upstream depends on, for one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     pub key: Arc<str>,
-    /// Effective: an override counts.
+    /// Effective, in the scale of [`super::seats::Seats`]: an override counts.
     pub weight: u32,
     pub draining: bool,
     pub backup: bool,
+    pub place: Place,
     /// [`Standing::Untested`] without checks.
     pub standing: Standing,
     pub breaker: breaker::State,
@@ -29,7 +31,7 @@ pub struct Facts {
 impl Facts {
     /// Counts for the panic threshold and `max-ejected`.
     pub fn counted(&self) -> bool {
-        self.weight > 0 && !self.draining && !self.backup
+        self.weight > 0 && !self.draining && !self.backup && self.place == Place::Known
     }
 }
 
@@ -46,6 +48,8 @@ pub enum Role {
     /// Added next to others: no passed check yet.
     Waiting,
     NoWeight,
+    /// Stands for a name that does not resolve.
+    Unresolved,
     Draining,
 }
 
@@ -151,6 +155,9 @@ fn role(facts: &Facts, panic: bool) -> Role {
     if facts.weight == 0 {
         return Role::NoWeight;
     }
+    if facts.place == Place::Missing {
+        return Role::Unresolved;
+    }
     if !panic && !facts.standing.usable() {
         return match facts.standing {
             Standing::Waiting => Role::Waiting,
@@ -188,6 +195,7 @@ mod tests {
             weight: 1,
             draining: false,
             backup: false,
+            place: Place::Known,
             standing,
             breaker: breaker::State::Closed,
             tenths: 10,

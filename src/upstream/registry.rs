@@ -14,16 +14,18 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::config::model;
+use crate::config::model::{self, ServerAddress};
 use crate::telemetry::Metrics;
 use crate::upstream::common::{Common, lock};
 use crate::upstream::control;
-use crate::upstream::overrides::{Override, OverrideError, Overrides};
-use crate::upstream::resolve::SystemResolver;
+use crate::upstream::overrides::{Override, OverrideError, Overrides, Subject};
+use crate::upstream::resolve::{Addresses, Names, SystemResolver};
+use crate::upstream::roster::Roster;
+use crate::upstream::seats::{Place, Seat, Seats};
 use crate::upstream::server::Server;
 use crate::upstream::tasks;
 use crate::upstream::upstream::Upstream;
-use crate::upstream::view::{ServerView, UpstreamView};
+use crate::upstream::view::{OverriddenView, ServerView, UpstreamView};
 
 /// The live state of all upstreams: one per process.
 pub struct Registry {
@@ -34,7 +36,6 @@ pub struct Registry {
     metrics: Arc<Metrics>,
 }
 
-#[derive(Default)]
 struct Inner {
     by_name: HashMap<Arc<str>, Weak<Common>>,
     /// The published generation.
@@ -42,7 +43,7 @@ struct Inner {
     /// Removed, with requests under way perhaps: their breakers still move.
     gone: Vec<Weak<Upstream>>,
     overrides: Overrides,
-    resolver: Option<Arc<SystemResolver>>,
+    names: Names,
 }
 
 impl Inner {
@@ -65,9 +66,21 @@ impl Inner {
 
 impl Registry {
     pub fn new(metrics: &Arc<Metrics>) -> Arc<Self> {
+        Self::with_resolver(metrics, SystemResolver::new(Vec::new()))
+    }
+
+    /// Names are asked for by `resolver`.
+    pub fn with_resolver(metrics: &Arc<Metrics>, resolver: Arc<SystemResolver>) -> Arc<Self> {
+        let wake = Arc::<Notify>::default();
         Arc::new(Registry {
-            inner: Mutex::default(),
-            wake: Arc::default(),
+            inner: Mutex::new(Inner {
+                by_name: HashMap::new(),
+                current: Vec::new(),
+                gone: Vec::new(),
+                overrides: Overrides::default(),
+                names: Names::new(wake.clone(), resolver, metrics),
+            }),
+            wake,
             metrics: metrics.clone(),
         })
     }
@@ -75,7 +88,8 @@ impl Registry {
     /// The upstream for a configuration over the live state that is there. Has no visible effect;
     /// an unchanged configuration gives the published upstream itself.
     pub fn prepare(&self, config: &Arc<model::Upstream>) -> Arc<Upstream> {
-        let inner = lock(&self.inner);
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
         let common = inner.by_name.get(&config.name).and_then(Weak::upgrade);
         let before = common
             .as_ref()
@@ -87,21 +101,49 @@ impl Registry {
         }
         let common =
             common.unwrap_or_else(|| Common::new(config, self.wake.clone(), &self.metrics));
-        let beside_others = before.as_ref().is_some_and(|before| stays(before, config));
-        let server = |entry: &model::Server| {
-            common.server(&entry.address).unwrap_or_else(|| {
-                Server::new(
-                    &entry.address,
-                    &common,
-                    config,
-                    beside_others,
-                    &self.metrics,
-                )
-            })
+        let changes = inner.names.changes();
+        let seats = inner.names.seats(config);
+        let overrides = inner.overrides.of(config, &seats);
+        let roster = before.as_ref().map(|before| before.roster());
+        let roster = self.roster(inner, config, &common, seats, roster.as_deref());
+        let upstream = Upstream::new(config, &common, &roster, overrides, before.as_deref());
+        upstream.seated_at(changes);
+        upstream
+    }
+
+    /// The live servers for these seats; those that are not there are made, and nobody sees them.
+    fn roster(
+        &self,
+        inner: &mut Inner,
+        config: &Arc<model::Upstream>,
+        common: &Arc<Common>,
+        seats: Seats,
+        before: Option<&Roster>,
+    ) -> Arc<Roster> {
+        let weight = |entry: usize| config.servers.get(entry).map_or(0, |server| server.weight);
+        let beside_others = before.is_some_and(|before| before.stays_in(&seats, weight));
+        let server = |seat: &Seat| {
+            if let Some(known) = common.server(&seat.key) {
+                return known;
+            }
+            let addresses = match &seat.key {
+                ServerAddress::Ip(address) => Addresses::fixed(*address),
+                ServerAddress::Unix(_) => Addresses::pending(),
+                name => inner.names.first(name),
+            };
+            // The first answer of a name that was there from the start is the start.
+            let name = config.servers.get(seat.owner()).map(|entry| &entry.address);
+            let waited = before.zip(name).is_some_and(|(before, name)| {
+                let seat = |(seat, server): &(&Seat, &Arc<Server>)| {
+                    seat.key == *name && seat.place == Place::Pending && !server.joined()
+                };
+                before.members().any(|member| seat(&member))
+            });
+            let joins = beside_others && !waited;
+            Server::new(seat, addresses, common, config, joins, &self.metrics)
         };
-        let servers = config.servers.iter().map(server).collect();
-        let overrides = inner.overrides.of(config);
-        Upstream::new(config, &common, servers, overrides, before.as_deref())
+        let servers = seats.list.iter().map(server).collect();
+        Arc::new(Roster { seats, servers })
     }
 
     /// Makes these the current upstreams, all that there are: called by reload right after the
@@ -112,6 +154,11 @@ impl Registry {
         let inner = &mut *inner;
         let now = Instant::now();
         inner.overrides.forget_changed(upstreams);
+        let entries = upstreams.iter().flat_map(|next| &next.config().servers);
+        let names = entries.map(|entry| &entry.address);
+        inner
+            .names
+            .follow(names.filter(|address| address.is_name()));
         for next in upstreams {
             let common = next.common();
             let before = common.succeed(Some(next.clone()));
@@ -124,11 +171,12 @@ impl Registry {
             inner
                 .by_name
                 .insert(next.name().clone(), Arc::downgrade(common));
+            let roster = next.roster();
             // Sockets were bound since it was prepared: an operator may have been faster.
-            next.set_overrides(inner.overrides.of(next.config()));
-            for server in next.servers() {
+            next.set_overrides(inner.overrides.of(next.config(), &roster.seats));
+            for (seat, server) in roster.members() {
                 common.adopt(server);
-                tasks::attach(server, next.config(), &mut inner.resolver);
+                tasks::attach(server, seat, next.config());
             }
             // Before the step: who is woken by it must find its way to the successor.
             if let Some(before) = &before {
@@ -136,10 +184,7 @@ impl Registry {
             }
             control::step(next, now);
             if let Some(before) = before {
-                for server in removed(&before, next) {
-                    server.breaker().settle_place(false, common.places());
-                    tasks::detach(server);
-                }
+                remove(&before.roster(), &roster, common);
             }
         }
         inner.retire(upstreams);
@@ -147,6 +192,37 @@ impl Registry {
         inner.by_name.retain(|_, common| common.strong_count() > 0);
         // The control task has new times to wait for.
         self.wake.notify_one();
+    }
+
+    /// Gives an upstream the servers that its names lead to now: the smaller loop of the same kind
+    /// as a reload. On the control runtime.
+    fn reseat(&self, upstream: &Arc<Upstream>, now: Instant) {
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        // A reload was faster: what it published is looked at by itself.
+        let current = |current: &Arc<Upstream>| Arc::ptr_eq(current, upstream);
+        if !inner.current.iter().any(current) {
+            return;
+        }
+        upstream.seated_at(inner.names.changes());
+        let (config, common) = (upstream.config(), upstream.common());
+        let seats = inner.names.seats(config);
+        let before = upstream.roster();
+        if before.seats == seats {
+            return;
+        }
+        let roster = self.roster(inner, config, common, seats, Some(&before));
+        for (seat, server) in roster.members() {
+            common.adopt(server);
+            tasks::attach(server, seat, config);
+        }
+        let overrides = inner.overrides.of(config, &roster.seats);
+        {
+            let _stepping = lock(&common.stepping);
+            upstream.reseat(&roster, overrides);
+        }
+        control::step(upstream, now);
+        remove(&before, &roster, common);
     }
 
     /// The control task: run it once on the control runtime, for the life of the process.
@@ -168,17 +244,17 @@ impl Registry {
 
     /// Steps what was touched or is due; when the next one is due.
     pub(super) fn look(&self, now: Instant) -> Option<Instant> {
-        let upstreams = {
+        let (upstreams, changes) = {
             let inner = lock(&self.inner);
+            let changes = inner.names.changes();
             let gone = inner.gone.iter().filter_map(Weak::upgrade);
-            inner
-                .current
-                .iter()
-                .cloned()
-                .chain(gone)
-                .collect::<Vec<_>>()
+            let all = inner.current.iter().cloned().chain(gone);
+            (all.collect::<Vec<_>>(), changes)
         };
         let of_each = |upstream: Arc<Upstream>| {
+            if upstream.seated_at(changes) {
+                self.reseat(&upstream, now);
+            }
             let due = upstream.common().due();
             if upstream.common().take_touched() || due.is_some_and(|due| due <= now) {
                 return control::step(&upstream, now);
@@ -188,17 +264,16 @@ impl Registry {
         upstreams.into_iter().filter_map(of_each).min()
     }
 
-    /// Sets what is given and keeps the rest of an earlier override.
+    /// Sets what is given and keeps the rest of an earlier override. `server`: its address, or the
+    /// name that leads to some.
     pub fn set_override(
         &self,
         upstream: &str,
         server: &str,
         change: Override,
-    ) -> Result<ServerView, OverrideError> {
-        self.edit(upstream, server, |inner, upstream, index| {
-            let value = inner.overrides.set(upstream, index, change)?;
-            upstream.set_override(index, value);
-            Ok(())
+    ) -> Result<OverriddenView, OverrideError> {
+        self.edit(upstream, server, |overrides, upstream, subject| {
+            overrides.set(upstream, subject, server, change)
         })
     }
 
@@ -207,10 +282,9 @@ impl Registry {
         &self,
         upstream: &str,
         server: &str,
-    ) -> Result<ServerView, OverrideError> {
-        self.edit(upstream, server, |inner, upstream, index| {
-            inner.overrides.clear(upstream, index);
-            upstream.set_override(index, Override::default());
+    ) -> Result<OverriddenView, OverrideError> {
+        self.edit(upstream, server, |overrides, upstream, _| {
+            overrides.clear(upstream.name(), server);
             Ok(())
         })
     }
@@ -219,20 +293,35 @@ impl Registry {
         &self,
         upstream: &str,
         server: &str,
-        change: impl FnOnce(&mut Inner, &Upstream, usize) -> Result<(), OverrideError>,
-    ) -> Result<ServerView, OverrideError> {
+        change: impl FnOnce(&mut Overrides, &Upstream, Subject) -> Result<(), OverrideError>,
+    ) -> Result<OverriddenView, OverrideError> {
         let mut inner = lock(&self.inner);
         let named = |candidate: &&Arc<Upstream>| &**candidate.name() == upstream;
         let upstream = inner.current.iter().find(named).cloned();
         let upstream = upstream.ok_or(OverrideError::NoUpstream)?;
-        let addressed = |candidate: &Arc<Server>| &**candidate.label() == server;
-        let index = upstream.servers().iter().position(addressed);
-        let index = index.ok_or(OverrideError::NoServer)?;
-        change(&mut inner, &upstream, index)?;
+        let subject = Subject::find(&upstream, server).ok_or(OverrideError::NoServer)?;
+        change(&mut inner.overrides, &upstream, subject)?;
+        let overrides = inner
+            .overrides
+            .of(upstream.config(), &upstream.roster().seats);
+        upstream.set_overrides(overrides);
         let now = Instant::now();
         control::step(&upstream, now);
         self.wake.notify_one();
-        Ok(ServerView::of(&upstream, index, now))
+        Ok(match subject {
+            Subject::Server(index) => {
+                let view = ServerView::of(&upstream, index, now);
+                OverriddenView::Server(Box::new(view.ok_or(OverrideError::NoServer)?))
+            }
+            Subject::Name(_) => OverriddenView::Name {
+                name: server.to_owned(),
+                servers: subject
+                    .servers(&upstream)
+                    .into_iter()
+                    .filter_map(|index| ServerView::of(&upstream, index, now))
+                    .collect(),
+            },
+        })
     }
 
     /// Every override, as (upstream, server, what): for `/status` and reload events.
@@ -248,11 +337,12 @@ impl Registry {
     /// All upstreams as `/status` shows them.
     pub fn view(&self) -> Vec<UpstreamView> {
         let now = Instant::now();
-        let upstreams = self.upstreams();
-        upstreams
-            .iter()
-            .map(|upstream| UpstreamView::of(upstream, now))
-            .collect()
+        let inner = lock(&self.inner);
+        let view = |upstream: &Arc<Upstream>| UpstreamView {
+            names: inner.names.view(upstream.config(), now),
+            ..UpstreamView::of(upstream, now)
+        };
+        inner.current.iter().map(view).collect()
     }
 }
 
@@ -262,21 +352,12 @@ impl std::fmt::Debug for Registry {
     }
 }
 
-/// Some server that takes new requests is in both: what is new now joins others.
-fn stays(before: &Upstream, config: &model::Upstream) -> bool {
-    config.servers.iter().any(|entry| {
-        let same = |server: &Arc<Server>| *server.address() == entry.address;
-        entry.weight > 0 && !entry.drain && before.servers().iter().any(same)
-    })
-}
-
-fn removed<'a>(before: &'a Upstream, next: &'a Upstream) -> impl Iterator<Item = &'a Arc<Server>> {
-    let stays = |server: &Arc<Server>| {
-        next.servers()
-            .iter()
-            .any(|other| Arc::ptr_eq(server, other))
-    };
-    before.servers().iter().filter(move |server| !stays(server))
+/// Lets go of the servers that are in `before` only: their requests finish.
+fn remove(before: &Roster, next: &Roster, common: &Common) {
+    for server in before.removed(next) {
+        server.breaker().settle_place(false, common.places());
+        tasks::detach(server);
+    }
 }
 
 #[cfg(test)]
@@ -290,6 +371,14 @@ mod tests {
 
     fn set(weight: Option<u32>, drain: Option<bool>) -> Override {
         Override { weight, drain }
+    }
+
+    /// Of one server.
+    fn alone(view: OverriddenView) -> ServerView {
+        match view {
+            OverriddenView::Server(view) => *view,
+            OverriddenView::Name { name, .. } => panic!("{name} is a name"),
+        }
     }
 
     fn key(port: u16) -> String {
@@ -500,9 +589,8 @@ mod tests {
     async fn an_override_acts_at_once_and_is_taken_back() {
         let registry = registry();
         let upstream = publish(&registry, config(&[(1, 1), (2, 1)]));
-        let view = registry
-            .set_override("u", &key(2), set(Some(3), None))
-            .unwrap();
+        let view = registry.set_override("u", &key(2), set(Some(3), None));
+        let view = alone(view.unwrap());
         assert_eq!((view.weight, view.effective_weight), (1, 3.0));
         let taken = sequence(&upstream, 8)
             .iter()
@@ -514,7 +602,7 @@ mod tests {
             .unwrap();
         assert_eq!(sequence(&upstream, 2), [1, 1]);
         assert_eq!(registry.overrides()[0].2, set(Some(3), Some(true)));
-        let view = registry.clear_override("u", &key(2)).unwrap();
+        let view = alone(registry.clear_override("u", &key(2)).unwrap());
         assert_eq!((view.changed, view.effective_weight), (None, 1.0));
         assert!(registry.overrides().is_empty());
     }

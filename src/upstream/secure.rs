@@ -51,6 +51,11 @@ impl Security {
         &self.terms
     }
 
+    /// The certificate of that address is what it asks for.
+    pub fn is_for(&self, address: &ServerAddress) -> bool {
+        self.host == host(address)
+    }
+
     pub fn traffic(&self) -> &Secure {
         &self.traffic
     }
@@ -87,8 +92,10 @@ fn host(address: &ServerAddress) -> ServerName<'static> {
     match address {
         ServerAddress::Ip(address) => ServerName::from(address.ip().to_canonical()),
         // The checker lets no name through that is none; no certificate is for this address.
-        ServerAddress::Name(name, _) => ServerName::try_from(name.to_string())
-            .unwrap_or(ServerName::from(IpAddr::from([0, 0, 0, 0]))),
+        ServerAddress::Name(name, _) | ServerAddress::Srv(name) => {
+            ServerName::try_from(name.to_string())
+                .unwrap_or(ServerName::from(IpAddr::from([0, 0, 0, 0])))
+        }
         ServerAddress::Unix(_) => ServerName::try_from("localhost")
             .unwrap_or(ServerName::from(IpAddr::from([127, 0, 0, 1]))),
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::time::Instant;
 
 use crate::config::model::{self, ProxyProtocol, ServerAddress};
@@ -18,8 +18,8 @@ use crate::upstream::health::{Checks, Report};
 use crate::upstream::lease::Lease;
 use crate::upstream::pool::ServerConnections;
 use crate::upstream::resolve::Addresses;
+use crate::upstream::seats::Seat;
 use crate::upstream::secure::Security;
-use crate::upstream::tasks::Running;
 use crate::util::ewma::PeakEwma;
 
 /// Tells servers apart over the life of the process: a server that is removed and comes back
@@ -55,8 +55,13 @@ pub struct Server {
     id: ServerId,
     latency: PeakEwma,
     breaker: Breaker,
+    /// Key of its live state: its address, or the name that it stands for.
     address: ServerAddress,
     addresses: Arc<Addresses>,
+    /// Written by reloads and when a name moves.
+    origin: ArcSwap<Origin>,
+    /// Whether it joined others when it was made.
+    joined: bool,
     /// Written by reloads.
     security: Arc<ArcSwapOption<Security>>,
     /// [`ProxyProtocol`] as a number. Written by reloads.
@@ -66,9 +71,30 @@ pub struct Server {
     /// Milliseconds of [`Common::ms`]; 0 is not known.
     next_check: AtomicU64,
     last_check: Mutex<Option<LastCheck>>,
-    /// Effective weight, for the gauge. Written by the control task.
-    weight: AtomicU32,
+    /// Effective weight, for the gauge: the bits of an `f64`. Written by the control task.
+    weight: AtomicU64,
     pub(super) control: Mutex<Control>,
+}
+
+/// What a server is asked for by, where nothing else is given.
+#[derive(Debug)]
+struct Origin {
+    /// As configured, with the port that it has.
+    address: ServerAddress,
+    /// For `Host`: a path is no host (RFC 9110 section 7.2).
+    host: Arc<str>,
+}
+
+impl Origin {
+    fn new(address: &ServerAddress) -> Self {
+        Origin {
+            address: address.clone(),
+            host: match address {
+                ServerAddress::Unix(_) => "localhost".into(),
+                address => address.to_string().into(),
+            },
+        }
+    }
 }
 
 /// What the last check found.
@@ -93,19 +119,21 @@ pub(super) struct Control {
     /// Checks keep it out of rotation (in panic they do not).
     pub kept_out: bool,
     pub checks: Option<Checks>,
-    pub resolving: Option<Running>,
 }
 
 impl Server {
-    /// `beside_others`: it joins servers that are there, so it waits for a pass where there are
-    /// checks, and starts slowly.
+    /// `addresses`: of a server that stands for a name, what it waits for. `beside_others`: it
+    /// joins servers that are there, so it waits for a pass where there are checks, and starts
+    /// slowly.
     pub(super) fn new(
-        address: &ServerAddress,
+        seat: &Seat,
+        addresses: Arc<Addresses>,
         common: &Arc<Common>,
         config: &model::Upstream,
         beside_others: bool,
         metrics: &Metrics,
     ) -> Arc<Self> {
+        let address = &seat.key;
         let id = ServerId::next();
         let standing = match (beside_others, &config.health) {
             (true, Some(_)) => Standing::Waiting,
@@ -127,10 +155,9 @@ impl Server {
             metrics: metrics.server(common.name(), &label),
             label,
             common: common.clone(),
-            addresses: match address {
-                ServerAddress::Ip(address) => Addresses::fixed(*address),
-                _ => Addresses::pending(),
-            },
+            addresses,
+            origin: ArcSwap::from_pointee(Origin::new(&seat.origin)),
+            joined: beside_others,
             security: Arc::default(),
             introduction: Arc::new(AtomicU8::new(config.proxy_protocol as u8)),
             connections,
@@ -141,7 +168,7 @@ impl Server {
             next_check: AtomicU64::new(0),
             last_check: Mutex::new(None),
             taken_out: AtomicU32::new(0),
-            weight: AtomicU32::new(0),
+            weight: AtomicU64::new(0),
             control: Mutex::new(Control {
                 joining: beside_others,
                 usable: standing.usable(),
@@ -170,7 +197,7 @@ impl Server {
             connections_active: active as u64,
             connections_idle: idle as u64,
             healthy: self.standing().usable(),
-            weight: self.weight.load(Ordering::Relaxed),
+            weight: f64::from_bits(self.weight.load(Ordering::Relaxed)),
             breaker,
         }
     }
@@ -179,8 +206,8 @@ impl Server {
         &self.metrics
     }
 
-    pub(super) fn set_weight(&self, weight: u32) {
-        self.weight.store(weight, Ordering::Relaxed);
+    pub(super) fn set_weight(&self, weight: f64) {
+        self.weight.store(weight.to_bits(), Ordering::Relaxed);
     }
 
     pub fn id(&self) -> ServerId {
@@ -191,7 +218,25 @@ impl Server {
         &self.address
     }
 
-    /// The address as written: label value in metrics and logs.
+    /// What it is asked for by from now on. True if that is a change.
+    pub(super) fn set_origin(&self, origin: &ServerAddress) -> bool {
+        let changed = self.origin.load().address != *origin;
+        if changed {
+            self.origin.store(Arc::new(Origin::new(origin)));
+        }
+        changed
+    }
+
+    /// What `Host` is for it where a client gave none.
+    pub fn host(&self) -> Arc<str> {
+        self.origin.load().host.clone()
+    }
+
+    pub(super) fn joined(&self) -> bool {
+        self.joined
+    }
+
+    /// The address: label value in metrics and logs.
     pub fn label(&self) -> &Arc<str> {
         &self.label
     }
@@ -217,7 +262,7 @@ impl Server {
     /// What a connect goes to.
     pub fn target(&self) -> Target {
         Target {
-            address: self.address.clone(),
+            address: self.origin.load().address.clone(),
             addresses: self.addresses.clone(),
             security: self.security.clone(),
             introduction: self.introduction.clone(),
@@ -232,13 +277,16 @@ impl Server {
     /// Speaks TLS by these terms from now on, or plain. True if that is a change.
     pub(super) fn secure(&self, terms: Option<&Arc<ClientTerms>>) -> bool {
         let before = self.security.load();
+        let origin = self.origin.load();
         let same = match (&*before, terms) {
             (None, None) => true,
-            (Some(before), Some(terms)) => before.terms() == terms,
+            (Some(before), Some(terms)) => {
+                before.terms() == terms && before.is_for(&origin.address)
+            }
             _ => false,
         };
         if !same {
-            let of = |terms| Security::new(terms, &self.address, self.upstream(), &self.label);
+            let of = |terms| Security::new(terms, &origin.address, self.upstream(), &self.label);
             self.security.store(terms.map(of));
         }
         !same

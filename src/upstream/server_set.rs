@@ -9,6 +9,7 @@ use crate::config::model;
 use crate::upstream::breaker;
 use crate::upstream::pick::Carry;
 use crate::upstream::plan::{Plan, Role};
+use crate::upstream::roster::Roster;
 use crate::upstream::server::{Server, ServerId};
 use crate::upstream::sticky::Tags;
 
@@ -20,7 +21,8 @@ use crate::upstream::sticky::Tags;
 pub struct ServerSet {
     plan: Plan,
     picker: Arc<Picker>,
-    /// In the order of the configuration.
+    roster: Arc<Roster>,
+    /// In the order of the roster.
     members: SmallVec<[Member; 3]>,
     /// `max-connections` is set.
     limited: bool,
@@ -38,21 +40,15 @@ pub(super) struct Member {
 }
 
 impl ServerSet {
-    /// The first one of an upstream: its order starts at the beginning. `servers` in the order of
-    /// the configuration.
-    pub(super) fn first(config: &model::Upstream, servers: &[Arc<Server>], plan: Plan) -> Self {
+    /// The first one of an upstream: its order starts at the beginning.
+    pub(super) fn first(config: &model::Upstream, roster: &Arc<Roster>, plan: Plan) -> Self {
         let picker = Picker::build(&config.balance, &plan.entries, Start::Beginning);
-        let tags = Tags::new(config, servers, None);
-        ServerSet::new(config, servers, plan, Arc::new(picker), tags)
+        let tags = Tags::new(config, &roster.servers, None);
+        ServerSet::new(config, roster, plan, Arc::new(picker), tags)
     }
 
     /// The one after this; the order goes on where weights and set are the same.
-    pub(super) fn next(
-        &self,
-        config: &model::Upstream,
-        servers: &[Arc<Server>],
-        plan: Plan,
-    ) -> Self {
+    pub(super) fn next(&self, config: &model::Upstream, roster: &Arc<Roster>, plan: Plan) -> Self {
         let picker = match self
             .picker
             .rebuilt(&config.balance, &plan.entries, fastrand::u64(..))
@@ -60,27 +56,29 @@ impl ServerSet {
             Some(picker) => Arc::new(picker),
             None => self.picker.clone(),
         };
+        let servers = &*roster.servers;
         let same =
             servers.len() == self.members.len() && servers.iter().zip(&self.members).all(is_member);
         let tags = Tags::new(config, servers, self.tags.as_ref().filter(|_| same));
-        ServerSet::new(config, servers, plan, picker, tags)
+        ServerSet::new(config, roster, plan, picker, tags)
     }
 
     fn new(
         config: &model::Upstream,
-        servers: &[Arc<Server>],
+        roster: &Arc<Roster>,
         plan: Plan,
         picker: Arc<Picker>,
         tags: Option<Arc<Tags>>,
     ) -> Self {
-        let members = config.servers.iter().zip(servers).zip(&plan.roles);
-        let members = members.map(|((config, server), role)| Member {
+        let members = roster.members().zip(&plan.roles);
+        let members = members.map(|((seat, server), role)| Member {
             server: server.clone(),
-            max_requests: config.max_requests,
+            max_requests: seat.max_requests,
             takes_requests: role.takes_requests(),
         });
         ServerSet {
             members: members.collect(),
+            roster: roster.clone(),
             limited: config.connections.max_connections.is_some(),
             plan,
             picker,
@@ -90,6 +88,10 @@ impl ServerSet {
 
     pub(super) fn tags(&self) -> Option<&Tags> {
         self.tags.as_deref()
+    }
+
+    pub(super) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
     }
 
     pub(super) fn members(&self) -> &[Member] {
@@ -104,7 +106,7 @@ impl ServerSet {
         &self.picker
     }
 
-    /// Of each server, in the order of the configuration.
+    /// Of each server, in the order of the roster.
     pub fn roles(&self) -> &[Role] {
         &self.plan.roles
     }

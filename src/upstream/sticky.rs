@@ -1,11 +1,11 @@
 //! By what a sticky cookie names a server: a tag of 64 bits.
 //!
-//! A tag is a keyed hash (HMAC-SHA-256, cut) of the upstream's name and the server's address as
-//! configured, and of nothing else: every instance with the same key gives a server the same tag,
-//! before and after a reload or a restart, so that nothing has to be remembered or shared. It says
-//! nothing of the address to somebody who does not have the key. Without a configured one the key
-//! is in this file: then who suspects an address can see whether he is right, and no more, since a
-//! tag that no server of the upstream has leads nowhere.
+//! A tag is a keyed hash (HMAC-SHA-256, cut) of the upstream's name and the server's address (of a
+//! name, the one that it leads to), and of nothing else: every instance with the same key gives a
+//! server the same tag, before and after a reload or a restart, so that nothing has to be
+//! remembered or shared. It says nothing of the address to somebody who does not have the key.
+//! Without a configured one the key is in this file: then who suspects an address can see whether
+//! he is right, and no more, since a tag that no server of the upstream has leads nowhere.
 
 use std::fmt;
 use std::sync::Arc;
@@ -195,10 +195,9 @@ mod tests {
     }
 
     fn tags(upstream: &Upstream) -> Vec<Tag> {
-        let servers = upstream.servers().iter();
-        servers
-            .map(|server| upstream.tag_of(server).unwrap())
-            .collect()
+        let servers = upstream.servers();
+        let tags = servers.iter().map(|server| upstream.tag_of(server));
+        tags.map(Option::unwrap).collect()
     }
 
     #[test]
@@ -295,7 +294,7 @@ mod tests {
         config.servers[2].max_requests = 1;
         config.servers[4].backup = true;
         let upstream = publish(&registry, config);
-        for server in upstream.servers() {
+        for server in upstream.servers().iter() {
             verdict(server, Standing::Healthy);
         }
         let tags = tags(&upstream);

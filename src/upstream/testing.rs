@@ -123,7 +123,7 @@ pub fn queue(size: usize) -> Option<Queue> {
 pub fn publish(registry: &Arc<Registry>, config: model::Upstream) -> Arc<Upstream> {
     let upstream = registry.prepare(&Arc::new(config));
     registry.publish(std::slice::from_ref(&upstream));
-    for server in upstream.servers() {
+    for server in upstream.servers().iter() {
         lock(&server.control).checks = None;
     }
     upstream

@@ -1,6 +1,6 @@
 //! One generation of one upstream: its settings over the live state of its servers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,10 +12,12 @@ use crate::telemetry::UpstreamMetrics;
 use crate::upstream::breaker;
 use crate::upstream::common::{Common, lock};
 use crate::upstream::health::verdict::Standing;
-use crate::upstream::overrides::Override;
+use crate::upstream::overrides::{Overridden, Override};
 use crate::upstream::pick::Refused;
 use crate::upstream::plan::{Facts, Plan, plan};
 use crate::upstream::queue::Waiter;
+use crate::upstream::roster::Roster;
+use crate::upstream::seats::{Place, Seat};
 use crate::upstream::server::Server;
 use crate::upstream::server_set::ServerSet;
 use crate::upstream::slow_start;
@@ -26,41 +28,41 @@ use crate::util::timer::Timers;
 pub struct Upstream {
     config: Arc<model::Upstream>,
     common: Arc<Common>,
-    /// In the order of the configuration.
-    servers: Box<[Arc<Server>]>,
+    /// The servers and their order. The servers change when a name is told others.
     set: ArcSwap<ServerSet>,
-    /// What the admin API set, in the order of the configuration.
-    overrides: Mutex<Box<[Override]>>,
+    /// What the admin API set. Changed under the stepping lock together with the servers.
+    overrides: Mutex<Overridden>,
+    /// [`super::resolve::Names::changes`] when the servers were looked up.
+    seated: AtomicU64,
     /// No longer the published one. Set once; relaxed would do, a pick that misses it by a moment
     /// is a pick of that moment before.
     replaced: AtomicBool,
 }
 
 impl Upstream {
-    /// Over the given servers, in the order of the configuration. `before` is the generation whose
-    /// order goes on.
+    /// Over the given servers. `before` is the generation whose order goes on.
     pub(super) fn new(
         config: &Arc<model::Upstream>,
         common: &Arc<Common>,
-        servers: Box<[Arc<Server>]>,
-        overrides: Box<[Override]>,
+        roster: &Arc<Roster>,
+        overrides: Overridden,
         before: Option<&Upstream>,
     ) -> Arc<Self> {
         let plan = plan(
-            &facts(config, &servers, &overrides, Instant::now()),
+            &facts(config, roster, &overrides, Instant::now()),
             config.panic_threshold,
             before.is_some_and(|before| before.set.load().panic()),
         );
         let set = match before {
-            Some(before) => before.set.load().next(config, &servers, plan),
-            None => ServerSet::first(config, &servers, plan),
+            Some(before) => before.set.load().next(config, roster, plan),
+            None => ServerSet::first(config, roster, plan),
         };
         Arc::new(Upstream {
             config: config.clone(),
             common: common.clone(),
-            servers,
             set: ArcSwap::from_pointee(set),
             overrides: Mutex::new(overrides),
+            seated: AtomicU64::new(0),
             replaced: AtomicBool::new(false),
         })
     }
@@ -73,9 +75,18 @@ impl Upstream {
         &self.config
     }
 
-    /// In the order of the configuration.
-    pub fn servers(&self) -> &[Arc<Server>] {
-        &self.servers
+    /// As they are now: in the order of the configuration, those of one name by address.
+    pub fn servers(&self) -> Arc<[Arc<Server>]> {
+        self.set.load().roster().servers.clone()
+    }
+
+    pub(super) fn roster(&self) -> Arc<Roster> {
+        self.set.load().roster().clone()
+    }
+
+    /// Its servers were looked up when sources had said so much; whether that is news.
+    pub(super) fn seated_at(&self, changes: u64) -> bool {
+        self.seated.swap(changes, Ordering::Relaxed) != changes
     }
 
     pub(super) fn common(&self) -> &Arc<Common> {
@@ -150,22 +161,28 @@ impl Upstream {
         })
     }
 
+    /// Of the server at `index`.
     pub(super) fn override_of(&self, index: usize) -> Override {
-        lock(&self.overrides)
-            .get(index)
-            .copied()
-            .unwrap_or_default()
+        let roster = self.roster();
+        let seat = roster.seats.list.get(index);
+        seat.map_or_else(Override::default, |seat| {
+            lock(&self.overrides).of(index, seat.owner())
+        })
     }
 
-    pub(super) fn set_override(&self, index: usize, value: Override) {
-        if let Some(entry) = lock(&self.overrides).get_mut(index) {
-            *entry = value;
-        }
-    }
-
-    /// All of them, in the order of the configuration.
-    pub(super) fn set_overrides(&self, values: Box<[Override]>) {
+    /// All of them. Only while the servers cannot change: under the registry's lock.
+    pub(super) fn set_overrides(&self, values: Overridden) {
         *lock(&self.overrides) = values;
+    }
+
+    /// Has these servers from now on. Under the registry's and the stepping lock.
+    pub(super) fn reseat(&self, roster: &Arc<Roster>, overrides: Overridden) {
+        let facts = facts(&self.config, roster, &overrides, Instant::now());
+        let set = self.set.load_full();
+        let plan = plan(&facts, self.config.panic_threshold, set.panic());
+        *lock(&self.overrides) = overrides;
+        self.set
+            .store(Arc::new(set.next(&self.config, roster, plan)));
     }
 
     /// A successor was published: this generation is picked from no more.
@@ -180,14 +197,12 @@ impl Upstream {
 
     /// What the order depends on, at `now`.
     pub(super) fn facts(&self, now: Instant) -> Vec<Facts> {
-        facts(&self.config, &self.servers, &lock(&self.overrides), now)
+        self.facts_in(&self.roster(), now)
     }
 
-    /// Of the server at `index` of the configuration.
-    pub(super) fn facts_of(&self, index: usize, now: Instant) -> Facts {
-        let change = self.override_of(index);
-        let (entry, server) = (&self.config.servers[index], &self.servers[index]);
-        fact(&self.config, entry, server, change, now)
+    /// Of the servers of a set that was read before.
+    pub(super) fn facts_in(&self, roster: &Roster, now: Instant) -> Vec<Facts> {
+        facts(&self.config, roster, &lock(&self.overrides), now)
     }
 
     /// Swaps in the set of a plan, if it differs from the one that is there; whether it did.
@@ -196,7 +211,7 @@ impl Upstream {
         if *set.plan() == plan {
             return false;
         }
-        let next = set.next(&self.config, &self.servers, plan);
+        let next = set.next(&self.config, set.roster(), plan);
         drop(set);
         self.set.store(Arc::new(next));
         true
@@ -205,23 +220,26 @@ impl Upstream {
 
 fn facts(
     config: &model::Upstream,
-    servers: &[Arc<Server>],
-    overrides: &[Override],
+    roster: &Roster,
+    overrides: &Overridden,
     now: Instant,
 ) -> Vec<Facts> {
-    let members = config.servers.iter().zip(servers).zip(overrides);
-    members
-        .map(|((entry, server), change)| fact(config, entry, server, *change, now))
-        .collect()
+    let fact = |(index, (seat, server)): (usize, (&Seat, &Arc<Server>))| Facts {
+        weight: overrides.weight(index, seat, config, roster.seats.scale),
+        draining: overrides
+            .of(index, seat.owner())
+            .drain
+            .unwrap_or(seat.drain),
+        // Nobody has to wait for an answer while there is somebody else.
+        backup: seat.backup || seat.place == Place::Pending,
+        place: seat.place,
+        ..live_facts(config, server, now)
+    };
+    roster.members().enumerate().map(fact).collect()
 }
 
-fn fact(
-    config: &model::Upstream,
-    entry: &model::Server,
-    server: &Server,
-    change: Override,
-    now: Instant,
-) -> Facts {
+/// What is not from the configuration.
+fn live_facts(config: &model::Upstream, server: &Server, now: Instant) -> Facts {
     // Slow start does not move keys between servers.
     let slow_start = match config.balance {
         model::Balance::Hash(_) => Duration::ZERO,
@@ -232,9 +250,10 @@ fn fact(
     let elapsed = since.map(|since| now.saturating_duration_since(since));
     Facts {
         key: server.label().clone(),
-        weight: change.weight.unwrap_or(entry.weight),
-        draining: change.drain.unwrap_or(entry.drain),
-        backup: entry.backup,
+        weight: 0,
+        draining: false,
+        backup: false,
+        place: Place::Known,
         standing: match config.health {
             Some(_) => server.standing(),
             None => Standing::Untested,
@@ -444,7 +463,7 @@ mod tests {
         config.servers[1].backup = true;
         let upstream = publish(&registry, config);
         assert_eq!(sequence(&upstream, 2), [1, 1]);
-        for server in upstream.servers() {
+        for server in upstream.servers().iter() {
             verdict(server, Standing::Healthy);
         }
         verdict(&upstream.servers()[0], Standing::Unhealthy);

@@ -5,15 +5,17 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::config::model::{Balance, BreakerMode, ServerAddress};
+use crate::config::model::{Balance, BreakerMode};
 use crate::upstream::breaker;
 use crate::upstream::common::lock;
 use crate::upstream::health::verdict::Standing;
 use crate::upstream::overrides::Override;
 use crate::upstream::pick::AnyConnection;
 use crate::upstream::plan::{Facts, Role};
+use crate::upstream::resolve::NameView;
+use crate::upstream::seats::Place;
 use crate::upstream::server::Server;
-use crate::upstream::server_set::{Candidates, Obstacle};
+use crate::upstream::server_set::{Candidates, Obstacle, ServerSet};
 use crate::upstream::sticky::Tag;
 use crate::upstream::upstream::Upstream;
 
@@ -32,25 +34,40 @@ pub struct UpstreamView {
     /// The name of the cookie by which clients stay with a server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sticky_cookie: Option<String>,
+    /// That lead to servers, in the order of the configuration.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NameView>,
     pub servers: Vec<ServerView>,
+}
+
+/// What the admin API answers to a change.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum OverriddenView {
+    Server(Box<ServerView>),
+    Name {
+        name: String,
+        servers: Vec<ServerView>,
+    },
 }
 
 /// A server as `/status` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ServerView {
     pub address: String,
-    /// Where a name points to now.
+    /// As configured, if that leads to this address; of several the first is the one it is asked
+    /// for by.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<String>,
+    pub names: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolve_error: Option<String>,
     pub state: &'static str,
     /// What a sticky cookie calls it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sticky_tag: Option<String>,
-    /// As configured.
+    /// As configured, for all servers of a name together.
     pub weight: u32,
-    /// With override and slow start; 0 when it takes no requests.
+    /// Its part of that, with override and slow start; 0 when it takes no requests.
     pub effective_weight: f64,
     /// Of slow start; `None` when it is not under way.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,53 +133,67 @@ impl UpstreamView {
     /// At `now`.
     pub fn of(upstream: &Upstream, now: Instant) -> Self {
         let config = upstream.config();
-        let servers = 0..upstream.servers().len();
+        let set = upstream.set();
+        let servers = 0..set.roster().servers.len();
+        let facts = upstream.facts_in(set.roster(), now);
         UpstreamView {
             name: config.name.to_string(),
             balance: policy(&config.balance),
-            panic: upstream.set().panic(),
+            panic: set.panic(),
             queue_length: upstream.queue_length(),
             queue_size: config.queue.as_ref().map(|queue| queue.size),
             ejected: upstream.common().places().taken(),
             sticky_cookie: config.sticky.as_ref().map(|sticky| sticky.cookie.clone()),
-            servers: servers.map(|i| ServerView::of(upstream, i, now)).collect(),
+            names: Vec::new(),
+            servers: servers
+                .filter_map(|index| ServerView::in_set(upstream, &set, &facts, index, now))
+                .collect(),
         }
     }
 }
 
 impl ServerView {
-    /// Of the server at `index` of the configuration.
-    pub(super) fn of(upstream: &Upstream, index: usize, now: Instant) -> Self {
+    /// Of the server at `index` of `set`.
+    fn in_set(
+        upstream: &Upstream,
+        set: &ServerSet,
+        facts: &[Facts],
+        index: usize,
+        now: Instant,
+    ) -> Option<Self> {
         let config = upstream.config();
-        let (server, entry) = (&upstream.servers()[index], &config.servers[index]);
-        let facts = upstream.facts_of(index, now);
-        let role = upstream.set().roles()[index];
-        let share = f64::from(facts.weight) * f64::from(facts.tenths) / 10.0;
-        let named = matches!(server.address(), ServerAddress::Name(..));
-        let addresses = if named {
-            server.addresses().list()
-        } else {
-            Vec::new()
-        };
+        let roster = set.roster();
+        let (seat, server) = roster.members().nth(index)?;
+        let (facts, role) = (facts.get(index)?, *set.roles().get(index)?);
+        let entry = config.servers.get(seat.owner())?;
+        let weight = f64::from(facts.weight) / f64::from(roster.seats.scale);
+        let share = weight * f64::from(facts.tenths) / 10.0;
+        let names = seat.parts.iter().filter_map(|(entry, _)| {
+            let address = &config.servers.get(*entry)?.address;
+            (*address != seat.key).then(|| address.to_string())
+        });
         let ramping = lock(&server.control).ramp_since.is_some();
         let changed = upstream.override_of(index);
         let (active, idle) = server.connections().active_and_idle();
-        ServerView {
+        Some(ServerView {
             address: server.label().to_string(),
-            addresses: addresses.iter().map(ToString::to_string).collect(),
+            names: names.collect(),
             resolve_error: server.addresses().failure().map(|cause| cause.to_string()),
-            state: state(role),
+            state: match (role, seat.place) {
+                (Role::InRotation | Role::StandBy, Place::Pending) => "resolving",
+                (role, _) => state(role),
+            },
             sticky_tag: upstream.tag_of(server).map(|tag| tag.to_string()),
             weight: entry.weight,
             effective_weight: if role.takes_requests() { share } else { 0.0 },
             slow_start_percent: ramping.then_some(facts.tenths * 10),
-            backup: entry.backup,
+            backup: seat.backup,
             draining: facts.draining,
             changed: (changed != Override::default()).then_some(changed),
             in_flight: server.in_flight(),
-            max_requests: entry.max_requests,
+            max_requests: seat.max_requests,
             latency_seconds: server.latency().latest(),
-            breaker: breaker_view(upstream, server, &facts, now),
+            breaker: breaker_view(upstream, server, facts, now),
             health: config.health.as_ref().map(|_| health_view(server, now)),
             connections: ConnectionsView {
                 active,
@@ -171,7 +202,14 @@ impl ServerView {
             },
             attempts: server.metrics().attempts_total(),
             failures: server.metrics().failures_total(),
-        }
+        })
+    }
+
+    /// Of the server at `index`; under the registry's lock.
+    pub(super) fn of(upstream: &Upstream, index: usize, now: Instant) -> Option<Self> {
+        let set = upstream.set();
+        let facts = upstream.facts_in(set.roster(), now);
+        Self::in_set(upstream, &set, &facts, index, now)
     }
 }
 
@@ -196,7 +234,7 @@ impl Upstream {
         let stuck = sticky.and_then(|tag| candidates.stuck(tag));
         let chances = set
             .picker()
-            .chances(&candidates, hash, self.servers().len());
+            .chances(&candidates, hash, set.roster().servers.len());
         let of_server = |(index, server): (usize, &std::sync::Arc<Server>)| {
             let chance = match stuck {
                 Some(stuck) => f64::from(u8::from(stuck == index)),
@@ -215,7 +253,8 @@ impl Upstream {
                 reason: reason.or_else(|| elsewhere.then(|| elsewhere_because(stuck).into())),
             }
         };
-        self.servers().iter().enumerate().map(of_server).collect()
+        let servers = set.roster().servers.iter().enumerate();
+        servers.map(of_server).collect()
     }
 
     fn reason(&self, obstacle: Obstacle, server: &Server, now: Instant) -> String {
@@ -236,6 +275,10 @@ impl Upstream {
             }
             Obstacle::Role(Role::Waiting) => "waits for its first passed check".into(),
             Obstacle::Role(Role::NoWeight) => "its weight is 0".into(),
+            Obstacle::Role(Role::Unresolved) => match server.addresses().failure() {
+                Some(cause) => format!("does not resolve: {cause}"),
+                None => "does not resolve".into(),
+            },
             Obstacle::Role(Role::Draining) => "is draining".into(),
             Obstacle::Role(Role::StandBy) => "is a backup while others are in rotation".into(),
             Obstacle::Role(role @ (Role::InRotation | Role::HalfOpen)) => state(role).into(),
@@ -300,6 +343,7 @@ fn state(role: Role) -> &'static str {
         Role::Unhealthy => "unhealthy",
         Role::Waiting => "waiting for a check",
         Role::NoWeight => "weight 0",
+        Role::Unresolved => "unresolved",
         Role::Draining => "draining",
     }
 }

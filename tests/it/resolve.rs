@@ -20,7 +20,7 @@ fn a_name_alone_that_does_not_resolve_does_not_stop_the_start() {
     let answer = proxy.get("/");
     assert_eq!(
         (answer.status, answer.evenkeel_reason()),
-        (502, Some("connect_refused"))
+        (503, Some("no_server"))
     );
     let status = proxy.app_status();
     assert!(
@@ -43,8 +43,10 @@ fn a_name_is_checked_like_an_address() {
     let host = check.header("host");
     assert_eq!(host, Some(format!("localhost:{port}")));
     let status = proxy.app_status();
-    let addresses = status["servers"][0]["addresses"].to_string();
-    assert!(addresses.contains(&port.to_string()), "{status}");
+    let (server, name) = (&status["servers"][0], format!("localhost:{port}"));
+    assert_eq!(server["address"], origin.address().to_string(), "{status}");
+    assert_eq!(server["names"], serde_json::json!([name]));
+    assert_eq!(status["names"][0]["state"], "resolved");
 }
 
 #[test]

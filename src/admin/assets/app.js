@@ -174,7 +174,7 @@ function cause(server) {
 
 function showServer(row, server, rates, sums) {
   const [address, state, weight, requests, failures, flight, latency, connections] = row.children;
-  fill(address, server.address, (server.addresses ?? []).join(", "));
+  fill(address, server.address, (server.names ?? []).join(", "));
   const status = state.querySelector(".status");
   mark(status, "kind", KINDS[server.state] ?? "idle");
   fill(state, server.state, cause(server));

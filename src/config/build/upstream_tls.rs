@@ -86,9 +86,13 @@ fn name(
         };
     }
     for server in servers {
-        if let ServerAddress::Name(host, _) = &server.address
-            && ServerName::try_from(&**host).is_err()
-        {
+        let host = match &server.address {
+            ServerAddress::Name(host, _) => &**host,
+            // The service's domain, behind `_http._tcp.`.
+            ServerAddress::Srv(name) => name.splitn(3, '.').nth(2).unwrap_or(name),
+            ServerAddress::Ip(_) | ServerAddress::Unix(_) => continue,
+        };
+        if ServerName::try_from(host).is_err() {
             let message = format!("no certificate can be for {}", quote(host));
             let error = building.problems.error("bad-value", reader.span, message);
             error

@@ -55,9 +55,9 @@ pub(in crate::config) static ADMIN_ADDRESS: Rule = Rule {
 };
 
 pub(in crate::config) static SERVER_ADDRESS: Rule = Rule {
-    what: "\"address:port\", \"[v6]:port\", \"name:port\" or \"unix:/path\"",
+    what: "\"address:port\", \"[v6]:port\", \"name:port\", \"srv:_service._tcp.name\" or \"unix:/path\"",
     check: |text| address::server(text).map(drop),
-    pattern: "(([0-9A-Za-z._-]+|\\[[0-9a-fA-F:.%]+\\]):[0-9]{1,5}|unix:/.+)",
+    pattern: "(([0-9A-Za-z._-]+|\\[[0-9a-fA-F:.%]+\\]):[0-9]{1,5}|srv:_[^.:]+\\._[^.:]+\\.[^:]+|unix:/.+)",
 };
 
 pub(in crate::config) static CIDR: Rule = Rule {

@@ -73,8 +73,12 @@ pub(in crate::config) fn server(text: &str) -> Result<ServerAddress, Complaint> 
         };
         return Err(Complaint::new("an address has no scheme and no path").suggest(&address));
     }
-    if text.starts_with('_') {
-        return Err(Complaint::later("a server given by an SRV name"));
+    if let Some(name) = text.strip_prefix("srv:") {
+        return service(name);
+    }
+    if text.starts_with('_') && service(text).is_ok() {
+        return Err(Complaint::new("the name of SRV records is marked as such")
+            .suggest(&format!("srv:{text}")));
     }
     let (host, number) = host_and_port(text)?;
     if number == 0 {
@@ -90,6 +94,40 @@ pub(in crate::config) fn server(text: &str) -> Result<ServerAddress, Complaint> 
         Arc::from(host.to_ascii_lowercase()),
         number,
     ))
+}
+
+/// RFC 2782: `_service._protocol.domain`. The records give the ports.
+fn service(text: &str) -> Result<ServerAddress, Complaint> {
+    let example = "srv:_http._tcp.api.internal";
+    if let Some((name, port)) = text.rsplit_once(':')
+        && port.bytes().all(|b| b.is_ascii_digit())
+    {
+        return Err(
+            Complaint::new("SRV records give the ports, no port is given with the name")
+                .suggest(&format!("srv:{name}")),
+        );
+    }
+    let labels: Vec<&str> = text.splitn(3, '.').collect();
+    let &[service, protocol, domain] = labels.as_slice() else {
+        return Err(
+            Complaint::new("the name of SRV records is _service._protocol.domain").suggest(example),
+        );
+    };
+    if !service.starts_with('_') || !protocol.starts_with('_') {
+        let marked = |label: &str| format!("_{}", label.trim_start_matches('_'));
+        let (service, protocol) = (marked(service), marked(protocol));
+        return Err(
+            Complaint::new("the service and the protocol of SRV records begin with `_`")
+                .suggest(&format!("srv:{service}.{protocol}.{domain}")),
+        );
+    }
+    if service.len() == 1 || protocol.len() == 1 || domain.trim_matches('.').is_empty() {
+        return Err(
+            Complaint::new("the name of SRV records is _service._protocol.domain").suggest(example),
+        );
+    }
+    name(text)?;
+    Ok(ServerAddress::Srv(Arc::from(text.to_ascii_lowercase())))
 }
 
 fn unix(path: &str) -> Result<&Path, Complaint> {
@@ -239,6 +277,38 @@ mod tests {
         ] {
             assert!(server(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn srv_names_are_marked_and_have_no_port() {
+        let text = "srv:_HTTP._tcp.api.internal";
+        assert_eq!(server(text).unwrap().to_string(), text.to_ascii_lowercase());
+        assert!(server("srv:_http._tcp.internal.").is_ok());
+        let help = |text| server(text).unwrap_err().help.unwrap_or_default();
+        let written = "write \"srv:_http._tcp.api.internal\"";
+        for text in [
+            "_http._tcp.api.internal",
+            "srv:_http._tcp.api.internal:80",
+            "srv:http.tcp.api.internal",
+            "srv:_http.tcp.api.internal",
+            "srv:_http._tcp",
+            "srv:api",
+            "srv:",
+        ] {
+            assert_eq!(help(text), written, "{text}");
+        }
+        for text in [
+            "srv:_._tcp.a",
+            "srv:_http._tcp.",
+            "srv:_http._tcp.a b",
+            "srv:_h._tcp..a",
+        ] {
+            assert!(server(text).is_err(), "{text}");
+        }
+        assert!(
+            server("_my_app:80").is_ok(),
+            "a name that only looks like it"
+        );
     }
 
     #[test]

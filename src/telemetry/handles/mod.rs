@@ -5,6 +5,7 @@
 
 mod durations;
 mod listener;
+mod name;
 mod route;
 mod server;
 mod source;
@@ -16,6 +17,7 @@ pub(super) use durations::{BUCKETS, Durations};
 pub use listener::CAUSES;
 pub(super) use listener::ListenerShard;
 pub use listener::{Handshake, ListenerMetrics};
+pub use name::{NameMetrics, ResolveResult};
 pub(super) use route::{METHODS, RouteShard, request_key_parts};
 pub use route::{MirrorResult, RouteMetrics};
 pub use server::{

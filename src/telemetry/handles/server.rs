@@ -90,8 +90,8 @@ pub struct ServerReading {
     pub connections_active: u64,
     pub connections_idle: u64,
     pub healthy: bool,
-    /// As configured or overridden.
-    pub weight: u32,
+    /// As configured or overridden; its part of that of a name.
+    pub weight: f64,
     pub breaker: BreakerReading,
 }
 

@@ -221,7 +221,8 @@ impl SocketProbe {
             ServerAddress::Name(name, own) => {
                 format!("{name}:{}", if port == 0 { *own } else { port })
             }
-            ServerAddress::Unix(_) => "localhost".into(),
+            // Never checked: it only stands for its servers.
+            ServerAddress::Srv(_) | ServerAddress::Unix(_) => "localhost".into(),
         }
     }
 }
