@@ -10,6 +10,11 @@
 //! not once per request.
 //!
 //! [`Timers::run`] must be polled by a task of the same thread; nothing expires without it.
+//!
+//! A process that was stopped and goes on (a debugger, a suspended machine, a freezer) finds every
+//! timer due at once, and the first look at its sockets is interrupted and finds nothing: all that
+//! was awaited would be given up although it has come. So a timer that is [`LATE`] lets the sockets
+//! be heard first ([`GRACE`]).
 
 mod relief;
 
@@ -51,6 +56,8 @@ struct Shared {
     swept: Cell<Option<Instant>>,
     /// From here slots count their milliseconds.
     epoch: Cell<Option<Instant>>,
+    /// Nothing expires before, because the thread stood still.
+    graced: Cell<Option<Instant>>,
     driver: RefCell<Option<Waker>>,
 }
 
@@ -98,7 +105,21 @@ struct Node {
     waker: Option<Waker>,
 }
 
+/// So late comes no timer of a thread that runs.
+const LATE: Duration = Duration::from_millis(100);
+
+/// For what has come meanwhile.
+const GRACE: Duration = Duration::from_millis(20);
+
 const NONE: usize = usize::MAX;
+
+/// As the runtime's, but that what comes late lets others go first: for what is waited for besides.
+pub async fn patiently_until(deadline: Instant) {
+    sleep_until(deadline).await;
+    if deadline.elapsed() > LATE {
+        sleep_until(Instant::now() + GRACE).await;
+    }
+}
 
 impl Timers {
     pub fn new() -> Self {
@@ -119,6 +140,10 @@ impl Timers {
             store_waker(&mut self.shared.driver.borrow_mut(), cx);
             while sweep.as_mut().poll(cx).is_ready() {
                 let now = Instant::now();
+                if now - sweep.deadline() > LATE {
+                    sweep.as_mut().reset(now + GRACE);
+                    continue;
+                }
                 self.shared.sweep(now);
                 each_sweep(now);
                 sweep.as_mut().reset(now + SWEEP);
@@ -167,13 +192,22 @@ impl Timers {
             let Some(earliest) = earliest else {
                 return Poll::Pending;
             };
-            if precise.deadline() != earliest {
-                precise.as_mut().reset(earliest);
+            let due = self
+                .shared
+                .graced
+                .get()
+                .map_or(earliest, |end| earliest.max(end));
+            if precise.deadline() != due {
+                precise.as_mut().reset(due);
             }
             if precise.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             let now = Instant::now();
+            if now - due > LATE {
+                self.shared.graced.set(Some(now + GRACE));
+                continue;
+            }
             self.shared.expire(now);
             if self.shared.early.get().is_some_and(|early| early <= now) {
                 self.shared.sweep(now);
@@ -445,6 +479,23 @@ mod tests {
             expired(&mut late).await;
             assert!(start.elapsed() - 3 * SECOND < Duration::from_millis(5));
             expired(&mut late).await;
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_standstill_what_came_meanwhile_goes_first() {
+        with_driver(|timers| async move {
+            let start = Instant::now();
+            let (mut deadline, slot) = (timers.after(SECOND), timers.slot());
+            slot.set_end(start + SECOND, SECOND);
+            tokio::task::yield_now().await;
+            tokio::time::advance(5 * SECOND).await;
+            expired(&mut deadline).await;
+            let came = start.elapsed() - 5 * SECOND;
+            assert!(came >= GRACE && came < 2 * GRACE, "after {came:?}");
+            poll_fn(|cx| slot.poll_expired(cx)).await;
+            assert!(start.elapsed() - 5 * SECOND < 2 * GRACE);
         })
         .await;
     }

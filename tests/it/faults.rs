@@ -1,6 +1,8 @@
 //! Servers that fail and come back: what the others, and the clients, notice of it.
 
+mod clocks;
 mod deaths;
+mod files;
 mod logs;
 
 use std::net::TcpStream;

@@ -16,13 +16,14 @@ use hyper_util::rt::TokioIo;
 use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 
 use crate::config::model::{Health, HealthProbe, ServerAddress, StatusRange};
 use crate::tls::Secure;
 use crate::upstream::connector::{ConnectError, Target, connect_for_check};
 use crate::upstream::health::grpc::{self, Question};
 use crate::upstream::health::http2;
+use crate::util::timer::patiently_until;
 
 /// As much of a body is searched.
 const BODY_LIMIT: usize = 256 * 1024;
@@ -110,7 +111,7 @@ impl Probe for SocketProbe {
         let deadline = Instant::now() + settings.timeout;
         let port = (settings.port != 0).then_some(settings.port);
         let secure = self.secure(settings);
-        let expired = sleep_until(deadline);
+        let expired = patiently_until(deadline);
         let connected = connect_for_check(&self.target, port, secure.as_ref(), expired);
         let socket = match connected.await {
             Ok(socket) => socket,
@@ -119,9 +120,10 @@ impl Probe for SocketProbe {
             Err(error) => return Err(Failure::Connect(error)),
         };
         let asked = self.ask(socket, settings);
-        match timeout_at(deadline, asked).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure::TimedOut(settings.timeout)),
+        tokio::select! {
+            biased;
+            outcome = asked => outcome,
+            () = patiently_until(deadline) => Err(Failure::TimedOut(settings.timeout)),
         }
     }
 }
