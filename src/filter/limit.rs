@@ -14,7 +14,7 @@
 //! worker may still move the time for the key that was there before: that charges one request to
 //! the wrong key, which the algorithm's own rounding does too.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
@@ -102,21 +102,47 @@ impl Limiter {
 
     /// Whether a request of `client` with these fields may go on.
     pub fn check(&self, client: IpAddr, fields: &Fields, now: Instant) -> Verdict {
-        let hash = match &self.by {
-            LimitKey::Route => 0,
-            LimitKey::ClientIp => hash_of(&of_client(client)),
-            LimitKey::Header(name) => match fields.get_text(name) {
-                Some(value) => hash_of(value),
-                None => hash_of(&of_client(client)),
-            },
-        };
         // A second more: the clock may begin with the process.
         let now = now.saturating_duration_since(*START) + Duration::from_secs(1);
-        self.table.check(
-            hash,
-            self.pace,
-            u64::try_from(now.as_nanos()).unwrap_or(u64::MAX >> 1),
-        )
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX >> 1);
+        let check = |hash| self.table.check(hash, self.pace, now);
+        let LimitKey::Header(name) = &self.by else {
+            return check(match self.by {
+                LimitKey::Route => 0,
+                _ => hash_of(of_client(client)),
+            });
+        };
+        // Which of several a server goes by is not known, so each has to have room: nobody gets
+        // around his limit by a value before it or behind it.
+        let mut verdict = None;
+        for value in fields.values_text(name).filter(|value| !value.is_empty()) {
+            match check(hash_of(OfHeader { name, value })) {
+                Verdict::Admitted => verdict = Some(Verdict::Admitted),
+                refused @ Verdict::Refused { .. } => return refused,
+            }
+        }
+        verdict.unwrap_or_else(|| check(hash_of(of_client(client))))
+    }
+}
+
+/// The key that a field's value is.
+struct OfHeader<'a> {
+    name: &'a str,
+    value: &'a [u8],
+}
+
+impl Hash for OfHeader<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut rest = self.value;
+        if self.name == "authorization" {
+            // RFC 9110 section 11.4: the scheme in any case, and any number of spaces behind it.
+            let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+            let scheme = rest[..end].iter();
+            scheme.for_each(|byte| state.write_u8(byte.to_ascii_lowercase()));
+            rest = rest[end..].trim_ascii_start();
+        }
+        state.write_u8(b' ');
+        rest.hash(state);
     }
 }
 
@@ -135,7 +161,7 @@ fn of_client(client: IpAddr) -> [u8; 9] {
 }
 
 /// Not to be guessed from outside: who can choose colliding keys makes others pay for his.
-fn hash_of(key: &[u8]) -> u64 {
+fn hash_of(key: impl Hash) -> u64 {
     static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     KEYS.hash_one(key)
 }

@@ -74,15 +74,28 @@ fn node(text: &[u8], is_port: impl Fn(&str) -> bool) -> Option<IpAddr> {
     if let Some(rest) = text.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
         let good = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-        let address: Ipv6Addr = address.parse().ok()?;
+        let address: Ipv6Addr = without_zone(address)?.parse().ok()?;
         return good.then_some(IpAddr::V6(address));
     }
     if let Ok(address) = text.parse() {
         return Some(address);
     }
+    if text.contains('%') {
+        return without_zone(text)?.parse().map(IpAddr::V6).ok();
+    }
     let (address, port) = text.split_once(':')?;
     let address: Ipv4Addr = address.parse().ok()?;
     is_port(port).then_some(IpAddr::V4(address))
+}
+
+/// `fe80::1%eth0`: on which link an address is means something to its neighbours alone (RFC 4007
+/// section 11), and no rule can name it.
+fn without_zone(text: &str) -> Option<&str> {
+    let Some((address, zone)) = text.split_once('%') else {
+        return Some(text);
+    };
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-~".contains(&byte);
+    (!zone.is_empty() && zone.bytes().all(good)).then_some(address)
 }
 
 fn forwarded(fields: &Fields) -> impl Iterator<Item = Option<IpAddr>> {

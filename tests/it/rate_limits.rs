@@ -1,5 +1,6 @@
 //! `limit` of a route: who is over it gets 429 and is told when to come again.
 
+use super::support::h2::{H2, block_on};
 use super::support::{Origin, Proxy, Response, eventually};
 
 fn limited(origin: &Origin, limit: &str) -> String {
@@ -149,4 +150,98 @@ fn a_call_of_grpc_is_refused_in_its_own_words() {
         (200, Some("14"))
     );
     assert_eq!(answer.evenkeel_reason(), Some("rate_limited"));
+}
+
+#[test]
+fn a_key_has_one_limit_however_its_header_is_written() {
+    let origin = Origin::good("ok");
+    let limit = r#"{ rate = "1/h", burst = 2, by = "header:x-key" }"#;
+    let proxy = Proxy::start(&limited(&origin, limit));
+    assert_eq!(admitted(&proxy, 3, "X-Key: k\r\n"), 2);
+    for spelling in [
+        "x-key: k\r\n",
+        "X-KEY:k\r\n",
+        "X-Key: \t k \t\r\n",
+        "X-Key: other\r\nX-Key: k\r\n",
+        "X-Key: k\r\nX-Key: another\r\n",
+        "X-Key:\r\nX-Key: k\r\n",
+        "X_Key: third\r\nX-Key: k\r\n",
+        "Connection: x-key\r\nX-Key: k\r\n",
+        "X-Forwarded-For: 192.0.2.9\r\nX-Key: k\r\n",
+    ] {
+        assert_eq!(admitted(&proxy, 1, spelling), 0, "{spelling}");
+    }
+    // As good as none: by the address, all of them together.
+    assert_eq!(admitted(&proxy, 2, "X-Key:\r\n"), 2);
+    for none in ["", "X-Key: \t\r\n", "X_Key: fourth\r\n", "X-Key-: k\r\n"] {
+        assert_eq!(admitted(&proxy, 1, none), 0, "{none}");
+    }
+    block_on(async {
+        let mut client = H2::connect(proxy.address()).await;
+        let request = client.request("GET", "/").header("x-key", "fresh");
+        let request = request.header("x-key", "k").body(()).expect("a request");
+        let (answer, _) = client.send(request, true).await;
+        assert_eq!(answer.await.expect("an answer").status(), 429);
+    });
+    assert_eq!(origin.request_count(), 4);
+}
+
+#[test]
+fn credentials_are_the_same_in_every_spelling_of_their_scheme() {
+    let origin = Origin::good("ok");
+    let limit = r#"{ rate = "1/h", burst = 1, by = "header:authorization" }"#;
+    let proxy = Proxy::start(&limited(&origin, limit));
+    assert_eq!(admitted(&proxy, 2, "Authorization: Bearer Abc\r\n"), 1);
+    for same in ["bearer Abc", "BEARER Abc", "Bearer   Abc", "bEARER \tAbc"] {
+        let header = format!("Authorization: {same}\r\n");
+        assert_eq!(admitted(&proxy, 1, &header), 0, "{same}");
+    }
+    for other in ["Bearer abc", "Basic Abc", "BearerAbc"] {
+        let header = format!("Authorization: {other}\r\n");
+        assert_eq!(admitted(&proxy, 1, &header), 1, "{other}");
+    }
+}
+
+#[test]
+fn a_client_has_one_limit_however_address_path_and_host_are_written() {
+    let origin = Origin::good("ok");
+    let text = limited(&origin, r#"{ rate = "1/h", burst = 1 }"#).replace(
+        "prefix = \"/\"",
+        "host = \"a.example\"\nprefix = \"/login\"",
+    );
+    let proxy = Proxy::start(&text);
+    let ask = |target: &str, host: &str, client: &str| {
+        let mut connection = proxy.client();
+        connection.send(format!(
+            "GET {target} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-For: {client}\r\n\r\n"
+        ));
+        connection.response().status
+    };
+    assert_eq!(ask("/login", "a.example", "192.0.2.1"), 200);
+    assert_eq!(ask("/login", "a.example", "2001:db8:0:1::1"), 200);
+    for client in [
+        "192.0.2.1",
+        "192.0.2.1:4711",
+        "::ffff:192.0.2.1",
+        "::FFFF:C000:201",
+        "[::ffff:192.0.2.1]:80",
+        "203.0.113.5, 192.0.2.1",
+        "2001:db8:0:1:ffff::9",
+        "2001:DB8:0000:0001:0::2",
+        "[2001:db8:0:1::3]",
+        "2001:db8:0:1::3%eth0",
+    ] {
+        assert_eq!(ask("/login", "a.example", client), 429, "{client}");
+    }
+    for target in [
+        "/login/",
+        "/%6cogin",
+        "//login",
+        "/x/../login",
+        "/./login?x",
+        "http://A.EXAMPLE./login",
+    ] {
+        assert_eq!(ask(target, "A.example.:80", "192.0.2.1"), 429, "{target}");
+    }
+    assert_eq!(ask("http://a.example/login", "b.example", "192.0.2.1"), 429);
 }

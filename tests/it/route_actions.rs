@@ -2,7 +2,7 @@
 //! is passed by another spelling of anything.
 
 use super::support::h2::{H2, block_on};
-use super::support::{Client, H2Origin, Origin, Proxy};
+use super::support::{Client, H2Origin, Origin, Proxy, eventually};
 
 /// Half of the requests goes to each.
 fn everything(old: &Origin, new: &H2Origin) -> String {
@@ -175,6 +175,97 @@ fn others(proxy: &Proxy) {
         Some("https://api.example/api/v1/a?b")
     );
     assert_eq!(ask("GET /health", "").text(), "fine");
+}
+
+/// Copies, cookies and limits beside everything else.
+#[test]
+fn mirror_sticky_and_limit_go_with_all_the_others() {
+    let [a, b, c, shadow] = ["a", "b", "c", "x"].map(Origin::good);
+    let sticky = |name: &str, servers: &[&Origin]| {
+        let servers: Vec<_> = servers
+            .iter()
+            .map(|server| format!("\"{}\"", server.address()))
+            .collect();
+        format!(
+            "[upstream.{name}]\nservers = [{}]\nsticky = {{}}\n",
+            servers.join(", ")
+        )
+    };
+    let text = sticky("old", &[&a, &b])
+        + &sticky("new", &[&c])
+        + &format!(
+            r#"
+            [upstream.shadow]
+            servers = ["{}"]
+            [[listener]]
+            address = "127.0.0.1:0"
+            trusted-proxies = ["127.0.0.0/8"]
+            [[route]]
+            name = "shop"
+            prefix = "/shop"
+            split = {{ old = 1, new = 1 }}
+            when = {{ method = ["GET", "POST"] }}
+            strip-prefix = true
+            mirror = {{ upstream = "shadow", percent = "50%" }}
+            limit = {{ rate = "1/h", burst = 8 }}
+            deny = ["192.0.2.66"]
+            retry = {{ attempts = 2, max-replay-body = "1KiB" }}
+            timeout = {{ total = "10s" }}
+            fallback = {{ status = 503, body = "sorry" }}
+            request-headers = {{ set = {{ X-Shop = "${{request.path}}" }}, remove = ["Cookie"] }}
+            response-headers = {{ set = {{ X-Route = "${{route.name}}" }} }}
+            "#,
+            shadow.address()
+        );
+    let proxy = Proxy::start(&text);
+    let mut jar = String::new();
+    let mut seen = String::new();
+    let ask = |jar: &str, more: &str| {
+        let mut client = proxy.client();
+        client.send(format!(
+            "POST //shop/./cart?x=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n{jar}{more}\r\norder"
+        ));
+        client.response()
+    };
+    for _ in 0..8 {
+        let answer = ask(&jar, "X-Forwarded-For: 192.0.2.1\r\n");
+        assert_eq!(
+            (answer.status, answer.header("x-route")),
+            (200, Some("shop"))
+        );
+        if let Some(set) = answer.header("set-cookie") {
+            let value = set.split(';').next().unwrap_or_default();
+            jar = format!("Cookie: other=1; {value}\r\n");
+        }
+        seen += &answer.text();
+    }
+    // The turns of the split go on, and within each upstream the client stays.
+    assert_eq!(seen.matches('c').count(), 4, "{seen}");
+    assert!(
+        seen.matches('a').count() == 4 || seen.matches('b').count() == 4,
+        "{seen}"
+    );
+    let over = ask(&jar, "X-Forwarded-For: ::ffff:192.0.2.1\r\n");
+    assert_eq!((over.status, over.header("set-cookie")), (429, None));
+    let denied = ask("", "X-Forwarded-For: [::ffff:192.0.2.66]:80\r\n");
+    assert_eq!((denied.status, denied.header("set-cookie")), (403, None));
+    eventually("half of them were copied", || shadow.request_count() == 4);
+    let copy = shadow.last();
+    assert_eq!(copy.start_line(), "POST /cart?x=1 HTTP/1.1");
+    assert_eq!(copy.body, b"order");
+    assert_eq!(copy.headers("x-shop"), ["/shop/cart"]);
+    assert_eq!(copy.headers("x-forwarded-prefix"), ["/shop"]);
+    assert_eq!(
+        copy.header("cookie"),
+        None,
+        "what servers do not get, a mirror does not"
+    );
+    for server in [&a, &b, &c] {
+        server.stop();
+    }
+    let sorry = ask(&jar, "X-Forwarded-For: 192.0.2.2\r\n");
+    assert_eq!((sorry.status, sorry.text().as_str()), (503, "sorry"));
+    assert_eq!(sorry.header("set-cookie"), None);
 }
 
 /// Every way to write what is denied, by both versions.

@@ -206,16 +206,27 @@ fn name(host: &str) -> Result<(), Complaint> {
 
 pub(in crate::config) fn network(text: &str) -> Result<IpNet, Complaint> {
     if let Ok(network) = text.parse::<IpNet>() {
-        return Ok(network);
+        return Ok(canonical(network));
     }
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(IpNet::from(address));
+        return Ok(IpNet::from(address.to_canonical()));
     }
     match text.split_once('/') {
         Some((address, _)) if address.parse::<IpAddr>().is_ok() => Err(Complaint::new(
             "the length of the prefix is 0 to 32, for IPv6 0 to 128",
         )),
         _ => Err(Complaint::new("not an IP address")),
+    }
+}
+
+/// IPv4 addresses written as IPv6 are compared as what they are, and so must a network of them.
+fn canonical(network: IpNet) -> IpNet {
+    let address = network.addr().to_canonical();
+    match (network, address) {
+        (IpNet::V6(mapped), IpAddr::V4(_)) if mapped.prefix_len() >= 96 => {
+            IpNet::new(address, mapped.prefix_len() - 96).unwrap_or(network)
+        }
+        _ => network,
     }
 }
 
