@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -28,6 +29,7 @@ use super::share::{Fresh, Share};
 use crate::config::model::BindAddress;
 use crate::proxy::{Context, ListenerRules};
 use crate::util::capacity::Place;
+use crate::util::descriptors;
 use crate::util::exhaustion::is_exhaustion;
 use crate::wire::io::Socket;
 
@@ -302,6 +304,12 @@ fn poll_burst(
                 mood.pause = FIRST_PAUSE;
                 if place.is_some() {
                     mood.full = None;
+                }
+                if descriptors::is_last(socket.descriptor()) {
+                    // Servers have taken what was left: whoever is in needs the rest.
+                    drop(place);
+                    door.accepted(socket, peer, None);
+                    return Poll::Ready(Step::Exhausted(Errno::EMFILE.into()));
                 }
                 door.accepted(socket, peer, place);
             }

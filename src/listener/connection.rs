@@ -218,7 +218,7 @@ pub(super) fn spawn(door: &Door, socket: Socket, peer: SocketAddr, slot: Slot) {
     };
     let deadline = door.context.timers.slot();
     let patience = door.rules.limits(&door.context).header_timeout;
-    deadline.set_idle(clock::now() + patience, patience);
+    deadline.set_first(clock::now() + patience, patience);
     let entered = Entered {
         context: door.context.clone(),
         rules: door.rules.clone(),

@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -204,7 +205,8 @@ impl Transaction {
         }
     }
 
-    /// Connects; out of descriptors, once more after closing what this worker keeps idle.
+    /// Connects; out of descriptors, again after closing what this worker keeps idle, and for a
+    /// moment whenever a client has gone.
     fn connecting(
         &self,
         server: &Server,
@@ -216,14 +218,31 @@ impl Transaction {
         let protocol = server.connections().protocol();
         let expired = poll_fn(move |cx| poll_deadline(&mut deadline, cx));
         let pools = self.account.context.pools.clone();
+        let capacity = self.account.context.capacity.clone();
         async move {
             let mut expired = pin!(expired);
             let connected = match connector::connect(&target, &introduction, expired.as_mut()).await
             {
                 Err(ConnectError::Exhausted(_)) => {
-                    // Idle connections are what we can give up at once.
-                    pools.close_idle();
-                    connector::connect(&target, &introduction, expired.as_mut()).await?
+                    let until = Instant::now() + EXHAUSTED;
+                    loop {
+                        // Idle connections are what we can give up at once.
+                        pools.close_idle();
+                        let again = connector::connect(&target, &introduction, expired.as_mut());
+                        let error = match again.await {
+                            Err(ConnectError::Exhausted(error)) => error,
+                            connected => break connected?,
+                        };
+                        tokio::select! {
+                            biased;
+                            // No time is left, but that was not the server's doing.
+                            () = expired.as_mut() => return Err(ConnectError::Exhausted(error)),
+                            () = capacity.left(AGAIN) => {}
+                        }
+                        if Instant::now() >= until {
+                            return Err(ConnectError::Exhausted(error));
+                        }
+                    }
                 }
                 connected => connected?,
             };
@@ -255,6 +274,10 @@ pub(super) async fn begin(
         () = expired => Err(ConnectError::Timeout),
     }
 }
+
+/// How long a request waits for a descriptor, and until it looks again at the latest.
+const EXHAUSTED: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(50);
 
 fn poll_deadline(deadline: &mut Option<Deadline>, cx: &mut std::task::Context<'_>) -> Poll<()> {
     match deadline {

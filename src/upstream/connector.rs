@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::ArcSwapOption;
+use nix::errno::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -22,6 +23,7 @@ use crate::telemetry::ConnectResult;
 use crate::tls::Secure;
 use crate::upstream::resolve::Addresses;
 use crate::upstream::secure::Security;
+use crate::util::descriptors;
 use crate::util::exhaustion::is_exhaustion;
 use crate::wire::client::HandshakeError;
 use crate::wire::io::Socket;
@@ -137,6 +139,9 @@ pub async fn connect(
 ) -> Result<Connected, ConnectError> {
     let opening = async {
         let socket = dial(target, None).await?;
+        if descriptors::is_last(socket.descriptor()) {
+            return Err(ConnectError::Exhausted(Errno::EMFILE.into()));
+        }
         // Looked at now: a reload may have come while the dial went on.
         let security = target.security.load_full();
         let secure = security.as_ref().map(|security| security.traffic());

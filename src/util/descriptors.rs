@@ -4,6 +4,9 @@
 //! after the process's own is what HAProxy makes of it too; what idle clients do not use, files,
 //! names, checks and the admin listener may.
 
+use std::os::fd::RawFd;
+use std::sync::OnceLock;
+
 use nix::sys::resource::{Resource, getrlimit};
 
 /// Standard streams, files, the control runtime, the admin listener and a few of its clients.
@@ -14,6 +17,22 @@ const PER_WORKER: usize = 4;
 const FEWEST: usize = 8;
 /// Below it nothing works as it should.
 pub const LEAST: u64 = 64;
+
+/// Kept from traffic, for the admin listener, health checks and files.
+const RESERVE: usize = 8;
+
+/// Whether `descriptor`, which was just opened, is one of the last. The system gives the lowest that
+/// is free, so its number says how many there are without a count.
+pub fn is_last(descriptor: RawFd) -> bool {
+    static LAST: OnceLock<usize> = OnceLock::new();
+    let last = LAST.get_or_init(|| {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        usize::try_from(limit)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(RESERVE)
+    });
+    usize::try_from(descriptor).is_ok_and(|descriptor| descriptor >= *last)
+}
 
 /// The most that this process may have open: it raises its limit to that when it starts. As many
 /// as can be counted where there is no limit, or none that can be read.

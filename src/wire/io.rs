@@ -278,6 +278,11 @@ impl Socket {
         short.map_or(result, Ok)
     }
 
+    /// Its number.
+    pub fn descriptor(&self) -> RawFd {
+        self.fd()
+    }
+
     fn fd(&self) -> RawFd {
         match self {
             Socket::Tcp(stream) => stream.as_raw_fd(),

@@ -2,12 +2,13 @@
 //! else is served meanwhile.
 
 mod connections;
+mod descriptors;
+mod memory;
 mod rates;
 
-use std::io::Write;
 use std::time::Duration;
 
-use super::support::{Client, Connection, Origin, Proxy, app};
+use super::support::{Client, Connection, Origin, Process, Proxy, app};
 
 /// `most` connections for the process, with two workers.
 fn config(origin: &Origin, most: usize, rest: &str) -> String {
@@ -51,6 +52,16 @@ fn open(proxy: &Proxy) -> u64 {
     proxy.status()["connections"].as_u64().expect("a number")
 }
 
+/// `/status` of a process.
+fn status(process: &Process) -> serde_json::Value {
+    let mut client = Client::connect(process.admin);
+    client.send(format!(
+        "GET /status HTTP/1.1\r\nHost: {}\r\n\r\n",
+        process.admin
+    ));
+    client.response().json()
+}
+
 fn refused(proxy: &Proxy) -> f64 {
     let series = "evenkeel_connections_refused_total{listener=\"web\"}";
     proxy.metric(series).unwrap_or(0.0)
@@ -69,5 +80,5 @@ fn is_over(client: &mut Client) -> bool {
 
 /// Sends a byte; false when the connection is gone.
 fn drip(client: &mut Client, byte: u8) -> bool {
-    client.stream().write_all(&[byte]).is_ok()
+    client.try_send([byte]).is_ok()
 }

@@ -1,7 +1,8 @@
 //! Who is let go of when there is too much: the table of slots says who waits for what.
 //!
-//! First those that lie idle, the one whose time is up soonest first, which of one listener is the
-//! one that has been idle for longest; only as many as it takes. Then those whose peer is slow: its
+//! First those that lie idle, before all others those that have never asked for anything; the one
+//! whose time is up soonest first, which of one listener is the one that has been idle for longest;
+//! only as many as it takes. Then those whose peer is slow: its
 //! bytes are counted over a window that begins when somebody first looks, so that nothing is
 //! counted while there is no need. Their slots expire early, and everything else is as if their
 //! time had passed ([`SweepSlot::is_shed`] tells the two apart).
@@ -21,7 +22,9 @@ pub enum Awaits {
     /// Nothing that its client owes.
     #[default]
     Nothing,
-    /// A client that has nothing to do: the next request, or the first byte of the first.
+    /// The first byte of the first request.
+    First,
+    /// A client that has nothing to do: the next request.
     Idle,
     /// The rest of a request's head or body.
     Bytes,
@@ -59,9 +62,12 @@ impl Timers {
                 continue;
             };
             let window = match slot.awaits {
-                Awaits::Idle => {
-                    if slot.idle_since(deadline) + hurried(IDLE_FOR) <= now {
-                        idle.push((deadline, key));
+                Awaits::First | Awaits::Idle => {
+                    let kept = slot.awaits == Awaits::Idle;
+                    // Closed a moment too early, a kept connection costs its client a request.
+                    let age = if kept { IDLE_FOR } else { hurried(IDLE_FOR) };
+                    if slot.idle_since(deadline) + age <= now {
+                        idle.push(((kept, deadline), key));
                     }
                     continue;
                 }
@@ -129,6 +135,12 @@ impl Slot {
 }
 
 impl SweepSlot {
+    /// Says that its client has sent nothing yet, and until when it may.
+    pub fn set_first(&self, deadline: Instant, patience: Duration) {
+        self.set_idle(deadline, patience);
+        self.awaits(Awaits::First, 0);
+    }
+
     /// Says that its client has nothing to do until `deadline`, the end of `patience`.
     #[inline]
     pub fn set_idle(&self, deadline: Instant, patience: Duration) {
@@ -202,7 +214,7 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         timers.relieve(Instant::now(), 1, 240, false);
         assert_eq!(shed(&slots), [true]);
-        slots[0].set_idle(Instant::now() + 75 * SECOND, 75 * SECOND);
+        slots[0].set_first(Instant::now() + 75 * SECOND, 75 * SECOND);
         tokio::time::advance(SECOND / 4).await;
         timers.relieve(Instant::now(), 1, 240, true);
         assert_eq!(shed(&slots), [true], "somebody waits");

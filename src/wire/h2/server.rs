@@ -462,7 +462,8 @@ impl<H: Handler> Serve<H> {
             let patience = self.patience(wait);
             let end = clock::now() + patience;
             match wait {
-                Wait::Settings | Wait::Request => self.slot.set_idle(end, patience),
+                Wait::Settings => self.slot.set_first(end, patience),
+                Wait::Request => self.slot.set_idle(end, patience),
                 _ => self.slot.set_end(end, patience),
             }
         }
@@ -549,7 +550,8 @@ impl<H: Handler> Serve<H> {
 /// The same as the table of slots knows it.
 fn awaits(wait: Wait) -> Awaits {
     match wait {
-        Wait::Settings | Wait::Request => Awaits::Idle,
+        Wait::Settings => Awaits::First,
+        Wait::Request => Awaits::Idle,
         Wait::Head => Awaits::Bytes,
         Wait::Sign | Wait::Pong => Awaits::Nothing,
         Wait::End | Wait::LastWords => Awaits::End,

@@ -169,6 +169,16 @@ impl Process {
         kib.expect("a number")
     }
 
+    /// CPU time used so far.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.expect("procfs");
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("one").split(' ').collect();
+        // Fields 14 and 15 of proc_pid_stat(5), in hundredths of a second; the third is here 1.
+        let ticks = |field: usize| fields[field - 2].parse::<u64>().expect("a number");
+        Duration::from_millis(10 * (ticks(14) + ticks(15)))
+    }
+
     /// Writes the file and has it read at once.
     pub fn reload(&self, config: &str) -> Response {
         fs::write(self.path(), complete(config)).expect("writes");

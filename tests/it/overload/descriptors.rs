@@ -1,0 +1,117 @@
+//! Too few descriptors: in a process of its own, which has no more than it is told.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::{config, holding, status};
+use crate::support::h2::{H2, block_on};
+use crate::support::{Client, Origin, Process, app, eventually};
+
+/// A crowd that lies idle: whoever is in is served, whoever comes gets a place, nothing spins, and
+/// afterwards everything is as it was.
+#[test]
+fn a_crowd_costs_nobody_a_request_at_any_limit() {
+    for descriptors in [64, 128, 256] {
+        // Never keeps a connection: each request needs a new one.
+        let origin = Origin::closing_after(1);
+        let process = Process::start_with_descriptors(&app(&[&origin], ""), descriptors);
+        let mut good = Client::connect(process.listener);
+        assert_eq!(good.get("/").status, 200);
+        let before = process.descriptors();
+        let most = status(&process)["max_connections"]
+            .as_u64()
+            .expect("a number");
+        assert!(most >= 8 && most < descriptors as u64 / 2, "{most}");
+        let crowd: Vec<_> = (0..400)
+            .map(|_| TcpStream::connect(process.listener).expect("the backlog has room"))
+            .collect();
+        let (begin, cpu) = (Instant::now(), process.cpu());
+        let mut slowest = Duration::ZERO;
+        while begin.elapsed() < Duration::from_secs(2) {
+            let asked = Instant::now();
+            let answer = good.get("/");
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            slowest = slowest.max(asked.elapsed());
+            assert_eq!(process.ready(), 200);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let spent = process.cpu() - cpu;
+        assert!(spent < Duration::from_secs(1), "{spent:?} of CPU time");
+        assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+        drop(crowd);
+        assert_eq!(Client::connect(process.listener).get("/").status, 200);
+        eventually("no descriptor is lost", || {
+            process.descriptors() <= before + 1
+        });
+    }
+}
+
+/// Servers take the descriptors: streams of HTTP/2 are no connections of clients.
+#[test]
+fn requests_that_find_none_wait_and_are_told_and_the_admin_listener_answers() {
+    let origin = holding();
+    let health = "[upstream.app.health]\npath = \"/\"\ninterval = \"200ms\"";
+    let process = Process::start_with_descriptors(&app(&[&origin], health), 96);
+    let before = process.descriptors();
+    block_on(async {
+        let mut client = H2::connect(process.listener).await;
+        let mut held = Vec::new();
+        for _ in 0..90 {
+            let request = client.request("GET", "/held").body(()).expect("a request");
+            held.push(client.send(request, true).await.0);
+        }
+        let cpu = process.cpu();
+        let mut refused = 0;
+        for answer in held.drain(..).rev() {
+            let patience = Duration::from_millis(1500);
+            match tokio::time::timeout(patience, answer).await {
+                Ok(answer) => {
+                    let answer = answer.expect("an answer");
+                    assert_eq!(answer.status(), 503);
+                    assert_eq!(answer.headers()["x-evenkeel-reason"], "overloaded");
+                    assert!(answer.headers().contains_key("retry-after"));
+                    refused += 1;
+                }
+                Err(_) => break,
+            }
+            assert_eq!(process.ready(), 200, "the admin listener has its own");
+        }
+        assert!(refused >= 10, "{refused}");
+        let spent = process.cpu() - cpu;
+        assert!(spent < Duration::from_secs(3), "{spent:?} of CPU time");
+        let server = status(&process)["upstreams"][0]["servers"][0].clone();
+        assert_eq!(server["breaker"]["state"], "closed", "{server}");
+        assert_eq!(server["health"]["verdict"], "healthy", "{server}");
+    });
+    eventually("no descriptor is lost", || {
+        process.descriptors() <= before + 2
+    });
+    assert_eq!(Client::connect(process.listener).get("/").status, 200);
+}
+
+/// More than the limit carries is what it carries, with a word about it.
+#[test]
+fn a_number_beyond_the_descriptors_is_cut_down_and_warned_about() {
+    let origin = holding();
+    let process = Process::start_with_descriptors(&config(&origin, 10_000, ""), 128);
+    let log = process.log();
+    assert!(
+        log.contains("is more than the descriptor limit carries"),
+        "{log}"
+    );
+    let most = status(&process)["max_connections"]
+        .as_u64()
+        .expect("a number");
+    assert!((40..100).contains(&most), "{most}");
+}
+
+/// So few that hardly anybody can be served: it says so, and serves him.
+#[test]
+fn hardly_any_descriptors_are_told_of() {
+    let origin = Origin::good("ok");
+    let config = format!("[process]\nworkers = 1\n{}", app(&[&origin], ""));
+    let process = Process::start_with_descriptors(&config, 40);
+    let log = process.log();
+    assert!(log.contains("the limit on descriptors is too low"), "{log}");
+    assert_eq!(Client::connect(process.listener).get("/").status, 200);
+}
