@@ -38,7 +38,7 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--binary", default=ROOT / "target" / "debug" / "evenkeel")
     parser.add_argument("--kinds", default=",".join(MIX), help="of requests: %(default)s")
-    parser.add_argument("--faults", default="killed,stopped,moody", help="of servers, or none")
+    parser.add_argument("--faults", default="killed,stopped,moody", help="of servers, or none; also: blackholed (root and iptables)")
     parser.add_argument("--well", type=float, default=2, help="seconds between two faults")
     parser.add_argument("--rewrite", type=float, default=0.5, help="seconds between two files; 0: never")
     parser.add_argument("--attackers", type=int, default=12)
@@ -129,7 +129,7 @@ async def soak(options, directory):
         code = proxy.stop()
     finally:
         for server in servers:
-            server.end()
+            await server.end()
         if proxy.process and proxy.process.poll() is None:
             proxy.process.kill()
     carried_out, twice = doubled(servers)

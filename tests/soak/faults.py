@@ -5,6 +5,7 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
 import sys
 
 
@@ -49,10 +50,22 @@ class Server:
         await asyncio.sleep(pause)
         self.tell(b"well")
 
-    def end(self):
+    async def blackholed(self, pause):
+        """Every packet to and from it vanishes, those of open connections too. Needs root and iptables."""
+        rules = [["INPUT", "-i", "lo", "-p", "tcp", way, str(self.port), "-j", "DROP"] for way in ("--dport", "--sport")]
+        try:
+            for rule in rules:
+                subprocess.run(["iptables", "-w", "-A", *rule], check=True)
+            await asyncio.sleep(pause)
+        finally:
+            for rule in rules:
+                subprocess.run(["iptables", "-w", "-D", *rule], check=False)
+
+    async def end(self):
         if self.process and self.process.returncode is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
+            await self.process.wait()
 
 
 async def trouble(stop, servers, tally, kinds, well):

@@ -14,8 +14,8 @@ import sys
 
 WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 PATTERN = bytes(range(256)) * 256
-# A queue so short that a stopped process looks like a black hole: after it SYNs go unanswered.
-BACKLOG = 4
+# A queue short enough to fill while the process is stopped: then SYNs go unanswered, as of a black hole.
+BACKLOG = 32
 
 
 def pattern(length):
