@@ -5,9 +5,10 @@
     python3 tests/soak --seconds 3600 --binary target/release/evenkeel
 
 Honest clients of every kind ask through one proxy, while servers are killed, stopped and reset one
-at a time, the file is rewritten (sometimes broken), and attackers do their worst. Needs Python 3.11,
-openssl and curl, nothing else. It fails (exit code 1) when an honest client saw what it must not see,
-a POST was carried out twice, or memory, descriptors or tasks are left over at the end.
+at a time, the file is rewritten (sometimes broken), the binary is upgraded (sometimes to one that is no
+good), and attackers do their worst. Needs Python 3.11, openssl and curl, nothing else. It fails
+(exit code 1) when an honest client saw what it must not see, a POST was carried out twice, or memory,
+descriptors or tasks are left over at the end.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import tempfile
 
 from attacks import attack
 from clients import MIX, Client
-from faults import Server, rewrite, trouble
+from faults import Server, rewrite, trouble, upgrade
 from proxy import ROOT, Proxy
 from tally import Tally
 
@@ -41,6 +42,7 @@ def arguments():
     parser.add_argument("--faults", default="killed,stopped,moody", help="of servers, or none; also: blackholed (root and iptables)")
     parser.add_argument("--well", type=float, default=2, help="seconds between two faults")
     parser.add_argument("--rewrite", type=float, default=0.5, help="seconds between two files; 0: never")
+    parser.add_argument("--upgrade", type=float, default=5, help="seconds between two upgrades; 0: never")
     parser.add_argument("--attackers", type=int, default=12)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     return parser.parse_args()
@@ -92,6 +94,8 @@ async def storm(options, proxy, servers, tally, happened):
         hostile.append(asyncio.create_task(trouble(stop, servers, happened, options.faults.split(","), options.well)))
     if options.rewrite:
         hostile.append(asyncio.create_task(rewrite(stop, proxy, happened, options.rewrite)))
+    if options.upgrade:
+        hostile.append(asyncio.create_task(upgrade(stop, proxy, happened, options.upgrade)))
     await asyncio.sleep(options.seconds)
     # The faults end first, each with its server well again; then the clients.
     stop.set()
@@ -126,12 +130,11 @@ async def soak(options, directory):
         before = await settle(proxy)
         client = await storm(options, proxy, servers, tally, happened)
         after = await settle(proxy)
-        code = proxy.stop()
+        codes = await asyncio.to_thread(proxy.stop)
     finally:
         for server in servers:
             await server.end()
-        if proxy.process and proxy.process.poll() is None:
-            proxy.process.kill()
+        proxy.kill()
     carried_out, twice = doubled(servers)
 
     print(tally.table())
@@ -151,8 +154,8 @@ async def soak(options, directory):
     for name, more in (("threads", BLOCKING), ("tasks of workers", 0), ("tasks of control", 8)):
         if after[name] > before[name] + more:
             mistakes.append(f"{name}: {before[name]} -> {after[name]}")
-    if code:
-        mistakes.append(f"exit code {code} after TERM")
+    if any(codes):
+        mistakes.append(f"exit codes {codes}")
     if "panicked" in proxy.log.read_text():
         mistakes.append("a panic, see the log")
     return mistakes, proxy

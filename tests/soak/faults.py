@@ -77,6 +77,16 @@ async def trouble(stop, servers, tally, kinds, well):
         await asyncio.sleep(random.uniform(0.5, 1.5) * well)
 
 
+async def upgrade(stop, proxy, tally, period):
+    """A new process in the place of the old one, now and then one that is no good."""
+    number = 0
+    while not stop.is_set():
+        number += 1
+        await asyncio.sleep(period)
+        done = await asyncio.to_thread(proxy.upgrade, number % 4 == 0)
+        tally["upgraded" if done else "upgrade refused"] += 1
+
+
 async def rewrite(stop, proxy, tally, period):
     """A new weight or a broken file every `period` seconds, in every way that editors write."""
     number = 0

@@ -1,5 +1,6 @@
 """The proxy under test: its file, its process, what it shows of itself and what the kernel shows."""
 
+import ctypes
 import json
 import os
 import pathlib
@@ -41,12 +42,22 @@ upstream = "soak"
 """
 
 
+
+
+PR_SET_CHILD_SUBREAPER = 36
+UPGRADED = re.compile(r"ERROR upgrade failed|upgrade: the new process is ready, this one ends pid=(\d+)")
+
+
 class Proxy:
     def __init__(self, binary, directory, ports, servers):
-        self.binary, self.directory, self.ports, self.servers = binary, directory, ports, servers
+        self.directory, self.ports, self.servers = directory, ports, servers
+        self.binary = pathlib.Path(binary).resolve()
         self.file = directory / "evenkeel.toml"
         self.log = directory / "log"
-        self.process = None
+        # A link, so that it can be replaced without writing to a file that runs.
+        self.program = directory / "evenkeel"
+        # Of every process that served, the one that serves now last.
+        self.pids = []
 
     def text(self, weights):
         servers = ", ".join(
@@ -61,19 +72,58 @@ class Proxy:
         certificate += ["-keyout", self.directory / "site.key", "-out", self.directory / "site.pem"]
         subprocess.run(certificate, check=True, stderr=subprocess.DEVNULL)
         self.file.write_text(self.text([1] * len(self.servers)))
-        self.process = subprocess.Popen(
-            [self.binary, "run", "-c", self.file], stderr=self.log.open("ab"), stdin=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 20
-        while " started " not in self.log.read_text():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the proxy does not start:\n{self.log.read_text()}")
+        self.replace(self.binary)
+        # Who takes the place of a process is its child, and ours when that has ended.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        command = [self.program, "run", "-c", self.file]
+        self.first = subprocess.Popen(command, stderr=self.log.open("ab"), stdin=subprocess.DEVNULL)
+        self.pids.append(self.first.pid)
+        self.wait_for(lambda: " started " in self.log.read_text(), 20)
+
+    def replace(self, binary):
+        aside = self.directory / "evenkeel.new"
+        aside.symlink_to(binary)
+        aside.rename(self.program)
+
+    def upgrade(self, broken):
+        """Puts another process in its place; gives whether that worked. `broken`: it must not."""
+        if broken:
+            self.replace("/bin/false")
+        before = len(UPGRADED.findall(self.log.read_text()))
+        os.kill(self.pids[-1], signal.SIGUSR2)
+        self.wait_for(lambda: len(UPGRADED.findall(self.log.read_text())) > before, 60)
+        self.replace(self.binary)
+        successor = UPGRADED.findall(self.log.read_text())[-1]
+        if successor:
+            self.pids.append(int(successor))
+        return bool(successor)
+
+    def wait_for(self, condition, seconds):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline or not pathlib.Path(f"/proc/{self.pids[-1]}").exists():
+                raise SystemExit(f"the proxy has ended, or does not do as told:\n{self.log.read_text()[-6000:]}")
             time.sleep(0.02)
 
     def stop(self):
-        """Its exit code after TERM."""
-        os.kill(self.process.pid, signal.SIGTERM)
-        return self.process.wait(20)
+        """Exit codes of all that served, the last after TERM."""
+        os.kill(self.pids[-1], signal.SIGTERM)
+        codes = [self.first.wait()]
+        # Each is the parent of the next, which becomes ours when it ends: in this order.
+        for pid in self.pids[1:]:
+            try:
+                codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            except ChildProcessError:
+                # It was replaced and ended before its parent did, who knows its exit code.
+                pass
+        return codes
+
+    def kill(self):
+        for pid in self.pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def get(self, path):
         command = ["curl", "-sS", "--max-time", "5", "--unix-socket", self.directory / "admin.sock"]
@@ -85,7 +135,7 @@ class Proxy:
     def look(self):
         """Numbers that must not grow without end."""
         metrics, shown = self.get("/metrics"), json.loads(self.get("/status"))
-        pid = self.process.pid
+        pid = self.pids[-1]
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
         return {
             "resident MB": round(int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024, 1),
