@@ -32,7 +32,10 @@ class Origin:
         try:
             while await self.exchange(reader, writer):
                 pass
-        except (OSError, EOFError, asyncio.IncompleteReadError, ValueError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+            pass
+        except asyncio.CancelledError:
+            # The end of the soak.
             pass
         finally:
             writer.close()

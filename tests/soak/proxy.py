@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 CONFIG = """\
 [process]
-drain-timeout = "5s"
+drain-timeout = "20s"
 [admin]
 address = "unix:{directory}/admin.sock"
 [access-log]
