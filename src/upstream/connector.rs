@@ -12,9 +12,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use nix::errno::Errno;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -29,6 +31,16 @@ use crate::wire::client::HandshakeError;
 use crate::wire::io::Socket;
 use crate::wire::proxy_protocol;
 use crate::wire::tls::{self, TlsError};
+
+/// A peer that vanished without a word (a host that lost power, a firewall that forgot) is found out
+/// within 90 s where nothing else would: tunnels and streams of events may be silent for an hour.
+///
+/// TCP_USER_TIMEOUT would be quicker where bytes are on their way, but it also ends connections to
+/// peers that only do not read for a while, and that is for `timeout.idle` and `tunnel` to judge.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(3);
 
 /// What to connect to.
 #[derive(Debug, Clone)]
@@ -246,6 +258,7 @@ async fn dial_tcp(mut address: SocketAddr, port: Option<u16>) -> Result<TcpStrea
     }
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
     Ok(stream)
 }
 
@@ -285,6 +298,8 @@ mod tests {
             .expect("connects")
             .socket;
         assert!(matches!(&stream, Socket::Tcp(tcp) if tcp.nodelay().expect("is a socket")));
+        assert!(matches!(&stream, Socket::Tcp(tcp)
+            if SockRef::from(tcp).keepalive().expect("is a socket")));
 
         let directory = tempfile::tempdir().expect("can be made");
         let path = directory.path().join("server.sock");
