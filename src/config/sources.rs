@@ -278,12 +278,17 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     if !metadata.is_file() {
         return Err("it is not a regular file".to_owned());
     }
+    let too_large = || "it is larger than 16 MiB".to_owned();
+    // Not a byte of it, then: it is looked at again and again.
+    if metadata.len() > MAX_FILE {
+        return Err(too_large());
+    }
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| plain(&error))?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err("it is larger than 16 MiB".to_owned());
+        return Err(too_large());
     }
     Ok(bytes)
 }
