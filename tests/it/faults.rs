@@ -1,5 +1,28 @@
-//! Servers that fail and come back: what the others, and the clients, notice of it.
+//! What fails, and what clients notice of it: servers, and what surrounds the proxy itself.
+//!
+//! | fault of a server | HTTP/1 | HTTP/2 |
+//! |---|---|---|
+//! | refuses connections | `breaker`, `retries`, `deaths` | `deaths` |
+//! | black hole: no SYN answered, nothing passes | `timeouts`, `deaths` | `deaths` |
+//! | TLS that fails, or is cut without a word | `tls_upstream` | `h2_upstream/protocols` |
+//! | accepts late, begins late | `answers` | `answers` |
+//! | accepts and closes, resets before, inside of, after the head | `answers`, `stale`, `races` | `answers`, `h2_upstream/refusals` |
+//! | stalls before, inside of, after the head | `answers`, `timeouts`, `patience` | `answers` |
+//! | garbage, two lengths, length and chunks, 101 unasked | `answers`, `framing/answers` | `answers`, `h2_upstream/answers` |
+//! | body shorter than it says, chunks that end early | `answers`, `framing/answers` | `answers`, `h2_upstream/answers` |
+//! | body longer than it says, answers nobody asked for | `answers`, `stale`, `races` | `h2_upstream/answers` |
+//! | answers, then closes (0, 1, 5 ms) | `answers`, `stale` | `answers` |
+//! | answers before the request's body, reads none of it | `bodies/early`, `patience` | `h2_upstream/messages` |
+//! | 1xx, heads, frames without end | `answers`, `bodies/early` | `h2_upstream/floods` |
+//! | stopped, killed, vanished under load; recovery | `deaths`, `slow_start` | `deaths` |
+//! | resets or refuses some of all requests | `checks`, `chaos` | `h2_upstream/storms` |
+//! | checks that lie, flap, hang, flood | `checks`, `health` | `h2_upstream/protocols` |
+//!
+//! Of the surroundings: [`files`] (the configuration), [`logs`] (disks, pipes), [`clocks`] (time that
+//! jumps), and here descriptors and drains.
 
+mod answers;
+mod checks;
 mod clocks;
 mod deaths;
 mod files;
@@ -11,6 +34,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::support::{Client, Origin, Process, Proxy, app, eventually};
+
+/// What a client is given.
+#[derive(Debug, Clone, Copy)]
+enum Seen {
+    /// An answer of the proxy: status and reason.
+    Told(u16, &'static str),
+    /// The server's answer, visibly broken off; the reason in the log.
+    Cut(&'static str),
+    /// The server's answer with this body.
+    Whole(&'static str),
+}
+
+/// Whether a breaker takes it for a failure.
+#[derive(Debug, Clone, Copy)]
+enum Ear {
+    Hears,
+    Deaf,
+}
 
 /// A server whose traffic and whose checks fail or not, each by its own switch.
 struct Moody {

@@ -5,7 +5,7 @@ mod answers;
 mod floods;
 mod messages;
 mod protocols;
-mod raw;
+pub mod raw;
 mod refusals;
 mod storms;
 mod tunnels;

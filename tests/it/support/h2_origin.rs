@@ -83,10 +83,11 @@ impl Call {
 
     pub fn ok(&mut self, body: impl Into<Bytes>) {
         let body = body.into();
-        let mut stream = self.head(
-            Response::builder().header("content-length", body.len()),
-            false,
-        );
+        let head = Response::builder().header("content-length", body.len());
+        // Whoever asked may have left.
+        let Some(mut stream) = self.try_head(head) else {
+            return;
+        };
         // The library keeps it until the window allows.
         let _ = stream.send_data(body, true);
     }
