@@ -51,6 +51,9 @@ pub struct Explanation {
     /// Too few servers are healthy: what the checks say is ignored.
     #[serde(default)]
     pub panic: bool,
+    /// Of an upstream that is at it: new requests wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_limit: Option<u32>,
     pub routes: Vec<RouteVerdict>,
     pub servers: Vec<ServerVerdict>,
 }
@@ -109,6 +112,7 @@ pub fn explain(snapshot: &Snapshot, ask: &ExplainRequest) -> Result<Explanation,
         answer: None,
         forwarded: None,
         panic: false,
+        concurrency_limit: None,
         routes: Vec::new(),
         servers: Vec::new(),
     };
@@ -213,6 +217,12 @@ fn servers(
 ) {
     let upstream = to.upstream.latest();
     explanation.panic |= upstream.is_panicking() && share > 0.0;
+    if let Some(concurrency) = upstream.concurrency()
+        && concurrency.in_flight >= concurrency.limit
+        && share > 0.0
+    {
+        explanation.concurrency_limit = Some(concurrency.limit);
+    }
     let hash = hash_key(&upstream.config().balance, query);
     let sticky = sticky::named(query.fields, &upstream);
     let servers = upstream.explain(hash, sticky, Instant::now()).into_iter();
@@ -512,6 +522,12 @@ impl Explanation {
                     ""
                 };
                 writeln!(out, "{note}")?;
+                if let Some(limit) = self.concurrency_limit {
+                    writeln!(
+                        out,
+                        "  waits     {limit} requests are in flight, its limit now: new ones queue"
+                    )?;
+                }
             }
             (Some(route), None) => {
                 let answer = self.answer.as_deref().unwrap_or_default();

@@ -21,13 +21,6 @@ pub(super) fn check(table: &Table, section: &'static Section, problems: &mut Pro
 
 fn known(entry: &Entry, key: &'static Key, problems: &mut Problems) {
     match key.kind {
-        Kind::Later => {
-            let message = format!("`{}` is not supported yet", key.name);
-            problems
-                .error("not-supported-yet", entry.key_span, message)
-                .label("refused, so that it is not silently without effect")
-                .help("leave it out");
-        }
         Kind::Misplaced(why) => {
             let message = format!("`{}` does not belong here", key.name);
             problems
@@ -447,7 +440,7 @@ fn what(kind: &Kind) -> String {
         Kind::Table(_) | Kind::Map(_) => "a table".to_owned(),
         Kind::Tables(section) => format!("an array of tables, {}", section.name),
         Kind::OneOf(kinds) => kinds.iter().map(what).collect::<Vec<_>>().join(", or "),
-        Kind::Later | Kind::Misplaced(_) => "nothing".to_owned(),
+        Kind::Misplaced(_) => "nothing".to_owned(),
     }
 }
 

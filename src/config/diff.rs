@@ -227,6 +227,7 @@ fn settings(a: &Upstream, b: &Upstream) -> String {
         ("balance", a.balance == b.balance),
         ("slow-start", a.slow_start == b.slow_start),
         ("max-requests", a.max_requests == b.max_requests),
+        ("concurrency", a.adaptive == b.adaptive),
         ("queue", a.queue == b.queue),
         ("protocol", a.protocol == b.protocol),
         ("panic-threshold", a.panic_threshold == b.panic_threshold),

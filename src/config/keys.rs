@@ -43,7 +43,7 @@ impl Section {
     pub fn supported(&self) -> impl Iterator<Item = &'static Key> {
         self.keys
             .iter()
-            .filter(|key| !matches!(key.kind, Kind::Later | Kind::Misplaced(_)))
+            .filter(|key| !matches!(key.kind, Kind::Misplaced(_)))
     }
 }
 
@@ -93,8 +93,6 @@ pub(super) enum Kind {
     Map(&'static Kind),
     /// Told apart by their type in TOML.
     OneOf(&'static [Kind]),
-    /// Comes later: refused, never ignored.
-    Later,
     /// Belongs elsewhere; says where.
     Misplaced(&'static str),
 }
@@ -107,11 +105,6 @@ const fn key(name: &'static str, kind: Kind, about: &'static str) -> Key {
         default: None,
         about,
     }
-}
-
-/// A key of the contract whose behaviour comes later.
-const fn later(name: &'static str) -> Key {
-    key(name, Kind::Later, "")
 }
 
 impl Key {

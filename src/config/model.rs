@@ -209,6 +209,8 @@ pub struct Upstream {
     pub slow_start: Duration,
     /// In flight per server, over all workers; a server's own value is in [`Server`].
     pub max_requests: u32,
+    /// `concurrency = "adaptive"`.
+    pub adaptive: bool,
     /// `None`: `queue = "off"`.
     pub queue: Option<Queue>,
     /// `None` is "off": never panic.

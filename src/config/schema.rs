@@ -122,6 +122,6 @@ fn kind(of: &'static Kind) -> Json {
         Kind::Tables(section) => json!({ "type": "array", "items": table(section) }),
         Kind::Map(of) => json!({ "type": "object", "additionalProperties": kind(of) }),
         Kind::OneOf(kinds) => json!({ "anyOf": kinds.iter().map(kind).collect::<Vec<_>>() }),
-        Kind::Later | Kind::Misplaced(_) => json!(false),
+        Kind::Misplaced(_) => json!(false),
     }
 }

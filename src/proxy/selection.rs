@@ -16,6 +16,8 @@ use crate::router;
 use crate::telemetry::Reason;
 use crate::upstream::pool::Acquired;
 use crate::upstream::{Lease, Pick, Refused, ServerId, Upstream};
+use crate::util::clock;
+use crate::util::timer::Deadline;
 use crate::wire::client::Connection;
 
 /// Places at a server, and what to reach it by.
@@ -151,8 +153,13 @@ impl Transaction {
     ) -> Result<Selected, Failure> {
         let (hash, sticky) = (self.hash_key(upstream), self.stuck_to());
         let context = self.account.context.clone();
+        let now = clock::now();
+        let total = self.total.as_ref().map(Deadline::expires_at);
+        let patience = total.map(|ends| ends.saturating_duration_since(now));
+        let mut waiter = upstream
+            .enqueue(&context.timers, patience)
+            .map_err(failure)?;
         loop {
-            let mut waiter = upstream.enqueue(&context.timers).map_err(failure)?;
             let lease = self
                 .within(std::future::poll_fn(|cx| {
                     let mut random = context.random.borrow_mut();
@@ -170,7 +177,7 @@ impl Transaction {
                 .map_err(failure)?;
             match self.acquire(lease, upstream, None) {
                 // Another worker opened the last connection between our look and our claim.
-                Err(Refused::Full) => {}
+                Err(Refused::Full) => waiter.go_on(),
                 acquired => return acquired.map_err(failure),
             }
         }

@@ -96,6 +96,15 @@ pub fn panic(upstream: &str, on: bool) {
     }
 }
 
+/// Requests are refused with `overloaded` from now on, or none was for a while. Once per overload.
+pub fn shedding(upstream: &str, on: bool, waiting: usize) {
+    if on {
+        tracing::warn!(upstream, waiting, "overloaded: requests are refused");
+    } else {
+        tracing::info!(upstream, "overload is over: requests are taken again");
+    }
+}
+
 /// A server's share grows from now on, or has come to its full weight.
 pub fn slow_start(upstream: &str, server: &str, begins: bool) {
     if begins {

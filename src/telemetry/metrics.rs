@@ -85,6 +85,8 @@ families! {
         "Requests that a server is working on.";
     QueueLength GAUGE "evenkeel_upstream_queue_length" ["upstream"]
         "Requests waiting for a server that admits them.";
+    ConcurrencyLimit GAUGE "evenkeel_upstream_concurrency_limit" ["upstream"]
+        "Requests that an upstream is sent at once; only with an adaptive limit.";
     ServerConnectionsActive GAUGE "evenkeel_upstream_connections_active" ["upstream", "server"]
         "Connections to a server that carry a request.";
     ServerConnectionsIdle GAUGE "evenkeel_upstream_connections_idle" ["upstream", "server"]
@@ -422,6 +424,7 @@ mod tests {
         upstream.attach(|| {
             Some(UpstreamReading {
                 queue_length: 2,
+                concurrency_limit: Some(24),
                 panic: true,
             })
         });
@@ -527,6 +530,7 @@ mod tests {
             r#"evenkeel_upstream_breaker_state{upstream="users",server="10.0.0.1:9000"} 2"#,
             r#"evenkeel_upstream_breaker_transitions_total{upstream="users",server="10.0.0.1:9000",to="open"} 1"#,
             r#"evenkeel_upstream_queue_length{upstream="users"} 2"#,
+            r#"evenkeel_upstream_concurrency_limit{upstream="users"} 24"#,
             r#"evenkeel_upstream_panic{upstream="users"} 1"#,
             r#"evenkeel_resolutions_total{name="app.internal:9000",result="success"} 1"#,
             r#"evenkeel_resolutions_total{name="app.internal:9000",result="timeout"} 0"#,

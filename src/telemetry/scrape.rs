@@ -191,6 +191,9 @@ impl Scrape {
             }
             if let Some(reading) = upstream.reading() {
                 self.gauge(Id::QueueLength, &[name], reading.queue_length as f64);
+                if let Some(limit) = reading.concurrency_limit {
+                    self.gauge(Id::ConcurrencyLimit, &[name], f64::from(limit));
+                }
                 self.gauge(Id::Panic, &[name], f64::from(u8::from(reading.panic)));
             }
         }

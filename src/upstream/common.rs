@@ -13,6 +13,7 @@ use crate::config::model::{self, ServerAddress};
 use crate::telemetry::{Metrics, UpstreamMetrics, UpstreamReading};
 use crate::upstream::breaker::{Places, Transition};
 use crate::upstream::budget::RetryBudget;
+use crate::upstream::limit::Limit;
 use crate::upstream::queue::Queue;
 use crate::upstream::rules::Rules;
 use crate::upstream::server::Server;
@@ -31,6 +32,7 @@ const NEVER: u64 = u64::MAX;
 #[repr(C)]
 pub struct Common {
     queue: Queue,
+    limit: Limit,
     /// What of `settings` every request needs.
     rules: Rules,
     /// Zero of the milliseconds that breakers, averages and the budget count in.
@@ -48,6 +50,8 @@ pub struct Common {
     servers: Mutex<HashMap<ServerAddress, Weak<Server>>>,
     /// Breaker transitions that the control task has yet to log: few and far between.
     transitions: Mutex<Vec<(Weak<Server>, Transition)>>,
+    /// When a request was last refused for overload; milliseconds plus one, 0 is never.
+    shed_at: AtomicU64,
     /// Something changed since the control task's last look.
     dirty: AtomicBool,
     /// When the control task looks next if nothing happens; milliseconds, `NEVER` is not at all.
@@ -62,7 +66,12 @@ pub struct Common {
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     pub panic: bool,
+    /// Refuses requests for overload.
+    pub sheds: bool,
 }
+
+/// Without a refusal for as long, an overload is over.
+const SHEDDING_MS: u64 = 10_000;
 
 impl Common {
     pub(super) fn new(
@@ -77,6 +86,7 @@ impl Common {
             settings: ArcSwap::new(settings.clone()),
             rules: Rules::of(settings),
             queue: Queue::default(),
+            limit: Limit::new(),
             places: Places::new(Places::limit(
                 settings.servers.len(),
                 settings.breaker.max_ejected,
@@ -84,6 +94,7 @@ impl Common {
             budget: RetryBudget::new(metrics.workers()),
             servers: Mutex::default(),
             transitions: Mutex::default(),
+            shed_at: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             due: AtomicU64::new(NEVER),
             wake,
@@ -100,6 +111,7 @@ impl Common {
     fn reading(&self) -> UpstreamReading {
         UpstreamReading {
             queue_length: self.queue.len() as u64,
+            concurrency_limit: self.limit.reading().map(|reading| reading.limit),
             panic: self
                 .current()
                 .as_ref()
@@ -132,6 +144,10 @@ impl Common {
         &self.queue
     }
 
+    pub fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
     pub fn places(&self) -> &Places {
         &self.places
     }
@@ -158,6 +174,8 @@ impl Common {
         if let Some(next) = &next {
             self.rules.follow(next.config());
             self.settings.store(next.config().clone());
+            let now = self.ms(Instant::now());
+            self.limit.follow(next.config(), now);
         }
         self.current.swap(next)
     }
@@ -186,6 +204,20 @@ impl Common {
         if !self.dirty.swap(true, Ordering::SeqCst) {
             self.wake.notify_one();
         }
+    }
+
+    /// A request was refused for overload. The control task is told of the first one.
+    pub(super) fn shed(&self, now_ms: u64) {
+        let before = self.shed_at.swap(now_ms + 1, Ordering::Relaxed);
+        if before == 0 || before + SHEDDING_MS <= now_ms {
+            self.touch();
+        }
+    }
+
+    /// Until when requests count as being refused for overload; `None`: they are not.
+    pub(super) fn sheds_until(&self, now_ms: u64) -> Option<u64> {
+        let until = self.shed_at.load(Ordering::Relaxed).checked_sub(1)? + SHEDDING_MS;
+        (until > now_ms).then_some(until)
     }
 
     /// Whether it was asked for since the last time.

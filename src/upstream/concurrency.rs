@@ -328,7 +328,10 @@ impl Concurrency {
 
     fn is_whole(&self, now_ms: u64) -> bool {
         let (window, elapsed) = (&self.window, now_ms.saturating_sub(self.window.began));
-        let usual = self.recent.or(self.base).map_or(0.0, |log| log.exp2() / 1e3);
+        let usual = self
+            .recent
+            .or(self.base)
+            .map_or(0.0, |log| log.exp2() / 1e3);
         // A whole round, or the first answers are those of requests that met no queue yet.
         let enough = match self.stage {
             Stage::Steady => ENOUGH,
@@ -372,20 +375,18 @@ impl Concurrency {
         }
         let mean = window.mean(now_ms);
         let base = *self.base.get_or_insert(mean.log);
-        if window.held {
-            let exact = window.samples >= ENOUGH_TO_COMPARE || mean.error > EXACT;
-            self.judge_full(now_ms, mean, base, exact);
+        // As good as reached: it may have to come down, but has no reason to go up.
+        let near = f64::from(window.most_in_flight) > self.limit * 0.75;
+        if window.held || near {
+            self.judge_full(now_ms, mean, base, &window);
         } else {
             self.follow(now_ms, &window, mean.log - base);
         }
     }
 
-    /// The limit was not reached: nothing is known about it. Below three quarters of it there is
+    /// The limit is out of reach: nothing is known about it. Below three quarters of it there is
     /// no queue, so the base follows, over some 500 answers.
     fn follow(&mut self, now_ms: u64, window: &Window, slower: f64) {
-        if f64::from(window.most_in_flight) > self.limit * 0.75 {
-            return;
-        }
         let samples = f64::from(window.samples);
         if let Some(base) = &mut self.base {
             *base += slower * samples / (samples + 500.0);
@@ -394,7 +395,8 @@ impl Concurrency {
         self.next_dip = self.next_dip.max(now_ms + DIP_EVERY_MS);
     }
 
-    fn judge_full(&mut self, now_ms: u64, mean: Mean, base: f64, exact: bool) {
+    fn judge_full(&mut self, now_ms: u64, mean: Mean, base: f64, window: &Window) {
+        let exact = window.samples >= ENOUGH_TO_COMPARE || mean.error > EXACT;
         let recent = match self.recent {
             Some(recent) => recent + (mean.log - recent) * 0.5,
             None => mean.log,
@@ -407,9 +409,10 @@ impl Concurrency {
         let throughput = (mean.rate / self.throughput.unwrap_or(mean.rate)).log2();
         let lost = self.limit < self.usual * SUSPICIOUS;
         let floored = over > 0.0 && self.limit <= self.bounds.floor.into();
-        let doubtful = faster || lost || floored || throughput.abs() > CHANGED;
+        let changed = window.held && (faster || throughput.abs() > CHANGED);
+        let doubtful = lost || floored || changed;
         self.doubts = if doubtful { self.doubts + 1 } else { 0 };
-        let grows = now_ms >= self.no_growth_before;
+        let grows = window.held && now_ms >= self.no_growth_before;
         let starting = self.stage == Stage::Starting;
         if starting && over <= 0.0 && !faster {
             return if grows {
@@ -417,7 +420,11 @@ impl Concurrency {
             };
         }
         let from = self.limit;
-        self.clear = if slower <= NO_QUEUE { self.clear + 1 } else { 0 };
+        self.clear = if slower <= NO_QUEUE {
+            self.clear + 1
+        } else {
+            0
+        };
         if over > 0.0 {
             self.far = if slower > FAR { self.far + 1 } else { 0 };
             let most = if self.far > 1 { 0.5 } else { 0.15 };
@@ -523,5 +530,62 @@ impl Concurrency {
             self.unsettled = limit as u32;
         }
         self.limit = limit;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn seen() -> impl Strategy<Value = Seen> {
+        let counts = (
+            0_u32..3_000,
+            0.0_f64..30.0,
+            0_u32..100,
+            any::<bool>(),
+            0_u32..5_000,
+        );
+        counts.prop_map(|(samples, log, drops, held, in_flight)| Seen {
+            samples,
+            logs: f64::from(samples) * log,
+            squares: f64::from(samples) * log * log * 1.01,
+            drops,
+            held,
+            in_flight,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn it_stays_within_its_bounds_whatever_is_seen(
+            looks in prop::collection::vec((0_u64..20_000, seen(), 1_usize..50, 1_u64..3_000), 1..300),
+        ) {
+            let mut now = 0;
+            let mut limit = Concurrency::new(Bounds::of(1, 100), now);
+            for (passes, seen, servers, slots) in looks {
+                now += passes;
+                let bounds = Bounds::of(servers, slots);
+                limit.look(now, seen, bounds);
+                prop_assert!(limit.limit() >= bounds.floor.min(bounds.ceiling));
+                prop_assert!(limit.limit() <= bounds.ceiling);
+                prop_assert!(limit.base_seconds().is_none_or(|base| base.is_finite() && base > 0.0));
+                prop_assert!((1_000..=30_000).contains(&limit.lingers_ms()));
+            }
+        }
+
+        #[test]
+        fn it_grows_only_when_it_is_reached(
+            looks in prop::collection::vec((1_u64..2_000, seen()), 1..300),
+        ) {
+            let (mut now, bounds) = (0, Bounds::of(1, 10_000));
+            let mut limit = Concurrency::new(bounds, now);
+            for (passes, seen) in looks {
+                now += passes;
+                limit.look(now, Seen { held: false, ..seen }, bounds);
+                prop_assert!(limit.limit() <= START as u32);
+            }
+        }
     }
 }

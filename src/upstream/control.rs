@@ -45,11 +45,17 @@ pub(super) fn step(upstream: &Upstream, now: Instant) -> Option<Instant> {
         shown.panic = next.panic;
         events::panic(upstream.name(), next.panic);
     }
+    let sheds_until = common.sheds_until(common.ms(now));
+    if sheds_until.is_some() != shown.sheds {
+        shown.sheds = sheds_until.is_some();
+        events::shedding(upstream.name(), shown.sheds, upstream.queue_length());
+    }
     upstream.follow(next);
     // The new set is ordered before the look at the queue, as a freed slot is.
     fence(Ordering::SeqCst);
     common.room_made();
-    common.set_due(due(upstream, now));
+    let sheds_until = sheds_until.map(|until| common.at_ms(until));
+    common.set_due(due(upstream, now).into_iter().chain(sheds_until).min());
     common.due()
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::upstream::breaker::{Ticket, Transition, Usual};
 use crate::upstream::common::Common;
+use crate::upstream::limit::Admission;
 use crate::upstream::server::Server;
 
 /// What went wrong at a server. Never a client's doing.
@@ -34,6 +35,7 @@ pub struct Lease {
     slot: bool,
     /// Of the server when the lease was made.
     taken_out: u32,
+    admission: Admission,
 }
 
 impl Lease {
@@ -45,7 +47,13 @@ impl Lease {
             ticket: Some(ticket),
             slot: true,
             taken_out,
+            admission: Admission::NONE,
         }
+    }
+
+    /// Holds a place under the upstream's limit, too.
+    pub(super) fn admitted(&mut self, admission: Admission) {
+        self.admission = admission;
     }
 
     pub fn server(&self) -> &Arc<Server> {
@@ -56,6 +64,9 @@ impl Lease {
     /// `failure-status` is a failure to the breaker, any other a success.
     pub fn answered(&mut self, now: Instant, latency: Duration, status: u16) {
         let common = self.server.common();
+        if self.admission != Admission::NONE {
+            common.limit().answered(latency, status);
+        }
         let rules = common.rules().breaker();
         if status >= rules.failure_from && is_failure(common, status) {
             return self.failed(now, latency);
@@ -80,6 +91,9 @@ impl Lease {
     /// As [`Lease::answered`], for a call of gRPC whose status came with the head.
     pub fn call_refused(&mut self, now: Instant, latency: Duration, status: u16, code: u8) {
         if self.is_failed_call(code) {
+            if self.admission != Admission::NONE {
+                self.server.common().limit().dropped();
+            }
             self.failed(now, latency);
         } else {
             self.answered(now, latency, status);
@@ -102,6 +116,9 @@ impl Lease {
     /// No response head came; known at `now`, `elapsed` after the attempt started.
     pub fn failure(&mut self, now: Instant, elapsed: Duration, kind: FailureKind) {
         tracing::debug!(server = %self.server.label(), ?kind, "attempt failed");
+        if self.admission != Admission::NONE {
+            self.server.common().limit().failed(kind);
+        }
         self.failed(now, elapsed);
     }
 
@@ -141,6 +158,7 @@ impl Lease {
     /// still be reported.
     pub fn release_slot(&mut self) {
         if std::mem::take(&mut self.slot) {
+            self.server.common().limit().leave(self.admission);
             self.server.free_slot();
         }
     }

@@ -7,10 +7,13 @@
 pub mod breaker;
 pub mod budget;
 pub mod common;
+pub mod concurrency;
 pub mod connector;
 pub mod control;
+mod drain;
 pub mod health;
 pub mod lease;
+pub mod limit;
 pub mod overrides;
 pub mod pick;
 pub mod plan;

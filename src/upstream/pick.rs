@@ -145,12 +145,18 @@ impl Upstream {
                 false => 0,
             },
         };
+        let limit = self.common().limit();
+        let retries = !pick.tried.is_empty();
+        if !retries && limit.is_full() {
+            limit.hold();
+            return Err(self.refusal(&candidates));
+        }
         if let Some(tag) = pick.sticky
             && pick.tried.is_empty()
             && let Some(index) = candidates.stuck(tag)
             && let Some(lease) = self.claim_in(&set, index)
         {
-            return Ok(lease);
+            return self.admit(lease, retries);
         }
         let question = balance::Pick {
             servers: &candidates,
@@ -162,10 +168,17 @@ impl Upstream {
                 break;
             };
             if let Some(lease) = self.claim_in(&set, index) {
-                return Ok(lease);
+                return self.admit(lease, retries);
             }
         }
         Err(self.refusal(&candidates))
+    }
+
+    /// A place under the upstream's limit, which somebody else may have been faster to take.
+    fn admit(&self, mut lease: Lease, past: bool) -> Result<Lease, Refused> {
+        let admission = self.common().limit().enter(past).ok_or(Refused::Full)?;
+        lease.admitted(admission);
+        Ok(lease)
     }
 
     fn claim_in(&self, set: &ServerSet, index: usize) -> Option<Lease> {
@@ -182,11 +195,11 @@ impl Upstream {
         let set = current.load_set();
         let same = |member: &Member| Arc::ptr_eq(&member.server, server);
         let index = set.members().iter().position(same)?;
-        if set.members()[index].takes_requests {
-            current.claim_in(&set, index)
-        } else {
-            None
+        if !set.members()[index].takes_requests {
+            return None;
         }
+        let lease = current.claim_in(&set, index)?;
+        current.admit(lease, true).ok()
     }
 
     /// Why nothing took the request. A look at every server: only on the way to a refusal.
@@ -249,6 +262,9 @@ impl Upstream {
     }
 
     fn has_room_here(&self) -> bool {
+        if self.common().limit().is_full() {
+            return false;
+        }
         let set = self.load_set();
         let limit = self.config().connections.max_connections;
         set.members().iter().any(|member| {

@@ -13,6 +13,8 @@
 //! makes room first changes the server, then looks at `length`. Both are sequentially consistent,
 //! so at least one of the two sees the other.
 //!
+//! Who would only wait in vain is not let in: [`drain`](super::drain).
+//!
 //! The mutex guards the list only and is taken by nobody while the queue is empty.
 
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -23,9 +25,11 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::upstream::common::Common;
+use crate::upstream::drain::{Drain, Newcomer, Outlook};
 use crate::upstream::lease::Lease;
 use crate::upstream::pick::{Pick, Refused};
 use crate::upstream::upstream::Upstream;
+use crate::util::clock;
 use crate::util::timer::Deadline;
 
 /// The waiting requests of one upstream.
@@ -59,17 +63,39 @@ impl Queue {
         }
     }
 
-    /// A place at the end, unless `size` wait already.
-    fn enter(&self, size: usize) -> Option<usize> {
+    /// A place at the end, unless as many wait already or it would be in vain.
+    fn enter(&self, newcomer: &Newcomer) -> Result<usize, Late> {
         let mut list = self.lock();
-        if list.nodes.len() >= size {
-            return None;
+        let waiting = list.nodes.len();
+        let outlook = list.drain.enters(newcomer, waiting);
+        if waiting >= newcomer.size || outlook == Outlook::Late {
+            let wait_ms = list.drain.wait_ms(waiting);
+            return Err(Late { wait_ms });
         }
-        let place = list.push();
+        let place = list.push_back(newcomer.now_ms);
         self.length.store(list.nodes.len(), Ordering::SeqCst);
         drop(list);
         fence(Ordering::SeqCst);
-        Some(place)
+        Ok(place)
+    }
+
+    /// A place in front, for one who had left it.
+    fn return_to_front(&self, since_ms: u64) -> usize {
+        let mut list = self.lock();
+        let place = list.push_front(since_ms);
+        self.length.store(list.nodes.len(), Ordering::SeqCst);
+        drop(list);
+        fence(Ordering::SeqCst);
+        place
+    }
+
+    /// Leaves with a lease.
+    fn serve(&self, place: usize, now_ms: u64) {
+        let mut list = self.lock();
+        let node = list.remove(place);
+        list.drain
+            .serves(now_ms, now_ms.saturating_sub(node.since_ms));
+        self.length.store(list.nodes.len(), Ordering::SeqCst);
     }
 
     /// Leaves `waker` for the next wake-up; whether it was woken since the last look, and whether
@@ -122,10 +148,13 @@ struct List {
     nodes: Slab<Node>,
     head: Option<usize>,
     tail: Option<usize>,
+    drain: Drain,
 }
 
 #[derive(Debug)]
 struct Node {
+    /// When it entered, on the upstream's clock.
+    since_ms: u64,
     previous: Option<usize>,
     next: Option<usize>,
     waker: Option<Waker>,
@@ -133,8 +162,25 @@ struct Node {
 }
 
 impl List {
-    fn push(&mut self) -> usize {
+    fn push_front(&mut self, since_ms: u64) -> usize {
         let place = self.nodes.insert(Node {
+            since_ms,
+            previous: None,
+            next: self.head,
+            waker: None,
+            woken: false,
+        });
+        match self.head {
+            Some(head) => self.nodes[head].previous = Some(place),
+            None => self.tail = Some(place),
+        }
+        self.head = Some(place);
+        place
+    }
+
+    fn push_back(&mut self, since_ms: u64) -> usize {
+        let place = self.nodes.insert(Node {
+            since_ms,
             previous: self.tail,
             next: None,
             waker: None,
@@ -158,6 +204,9 @@ impl List {
             Some(next) => self.nodes[next].previous = node.previous,
             None => self.tail = node.previous,
         }
+        if self.nodes.is_empty() {
+            self.drain.empties();
+        }
         node
     }
 
@@ -174,6 +223,12 @@ impl List {
     }
 }
 
+/// No place: how long those that wait will take, if that is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Late {
+    pub wait_ms: Option<f64>,
+}
+
 /// A place in an upstream's queue. Dropping it leaves the queue and passes on what it was handed.
 pub struct Waiter {
     /// Of the generation that the request started under; the pick goes to its successor.
@@ -181,24 +236,38 @@ pub struct Waiter {
     common: Arc<Common>,
     /// `None` once it has left.
     place: Option<usize>,
+    since_ms: u64,
+    /// It came back after a lost claim, and lets others run before it looks again.
+    returned: bool,
     deadline: Deadline,
 }
 
 impl Waiter {
-    /// Takes a place at the end, or `None` when `size` wait already.
+    /// Takes a place at the end, unless the queue is full or it would be in vain.
     pub(super) fn enter(
         upstream: &Arc<Upstream>,
-        size: usize,
+        newcomer: &Newcomer,
         deadline: impl FnOnce() -> Deadline,
-    ) -> Option<Waiter> {
+    ) -> Result<Waiter, Late> {
         let common = upstream.common().clone();
-        let place = common.queue().enter(size)?;
-        Some(Waiter {
+        let place = common.queue().enter(newcomer)?;
+        Ok(Waiter {
             upstream: upstream.clone(),
             common,
             place: Some(place),
+            since_ms: newcomer.now_ms,
+            returned: false,
             deadline: deadline(),
         })
+    }
+
+    /// Goes on waiting in front of everybody: the lease turned out to be of no use, because
+    /// another worker opened the last connection that its server may have.
+    pub fn go_on(&mut self) {
+        if self.place.is_none() {
+            self.place = Some(self.common.queue().return_to_front(self.since_ms));
+            self.returned = true;
+        }
     }
 
     /// Ready with a lease, or with why not: [`Refused::QueueTimeout`], or what changed meanwhile
@@ -212,6 +281,10 @@ impl Waiter {
             return Poll::Ready(Err(Refused::QueueTimeout { retry_after: 1 }));
         };
         let (woken, first) = self.common.queue().look(place, cx.waker());
+        if std::mem::take(&mut self.returned) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if (woken || first)
             && let Poll::Ready(result) = self.look(place, woken, pick)
         {
@@ -234,7 +307,9 @@ impl Waiter {
     ) -> Poll<Result<Lease, Refused>> {
         match self.upstream.pick_for_waiter(pick) {
             Ok(lease) => {
-                self.leave();
+                self.place = None;
+                let now = self.common.ms(clock::now());
+                self.common.queue().serve(place, now);
                 if self.upstream.has_room() {
                     self.common.queue().wake_first();
                 }
@@ -313,7 +388,9 @@ mod tests {
     impl Request {
         fn new(upstream: &Arc<Upstream>) -> Self {
             Request {
-                waiter: upstream.enqueue(&Timers::new()).expect("room in the queue"),
+                waiter: upstream
+                    .enqueue(&Timers::new(), None)
+                    .expect("room in the queue"),
                 flag: Arc::default(),
                 carry: Box::new(AnyConnection),
             }
@@ -456,7 +533,7 @@ mod tests {
         let (_registry, upstream) = one_slot();
         let _held = pick(&upstream).unwrap();
         let timers = Timers::new();
-        let mut waiter = upstream.enqueue(&timers).expect("room");
+        let mut waiter = upstream.enqueue(&timers, None).expect("room");
         let started = Instant::now();
         let waiting = poll_fn(|cx| {
             let mut pick = Pick {
@@ -577,7 +654,7 @@ mod tests {
         let lease = match upstream.pick(&mut pick) {
             Ok(lease) => lease,
             Err(_) => {
-                let mut waiter = upstream.enqueue(timers).expect("room in the queue");
+                let mut waiter = upstream.enqueue(timers, None).expect("room in the queue");
                 let gives_up = pick.random.below(8) == 0;
                 let mut polls = 0;
                 let waited = block_on(|cx| match waiter.poll(cx, &mut pick) {

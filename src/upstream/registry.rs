@@ -228,7 +228,12 @@ impl Registry {
     /// The control task: run it once on the control runtime, for the life of the process.
     pub async fn run(self: Arc<Self>) {
         loop {
-            let due = self.look(Instant::now());
+            let now = Instant::now();
+            let due = self
+                .look(now)
+                .into_iter()
+                .chain(self.look_at_limits(now))
+                .min();
             let timer = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due).await,
@@ -262,6 +267,20 @@ impl Registry {
             due
         };
         upstreams.into_iter().filter_map(of_each).min()
+    }
+
+    /// Moves the adaptive limits; when the next one is due.
+    fn look_at_limits(&self, now: Instant) -> Option<Instant> {
+        let inner = lock(&self.inner);
+        let of_each = |upstream: &Arc<Upstream>| {
+            let common = upstream.common();
+            let (due, room) = common.limit().look(common.ms(now), || upstream.bounds())?;
+            if room {
+                common.room_made();
+            }
+            Some(common.at_ms(due))
+        };
+        inner.current.iter().filter_map(of_each).min()
     }
 
     /// Sets what is given and keeps the rest of an earlier override. `server`: its address, or the

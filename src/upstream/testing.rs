@@ -30,6 +30,7 @@ pub fn config(servers: &[(u16, u32)]) -> model::Upstream {
         balance: Balance::SmoothWeighted,
         slow_start: Duration::ZERO,
         max_requests: 1024,
+        adaptive: false,
         queue: None,
         panic_threshold: Some(Percent::from_fraction(0.0)),
         protocol: Protocol::Http1,

@@ -11,6 +11,8 @@ use crate::config::model;
 use crate::telemetry::UpstreamMetrics;
 use crate::upstream::breaker;
 use crate::upstream::common::{Common, lock};
+use crate::upstream::concurrency::Bounds;
+use crate::upstream::drain::Newcomer;
 use crate::upstream::health::verdict::Standing;
 use crate::upstream::overrides::{Overridden, Override};
 use crate::upstream::pick::Refused;
@@ -21,6 +23,7 @@ use crate::upstream::seats::{Place, Seat};
 use crate::upstream::server::Server;
 use crate::upstream::server_set::ServerSet;
 use crate::upstream::slow_start;
+use crate::util::clock;
 use crate::util::timer::Timers;
 
 /// A named group of servers under one accepted configuration.
@@ -148,17 +151,49 @@ impl Upstream {
         Some(self.common.at_ms(at))
     }
 
-    /// Takes a place at the end of the queue, or [`Refused::Overloaded`]. The place is given up
-    /// after the queue's timeout.
-    pub fn enqueue(self: &Arc<Self>, timers: &Timers) -> Result<Waiter, Refused> {
+    /// Takes a place at the end of the queue, or [`Refused::Overloaded`]: it is full, or the request
+    /// would not be served in time. The place is given up after the queue's timeout; `patience` is
+    /// what the request has left, if that is limited.
+    pub fn enqueue(
+        self: &Arc<Self>,
+        timers: &Timers,
+        patience: Option<Duration>,
+    ) -> Result<Waiter, Refused> {
         let settings = self.common.settings();
-        let place = settings
-            .queue
-            .as_ref()
-            .and_then(|queue| Waiter::enter(self, queue.size, || timers.after(queue.timeout)));
-        place.ok_or_else(|| Refused::Overloaded {
-            retry_after: self.retry_after(Instant::now()),
+        let now = clock::now();
+        let Some(queue) = &settings.queue else {
+            return Err(self.shed(now, None));
+        };
+        let newcomer = Newcomer {
+            size: queue.size,
+            now_ms: self.common.ms(now),
+            timeout_ms: millis(queue.timeout),
+            patience_ms: patience.map_or(u64::MAX, millis),
+        };
+        Waiter::enter(self, &newcomer, || timers.after(queue.timeout)).map_err(|late| {
+            // By then whoever waits now was served, or has given up.
+            let wait = late
+                .wait_ms
+                .map(|wait| wait.min(newcomer.timeout_ms as f64));
+            self.shed(now, wait)
         })
+    }
+
+    /// Between what an adaptive limit stays: each server may work on something, and none takes more
+    /// than its own limit.
+    pub(super) fn bounds(&self) -> Bounds {
+        let set = self.load_set();
+        let slots = set.members().iter().map(|it| u64::from(it.max_requests));
+        Bounds::of(set.members().len(), slots.sum())
+    }
+
+    /// Refuses a request for overload; `wait_ms`: until it is worth another try, if that is known.
+    fn shed(&self, now: Instant, wait_ms: Option<f64>) -> Refused {
+        self.common.shed(self.common.ms(now));
+        let known = wait_ms.map(|wait| (wait / 1_000.0).ceil().max(1.0) as u64);
+        Refused::Overloaded {
+            retry_after: known.unwrap_or_else(|| self.retry_after(now)),
+        }
     }
 
     /// Of the server at `index`.
@@ -216,6 +251,10 @@ impl Upstream {
         self.set.store(Arc::new(next));
         true
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn facts(
@@ -416,7 +455,7 @@ mod tests {
         let held = pick(&upstream).unwrap();
         assert_eq!(port(held.server()), 1);
         assert_eq!(pick(&upstream).unwrap_err(), Refused::Full);
-        let refused = upstream.enqueue(&Timers::new()).err();
+        let refused = upstream.enqueue(&Timers::new(), None).err();
         assert!(
             matches!(refused, Some(Refused::Overloaded { .. })),
             "{refused:?}"
@@ -431,14 +470,14 @@ mod tests {
         let upstream = publish(&registry(), config);
         let timers = Timers::new();
         let _held = pick(&upstream).unwrap();
-        let waiter = upstream.enqueue(&timers).expect("room for one");
-        let refused = upstream.enqueue(&timers).err();
+        let waiter = upstream.enqueue(&timers, None).expect("room for one");
+        let refused = upstream.enqueue(&timers, None).err();
         assert!(
             matches!(refused, Some(Refused::Overloaded { .. })),
             "{refused:?}"
         );
         drop(waiter);
-        assert!(upstream.enqueue(&timers).is_ok());
+        assert!(upstream.enqueue(&timers, None).is_ok());
     }
 
     #[tokio::test]

@@ -29,6 +29,9 @@ pub struct UpstreamView {
     pub queue_length: usize,
     /// `None`: no queue.
     pub queue_size: Option<usize>,
+    /// `None`: `concurrency = "off"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencyView>,
     /// Places taken under `max-ejected`.
     pub ejected: u32,
     /// The name of the cookie by which clients stay with a server.
@@ -49,6 +52,17 @@ pub enum OverriddenView {
         name: String,
         servers: Vec<ServerView>,
     },
+}
+
+/// The adaptive limit as `/status` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ConcurrencyView {
+    /// Requests that may be in flight over all servers.
+    pub limit: u32,
+    /// Those that count: not what has been under way for very long.
+    pub in_flight: u32,
+    /// Time to the response head without a queue; `None` before it is known.
+    pub unloaded_latency_seconds: Option<f64>,
 }
 
 /// A server as `/status` shows it.
@@ -142,6 +156,7 @@ impl UpstreamView {
             panic: set.panic(),
             queue_length: upstream.queue_length(),
             queue_size: config.queue.as_ref().map(|queue| queue.size),
+            concurrency: upstream.concurrency(),
             ejected: upstream.common().places().taken(),
             sticky_cookie: config.sticky.as_ref().map(|sticky| sticky.cookie.clone()),
             names: Vec::new(),
@@ -214,6 +229,16 @@ impl ServerView {
 }
 
 impl Upstream {
+    /// The adaptive limit, if there is one.
+    pub fn concurrency(&self) -> Option<ConcurrencyView> {
+        let reading = self.common().limit().reading()?;
+        Some(ConcurrencyView {
+            limit: reading.limit,
+            in_flight: reading.in_flight,
+            unloaded_latency_seconds: reading.base_seconds,
+        })
+    }
+
     /// Whether what the active checks say is ignored now.
     pub fn is_panicking(&self) -> bool {
         self.set().panic()

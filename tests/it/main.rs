@@ -3,6 +3,7 @@
 mod aborts;
 mod access;
 mod access_log;
+mod adaptive;
 mod admin;
 mod balancing;
 mod bodies;

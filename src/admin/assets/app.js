@@ -211,6 +211,8 @@ function showUpstream(upstream, now) {
   say(card.querySelector("h3"), upstream.name);
   const about = [upstream.balance];
   if (upstream.panic) about.push("panic: health checks are ignored");
+  if (upstream.concurrency)
+    about.push("concurrency " + upstream.concurrency.in_flight + " of " + upstream.concurrency.limit);
   if (upstream.queue_length > 0) about.push(upstream.queue_length + " waiting");
   say(card.querySelector(".meta"), about.join(" · "));
   say(card.querySelector(".sum"), number(sums.requests) + " requests/s");

@@ -69,6 +69,7 @@ fn compile(
         balance,
         slow_start: reader.duration("slow-start"),
         max_requests: reader.optional_integer("max-requests").unwrap_or(u32::MAX),
+        adaptive: reader.text("concurrency") == "adaptive",
         queue: reader.table("queue", &keys::QUEUE).map(|queue| Queue {
             size: queue.integer("size"),
             timeout: queue.duration("timeout"),

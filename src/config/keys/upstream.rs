@@ -1,6 +1,6 @@
 //! `[upstream.NAME]` and its tables.
 
-use crate::config::keys::{Key, Kind, Section, key, later, rules};
+use crate::config::keys::{Key, Kind, Section, key, rules};
 
 const COUNT: Kind = Kind::Integer {
     min: 1,
@@ -42,6 +42,13 @@ pub(in crate::config) static UPSTREAM: Section = Section {
         )
         .or_off()
         .default("1024"),
+        key(
+            "concurrency",
+            Kind::Choice(&["off", "adaptive"], &[]),
+            "Requests in flight over all servers; adaptive: as many as the servers work on without making \
+             them wait, found by their latency",
+        )
+        .default("\"off\""),
         key("queue", Kind::Table(&QUEUE), QUEUE.about).or_off().default("{}"),
         key(
             "panic-threshold",
@@ -70,7 +77,6 @@ pub(in crate::config) static UPSTREAM: Section = Section {
              it serves alone; checks say LOCAL (v1: UNKNOWN); only with protocol = \"http/1.1\"",
         )
         .default("\"off\""),
-        later("concurrency"),
         key("sticky", Kind::Table(&STICKY), STICKY.about).or_off(),
         key("tls", Kind::Table(&UPSTREAM_TLS), UPSTREAM_TLS.about).or_off(),
     ],

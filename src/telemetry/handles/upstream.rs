@@ -31,6 +31,8 @@ impl RetryResult {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpstreamReading {
     pub queue_length: u64,
+    /// `None`: there is none.
+    pub concurrency_limit: Option<u32>,
     pub panic: bool,
 }
 
