@@ -2,7 +2,9 @@
 //! of us, no new connections, the requests under way to their end or to the end of patience. With
 //! another process in its place the same without the first two.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
@@ -145,21 +147,35 @@ impl Serving {
         if successor.stop {
             successor.signal(Signal::SIGTERM);
         }
-        let mut patience = std::pin::pin!(timeout(process.drain_timeout, self.workers.ended()));
+        if self
+            .drained(process.drain_timeout, &mut successor, &mut stops)
+            .await
+        {
+            return 0;
+        }
+        self.abort().await
+    }
+
+    /// Waits for the requests under way; false when patience or a second stop ends that.
+    async fn drained(
+        &self,
+        patience: Duration,
+        successor: &mut Successor,
+        stops: &mut mpsc::UnboundedReceiver<Stop>,
+    ) -> bool {
+        let pid = successor.pid;
+        let mut ended = pin!(timeout(patience, self.workers.ended()));
         let (mut told, mut alive) = (false, true);
         loop {
             tokio::select! {
-                drained = patience.as_mut() => match drained {
-                    Ok(()) => return 0,
-                    Err(_) => break,
-                },
+                drained = ended.as_mut() => return drained.is_ok(),
                 stop = stops.recv() => match stop {
                     // A service manager tells every process of a service to end, and this one does.
                     Some(Stop::Graceful(signal)) if !told => {
                         told = true;
                         tracing::info!(signal, "draining already");
                     }
-                    _ => break,
+                    _ => return false,
                 },
                 status = successor.ended(), if alive => {
                     alive = false;
@@ -167,7 +183,6 @@ impl Serving {
                 }
             }
         }
-        self.abort().await
     }
 
     async fn abort(&self) -> usize {

@@ -23,6 +23,7 @@ use crate::admin::Bound;
 use crate::config::model::{Admin, BindAddress};
 use crate::config::{Diagnostics, Loaded};
 use crate::listener::Inherited;
+use crate::listener::inherited::Purpose;
 use crate::reload;
 use crate::reload::{Parts, Rejection};
 use crate::telemetry::{AccessLogWriter, Metrics, events, logging};
@@ -380,7 +381,7 @@ fn bind_admin(
     let Some(Admin { address, .. }) = config else {
         return Ok(None);
     };
-    let mut handed = inherited.take(ADMIN, address);
+    let mut handed = inherited.take(Purpose::Admin, ADMIN, address);
     let bound = match handed.pop() {
         None => admin::bind(address),
         // What waits in the others nobody would answer.

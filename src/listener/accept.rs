@@ -227,9 +227,9 @@ pub async fn run(door: Rc<Door>, socket: Rc<Acceptor>, mut stop: oneshot::Receiv
             end = &mut stop => break end.ok(),
         }
     };
-    if end.as_ref().is_some_and(|end| end.left) {
-        socket.leave();
-    } else if let Ok(socket) = Rc::try_unwrap(socket)
+    let left = end.as_ref().is_some_and(|end| end.left);
+    if !left
+        && let Ok(socket) = Rc::try_unwrap(socket)
         && let Ok(socket) = socket.detach()
     {
         socket.hide();

@@ -1,9 +1,9 @@
 //! Listening sockets that another process bound: the one that this one replaces, or the service
 //! manager.
 //!
-//! A socket of the old process is found by the address that its listener had in the file, because
-//! that is what stays the same (port 0 is another port each time); then by the address that it is
-//! bound to. The service manager's is found by its address, or by a name that an operator has given
+//! A socket of the old process is found by what it was for and the address that it had in the file,
+//! because that is what stays the same (port 0 is another port each time); then by the address that
+//! it is bound to. The service manager's is found by its address, or by a name that an operator has given
 //! it (`FileDescriptorName=`), which may then be bound to whatever the unit says.
 
 use socket2::Socket;
@@ -11,13 +11,20 @@ use socket2::Socket;
 use crate::config::model::BindAddress;
 use crate::util::unix_socket::Identity;
 
+/// What a listening socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Listener,
+    Admin,
+}
+
 /// One of them.
 #[derive(Debug)]
 pub struct Handed {
     /// `None` where nobody gave one.
     pub name: Option<String>,
-    /// As the old process' file has it.
-    pub configured: Option<BindAddress>,
+    /// What the old process had it for, and its address in the old one's file.
+    pub configured: Option<(Purpose, BindAddress)>,
     pub bound: BindAddress,
     /// Of a unix socket's file that is ours from now on.
     pub file: Option<Identity>,
@@ -40,9 +47,10 @@ impl Inherited {
     }
 
     /// Every socket for a listener with this name at this configured address.
-    pub fn take(&mut self, name: &str, address: &BindAddress) -> Vec<Handed> {
+    pub fn take(&mut self, purpose: Purpose, name: &str, address: &BindAddress) -> Vec<Handed> {
+        let before = (purpose, address.clone());
         let tests: [&dyn Fn(&Handed) -> bool; 3] = [
-            &|handed| handed.configured.as_ref() == Some(address),
+            &|handed| handed.configured.as_ref() == Some(&before),
             &|handed| handed.bound == *address,
             &|handed| handed.configured.is_none() && handed.name.as_deref() == Some(name),
         ];
@@ -83,7 +91,7 @@ mod tests {
     fn handed(name: Option<&str>, configured: Option<&str>, bound: &str) -> Handed {
         Handed {
             name: name.map(str::to_owned),
-            configured: configured.map(address),
+            configured: configured.map(|text| (Purpose::Listener, address(text))),
             bound: address(bound),
             file: None,
             socket: Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket"),
@@ -97,19 +105,41 @@ mod tests {
             handed(None, Some("127.0.0.1:0"), "127.0.0.1:4000"),
             handed(None, Some("127.0.0.1:4000"), "127.0.0.1:5000"),
         ]);
-        let both = inherited.take("web", &address("127.0.0.1:0"));
+        let both = inherited.take(Purpose::Listener, "web", &address("127.0.0.1:0"));
         assert_eq!(both.len(), 2, "every worker's");
-        let one = inherited.take("web", &address("127.0.0.1:4000"));
+        let one = inherited.take(Purpose::Listener, "web", &address("127.0.0.1:4000"));
         assert_eq!(one[0].bound, address("127.0.0.1:5000"));
-        assert!(inherited.take("web", &address("127.0.0.1:4000")).is_empty());
+        assert!(
+            inherited
+                .take(Purpose::Listener, "web", &address("127.0.0.1:4000"))
+                .is_empty()
+        );
         assert_eq!(inherited.finish(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_listener_and_the_admin_listener_may_have_the_same_address_in_the_file() {
+        let mut admin = handed(None, None, "127.0.0.1:5000");
+        admin.configured = Some((Purpose::Admin, address("127.0.0.1:0")));
+        let web = handed(None, Some("127.0.0.1:0"), "127.0.0.1:4000");
+        let mut inherited = Inherited::new(vec![admin, web]);
+        let found = inherited.take(Purpose::Admin, "admin", &address("127.0.0.1:0"));
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].bound, address("127.0.0.1:5000"));
+        let found = inherited.take(Purpose::Listener, "web", &address("127.0.0.1:0"));
+        assert_eq!(found[0].bound, address("127.0.0.1:4000"));
     }
 
     #[test]
     fn a_port_that_was_chosen_is_found_when_the_file_names_it() {
         let old = handed(None, Some("127.0.0.1:0"), "127.0.0.1:4000");
         let mut inherited = Inherited::new(vec![old]);
-        assert_eq!(inherited.take("web", &address("127.0.0.1:4000")).len(), 1);
+        assert_eq!(
+            inherited
+                .take(Purpose::Listener, "web", &address("127.0.0.1:4000"))
+                .len(),
+            1
+        );
     }
 
     #[test]
@@ -118,9 +148,13 @@ mod tests {
             handed(Some("web"), Some("127.0.0.1:1"), "127.0.0.1:1"),
             handed(Some("web"), None, "127.0.0.1:2"),
         ]);
-        let found = inherited.take("web", &address("127.0.0.1:3"));
+        let found = inherited.take(Purpose::Listener, "web", &address("127.0.0.1:3"));
         assert_eq!(found[0].bound, address("127.0.0.1:2"));
-        assert!(inherited.take("web", &address("127.0.0.1:3")).is_empty());
+        assert!(
+            inherited
+                .take(Purpose::Listener, "web", &address("127.0.0.1:3"))
+                .is_empty()
+        );
         let left: Vec<_> = inherited.addresses().collect();
         assert_eq!(left, [&address("127.0.0.1:1")]);
         assert_eq!(inherited.finish(), [1]);

@@ -14,6 +14,7 @@ use crate::config;
 use crate::config::model::{BindAddress, LogTarget};
 use crate::config::{Config, Diagnostics, Loaded, Sources};
 use crate::listener;
+use crate::listener::inherited::Purpose;
 use crate::listener::{BindError, Bound, Inherited, Listening};
 use crate::snapshot;
 use crate::snapshot::Snapshot;
@@ -270,7 +271,7 @@ async fn prepare(
         if live.contains_key(&rules.address) {
             continue;
         }
-        let handed = inherited.take(&rules.name, &rules.address);
+        let handed = inherited.take(Purpose::Listener, &rules.name, &rules.address);
         let bound = if handed.is_empty() {
             listener::bind(&rules.address, workers, &held)
         } else {

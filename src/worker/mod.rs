@@ -197,3 +197,44 @@ impl Workers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_worker_that_hangs_is_no_sign_of_life() {
+        let (first, mut healthy) = mpsc::unbounded_channel();
+        let (second, mut hanging) = mpsc::unbounded_channel();
+        let (_running, all_ended) = mpsc::channel(1);
+        let workers = Workers {
+            commands: vec![first, second],
+            loops: Vec::new(),
+            loads: Loads::new(2),
+            running: tokio::sync::Mutex::new(all_ended),
+        };
+        tokio::spawn(async move { while healthy.recv().await.is_some() {} });
+        let patience = Duration::from_secs(60);
+        timeout(patience, workers.beat())
+            .await
+            .expect_err("the second one has not come round");
+        let lent = timeout(patience, workers.lend()).await;
+        assert!(lent.is_err(), "nor has it lent its sockets");
+        while hanging.try_recv().is_ok() {}
+        let beat = timeout(patience, workers.beat());
+        let both = async {
+            // Comes round once more.
+            hanging.recv().await
+        };
+        let (beat, _) = tokio::join!(beat, async { drop(both.await) });
+        beat.expect("both have come round");
+        drop(hanging);
+        timeout(patience, workers.beat())
+            .await
+            .expect("one that has ended owes nothing");
+    }
+}

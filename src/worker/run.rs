@@ -101,7 +101,7 @@ async fn work(start: Start) {
                 None => { worker.drain(&HashSet::new()); worker.abort(); break }
             },
             Some(fresh) = handed.recv() => worker.enter(fresh),
-            () = loads.empty(index), if worker.draining => {
+            () = finished(&mut worker.closing, &loads, index), if worker.draining => {
                 // The last look: what was sent before the mailbox closed is still served.
                 handed.close();
                 match handed.recv().await {
@@ -111,6 +111,15 @@ async fn work(start: Start) {
             }
         }
     }
+}
+
+/// Returns when nobody is served and nobody can come: an accept loop that has not run since it was
+/// told to end may have a queue to take, and a runtime that goes takes the loop with it.
+async fn finished(closing: &mut Option<mpsc::Receiver<()>>, loads: &Loads, index: usize) {
+    if let Some(closing) = closing {
+        closing.recv().await;
+    }
+    loads.empty(index).await;
 }
 
 /// What forwarding fields say where clients use no port: a unix socket.
@@ -128,6 +137,8 @@ struct Worker {
     /// Groups that no new connection joins.
     ending: Vec<Rc<Group>>,
     draining: bool,
+    /// Closed when no accept loop is left after a drain began.
+    closing: Option<mpsc::Receiver<()>>,
 }
 
 /// One listener as this worker accepts for it.
@@ -169,6 +180,7 @@ impl Worker {
             early: Vec::new(),
             ending: Vec::new(),
             draining: false,
+            closing: None,
         }
     }
 
@@ -247,6 +259,9 @@ impl Worker {
         group.advance(Phase::Ending);
         self.ending.push(group);
         for (socket, stop) in sockets {
+            if left {
+                socket.leave();
+            }
             // The accept loop must be the last owner: it closes the socket.
             drop(socket);
             let closed = closed.clone();
@@ -291,7 +306,8 @@ impl Worker {
             return;
         }
         self.early.clear();
-        let (closed, _) = mpsc::channel(1);
+        let (closed, closing) = mpsc::channel(1);
+        self.closing = Some(closing);
         let addresses: Vec<_> = self.open.keys().cloned().collect();
         for address in &addresses {
             self.close(address, &closed, left.contains(address));

@@ -59,8 +59,11 @@ pub enum FromOld {
 /// A listening socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Passed {
-    /// Of its listener; `admin` for the admin listener's.
+    /// Of its listener.
     pub name: String,
+    /// It is the admin listener's.
+    #[serde(default)]
+    pub admin: bool,
     /// Its address in the old process' file, and the one that it has: `IP:PORT` or `unix:PATH`.
     pub configured: String,
     pub bound: String,

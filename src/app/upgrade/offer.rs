@@ -255,7 +255,7 @@ impl Offer<'_> {
                 continue;
             };
             if seen.insert(stat.st_ino) {
-                goods.words.push(passed(held, &lent));
+                goods.words.push(passed(held, &lent, false));
                 goods.listeners.push(Some(address));
                 goods.sockets.push(lent);
             }
@@ -270,7 +270,7 @@ impl Offer<'_> {
                     .local_addr()
                     .map_or_else(|| configured.clone(), BindAddress::Tcp),
             };
-            goods.words.push(passed(&held, &lent));
+            goods.words.push(passed(&held, &lent, true));
             goods.listeners.push(None);
             goods.sockets.push(lent);
         }
@@ -298,9 +298,10 @@ impl Offer<'_> {
     }
 }
 
-fn passed(held: &Held, lent: &Lent) -> Passed {
+fn passed(held: &Held, lent: &Lent, admin: bool) -> Passed {
     Passed {
         name: held.name.to_string(),
+        admin,
         configured: held.configured.to_string(),
         bound: held.bound.to_string(),
         file: lent.file,

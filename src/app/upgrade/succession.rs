@@ -10,7 +10,7 @@ use super::link::{FromNew, FromOld, Link, Passed};
 use super::{ACCEPTING, HELLO, PROTOCOL, READY};
 use crate::app::activation::bound;
 use crate::config::model::BindAddress;
-use crate::listener::inherited::Handed;
+use crate::listener::inherited::{Handed, Purpose};
 use crate::telemetry::events;
 
 /// A process that takes over.
@@ -102,13 +102,17 @@ async fn within<T>(
 
 /// What a later version writes differently is found by where it is bound.
 fn handed((passed, socket): (Passed, Socket)) -> Handed {
+    let purpose = match passed.admin {
+        true => Purpose::Admin,
+        false => Purpose::Listener,
+    };
     let configured = address(&passed.configured);
     let bound = bound(&socket)
         .or_else(|| address(&passed.bound))
         .unwrap_or(BindAddress::Unix(std::path::Path::new("@").into()));
     Handed {
         name: Some(passed.name),
-        configured: Some(configured.unwrap_or_else(|| bound.clone())),
+        configured: Some((purpose, configured.unwrap_or_else(|| bound.clone()))),
         bound,
         file: passed.file,
         socket,
