@@ -37,6 +37,13 @@
 //! *everything that can fail is behind us* -> publish by one swap -> checks, breakers and pools of
 //! what stayed go on, what is gone drains.
 //!
+//! # One upgrade
+//!
+//! USR2 -> [`app`] starts the binary that stands in our place and lends it every listening socket
+//! -> it builds everything as at a start, *where everything that can fail is behind it* says so, and
+//! accepts -> this process lets go of the sockets without touching their queues, and drains. Reloads
+//! wait meanwhile. `app::upgrade` has the conversation.
+//!
 //! # Invariants, each with a test
 //!
 //! 1. A request sees exactly one snapshot of rules; servers and their order are live state, read
@@ -55,6 +62,8 @@
 //!    sticky cookie was issued.
 //! 10. Label values come from configured names, never from requests.
 //! 11. Memory per connection and per request is bounded by configuration.
+//! 12. A listening socket that clients can reach is closed only with an empty queue, or while another
+//!     process has it too.
 //!
 //! # Who may use whom
 //!
