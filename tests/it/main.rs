@@ -63,6 +63,7 @@ mod timeouts;
 mod tls;
 mod tls_upstream;
 mod unix_listeners;
+mod upgrade;
 mod upgrades;
 mod variables;
 mod websocket;

@@ -71,8 +71,10 @@ const LEAVES: u8 = 2;
 
 impl Process {
     pub fn start(config: &str) -> Self {
-        Self::run(config, |path| {
-            evenkeel([Path::new("run"), Path::new("-c"), path])
+        Self::start_as(config, |path| {
+            let mut command = evenkeel([Path::new("run"), Path::new("-c"), path]);
+            command.stdout(Stdio::null());
+            command
         })
     }
 
@@ -81,7 +83,8 @@ impl Process {
         Self::start_after(&format!("ulimit -n {descriptors}"), config)
     }
 
-    fn run(config: &str, command: impl FnOnce(&Path) -> Command) -> Self {
+    /// `command`: for the file that this path names.
+    pub fn start_as(config: &str, command: impl FnOnce(&Path) -> Command) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("evenkeel.toml");
         fs::write(&path, complete(config)).expect("writes");
@@ -90,9 +93,10 @@ impl Process {
 
     /// `sh` runs `before` first, in the same process: limits, descriptors.
     pub fn start_after(before: &str, config: &str) -> Self {
-        Self::run(config, |path| {
+        Self::start_as(config, |path| {
             let mut command = Command::new("sh");
             command
+                .stdout(Stdio::null())
                 .arg("-c")
                 .arg(format!("{before}; exec \"$0\" run -c \"$1\""))
                 .arg(env!("CARGO_BIN_EXE_evenkeel"))
@@ -105,7 +109,6 @@ impl Process {
 
     fn spawn(directory: TempDir, mut command: Command) -> Self {
         let mut child = command
-            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
@@ -152,6 +155,10 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().expect("a pid"));
         kill(pid, signal).expect("the process is there");
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Open descriptors.

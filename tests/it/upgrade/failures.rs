@@ -1,0 +1,200 @@
+//! A new binary that does not come to serve: everything is as before, and the reason is in the log.
+
+use std::fs;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::load::Load;
+use super::service::{Service, install, install_bytes, is_alive};
+use crate::support::{Client, Origin, app, eventually, value_within};
+
+fn script(text: &str) -> Vec<u8> {
+    format!("#!/bin/sh\n{text}\n").into_bytes()
+}
+
+/// What is wrong with the binary, how it comes there, what the reason says.
+type Kind<'a> = (&'a str, Box<dyn Fn() + 'a>, &'a str);
+
+/// Waits for the reason of the failure with this number.
+#[track_caller]
+fn reason(service: &Service, number: usize) -> String {
+    let mark = "upgrade failed, this process goes on as before reason=";
+    value_within(Duration::from_secs(30), "the upgrade fails", || {
+        let log = service.log();
+        log.split(mark)
+            .nth(number)?
+            .lines()
+            .next()
+            .map(str::to_owned)
+    })
+}
+
+#[test]
+fn whatever_is_wrong_with_it_the_old_one_goes_on() {
+    let origin = Origin::good("ok");
+    let mut service = Service::start(&app(&[&origin], ""));
+    let first = service.pid();
+    let address = service.listener("web");
+    let mut load = Load::new();
+    load.kept(address);
+    load.fresh(address);
+    let binary = service.binary();
+    let mut descriptors = None;
+    let kinds: [Kind; 8] = [
+        (
+            "no file",
+            Box::new(|| fs::remove_file(&binary).expect("there")),
+            "No such file",
+        ),
+        (
+            "no program",
+            Box::new(|| install_bytes(&binary, &script("exit 0"), 0o644)),
+            "Permission denied",
+        ),
+        (
+            "another machine's",
+            Box::new(|| install_bytes(&binary, b"\x7fELF\x02\x02\x01 and more", 0o755)),
+            "Exec format error",
+        ),
+        (
+            "its interpreter is missing",
+            Box::new(|| install_bytes(&binary, b"#!/nonexistent/sh\n", 0o755)),
+            "No such file",
+        ),
+        (
+            "ends well at once",
+            Box::new(|| install_bytes(&binary, &script("exit 0"), 0o755)),
+            "exit status: 0",
+        ),
+        (
+            "ends",
+            Box::new(|| install_bytes(&binary, &script("exit 7"), 0o755)),
+            "exit status: 7",
+        ),
+        (
+            "crashes",
+            Box::new(|| install_bytes(&binary, &script("kill -SEGV $$"), 0o755)),
+            "signal: 11",
+        ),
+        (
+            "speaks of something else",
+            Box::new(|| {
+                install_bytes(
+                    &binary,
+                    &script("echo hello there, this is no protocol of yours >&0; sleep 60"),
+                    0o755,
+                )
+            }),
+            "does not speak",
+        ),
+    ];
+    for (number, (kind, install, expected)) in kinds.iter().enumerate() {
+        install();
+        service.signal(Signal::SIGUSR2);
+        let reason = reason(&service, number + 1);
+        assert!(reason.contains(expected), "{kind}: {reason}");
+        assert_eq!(Client::connect(address).get("/").status, 200, "{kind}");
+        assert_eq!(Client::connect(service.admin()).get("/readyz").status, 200);
+        if let Some(pid) = service.tried() {
+            eventually("nothing is left of it", || !is_alive(pid));
+        }
+        descriptors.get_or_insert_with(|| service.descriptors());
+    }
+    assert!(service.descriptors() <= descriptors.expect("counted") + 4);
+    let metrics = Client::connect(service.admin()).get("/metrics").text();
+    assert!(
+        metrics.contains("evenkeel_upgrades_failed_total 8"),
+        "{metrics}"
+    );
+    assert_eq!(service.pid(), first);
+
+    install(&binary);
+    service.upgrade();
+    assert_ne!(service.pid(), first, "it may be tried again");
+    assert_eq!(service.exit_code(first), Some(0));
+    load.end();
+}
+
+#[test]
+fn one_that_hangs_is_ended_and_whatever_comes_meanwhile_is_heard() {
+    let (origin, other) = (Origin::good("ok"), Origin::good("other"));
+    let service = Service::start(&app(&[&origin], ""));
+    let address = service.listener("web");
+    install_bytes(&service.binary(), &script("exec sleep 100"), 0o755);
+    service.signal(Signal::SIGUSR2);
+    service.eventually_said("upgrade: started the new process");
+    let pid = service.tried().expect("it was started");
+    service.signal(Signal::SIGUSR2);
+    service.eventually_said("one is under way already");
+    // A reload waits until it is known who is to make it.
+    service.write(&app(&[&other], ""));
+    service.signal(Signal::SIGHUP);
+    assert_eq!(Client::connect(address).get("/").text(), "ok");
+    assert_eq!(Client::connect(service.admin()).get("/readyz").status, 200);
+    let reason = reason(&service, 1);
+    assert!(
+        reason.contains("it was not speaking within 10s"),
+        "{reason}"
+    );
+    assert!(!is_alive(pid));
+    eventually("the reload is made", || {
+        Client::connect(address).get("/").text() == "other"
+    });
+}
+
+#[test]
+fn a_stop_ends_the_attempt_first() {
+    let origin = Origin::good("ok");
+    let mut service = Service::start(&app(&[&origin], ""));
+    install_bytes(&service.binary(), &script("exec sleep 100"), 0o755);
+    service.signal(Signal::SIGUSR2);
+    service.eventually_said("upgrade: started the new process");
+    let pid = service.tried().expect("it was started");
+    service.signal(Signal::SIGTERM);
+    assert_eq!(
+        service.exit_code(service.pid()),
+        Some(0),
+        "{}",
+        service.log()
+    );
+    assert!(!is_alive(pid), "nothing is left of it");
+    assert_eq!(service.said("upgrade failed"), 0, "{}", service.log());
+}
+
+#[test]
+fn a_file_that_the_new_one_refuses_changes_nothing() {
+    let origin = Origin::good("ok");
+    let config = app(&[&origin], "");
+    let mut service = Service::start(&config);
+    let address = service.listener("web");
+    let first = service.pid();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let taken = taken.local_addr().expect("bound");
+    for (number, (text, expected)) in [
+        ("[[listener]]\nadress = \"127.0.0.1:0\"\n".to_owned(), "adress"),
+        (
+            format!("{config}\n[[listener]]\naddress = \"127.0.0.1:0\"\n[[listener]]\naddress = \"{taken}\"\n"),
+            "another process listens there",
+        ),
+        (
+            format!("[admin]\naddress = \"{taken}\"\n{config}"),
+            "cannot bind the admin listener",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let _taken = TcpListener::bind(taken);
+        service.write(&text);
+        service.signal(Signal::SIGUSR2);
+        let reason = reason(&service, number + 1);
+        assert!(reason.contains(expected), "{reason}");
+        assert_eq!(Client::connect(address).get("/").status, 200);
+        assert_eq!(service.pid(), first);
+    }
+    service.write(&config);
+    service.upgrade();
+    assert_eq!(Client::connect(address).get("/").status, 200);
+}
