@@ -214,7 +214,7 @@ mod tests {
         let workers = Workers {
             commands: vec![first, second],
             loops: Vec::new(),
-            loads: Loads::new(2),
+            loads: Loads::new(2, Arc::default()),
             running: tokio::sync::Mutex::new(all_ended),
         };
         tokio::spawn(async move { while healthy.recv().await.is_some() {} });
