@@ -212,3 +212,163 @@ fn part(weight: u64, whole: u64, scale: u64) -> u32 {
 fn divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { divisor(b, a % b) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::upstream::testing;
+
+    fn name(text: &str) -> ServerAddress {
+        ServerAddress::Name(text.into(), 80)
+    }
+
+    fn ip(last: u8) -> ServerAddress {
+        ServerAddress::Ip(([10, 0, 0, last], 80).into())
+    }
+
+    fn told(last: u8, weight: u32, backup: bool) -> Told {
+        Told {
+            at: ([10, 0, 0, last], 80).into(),
+            weight,
+            backup,
+        }
+    }
+
+    fn config(entries: &[(ServerAddress, u32)]) -> model::Upstream {
+        let server = |(address, weight): &(ServerAddress, u32)| model::Server {
+            address: address.clone(),
+            ..testing::server(1, *weight)
+        };
+        model::Upstream {
+            servers: entries.iter().map(server).collect(),
+            ..testing::config(&[])
+        }
+    }
+
+    fn known(told: impl IntoIterator<Item = Told>) -> Arc<Says> {
+        Arc::new(Says::Known(told.into_iter().collect()))
+    }
+
+    /// Keys with the weights by the file, in parts of the scale.
+    fn weights(config: &model::Upstream, seats: &Seats) -> Vec<(ServerAddress, u32)> {
+        let weight = |seat: &Seat| seat.weight(|entry| config.servers[entry].weight);
+        let list = seats.list.iter();
+        list.map(|seat| (seat.key.clone(), weight(seat))).collect()
+    }
+
+    #[test]
+    fn a_name_has_its_share_whatever_the_number_of_its_addresses() {
+        let config = config(&[(ip(1), 1), (name("a"), 3)]);
+        let says = known([told(2, 1, false), told(3, 1, false)]);
+        let seats = seats(&config, |_| says.clone());
+        assert_eq!(seats.scale, 2);
+        assert_eq!(
+            weights(&config, &seats),
+            [(ip(1), 2), (ip(2), 3), (ip(3), 3)]
+        );
+        assert_eq!(
+            seats.list[2].origin,
+            name("a"),
+            "it is asked for by its name"
+        );
+    }
+
+    #[test]
+    fn the_weights_that_a_source_tells_divide_that_of_the_entry() {
+        let config = config(&[(ServerAddress::Srv("_http._tcp.api".into()), 2)]);
+        let says = known([told(1, 3, false), told(2, 1, false), told(3, 9, true)]);
+        let seats = seats(&config, |_| says.clone());
+        assert_eq!(seats.scale, 4);
+        assert_eq!(
+            weights(&config, &seats),
+            [(ip(1), 6), (ip(2), 2), (ip(3), 8)]
+        );
+        assert!(seats.list[2].backup && !seats.list[1].backup);
+        assert_eq!(seats.list[0].origin, name("api"));
+    }
+
+    #[test]
+    fn an_address_that_two_entries_lead_to_is_one_server_of_both_weights() {
+        let config = config(&[(name("a"), 2), (ip(1), 1), (name("b"), 5)]);
+        let seats = seats(&config, |asked| match asked {
+            ServerAddress::Name(asked, _) if **asked == *"a" => {
+                known([told(1, 1, false), told(2, 1, false)])
+            }
+            _ => known([told(2, 1, false)]),
+        });
+        let by_key: Vec<_> = weights(&config, &seats);
+        assert_eq!(
+            by_key,
+            [(ip(2), 12), (ip(1), 4)],
+            "of 2: 2/2 + 5, and 2/2 + 1"
+        );
+        assert_eq!(seats.list[1].owner(), 1, "the address itself owns it");
+        assert_eq!(seats.list[0].owner(), 0, "the first name owns it");
+    }
+
+    #[test]
+    fn what_differs_in_drain_or_backup_adds_nothing() {
+        let mut config = config(&[(ip(1), 1), (name("a"), 5)]);
+        config.servers[1].drain = true;
+        let seats = seats(&config, |_| known([told(1, 1, false)]));
+        assert_eq!(weights(&config, &seats), [(ip(1), 1)]);
+        assert!(!seats.list[0].drain);
+    }
+
+    #[test]
+    fn under_round_robin_each_address_has_a_turn() {
+        let mut config = config(&[(ip(1), 1), (name("a"), 1)]);
+        config.balance = Balance::RoundRobin;
+        let says = known([told(1, 1, false), told(2, 7, false)]);
+        let seats = seats(&config, |_| says.clone());
+        assert_eq!(weights(&config, &seats), [(ip(1), 1), (ip(2), 1)]);
+    }
+
+    #[test]
+    fn a_name_without_an_answer_has_one_seat() {
+        let config = config(&[(name("a"), 5), (ip(1), 1)]);
+        for (says, place) in [
+            (Says::Pending, Place::Pending),
+            (Says::Missing("no such name".into()), Place::Missing),
+        ] {
+            let says = Arc::new(says);
+            let seats = seats(&config, |_| says.clone());
+            assert_eq!(weights(&config, &seats), [(name("a"), 5), (ip(1), 1)]);
+            assert_eq!(seats.list[0].place, place);
+        }
+    }
+
+    proptest! {
+        /// The parts of every entry add up to its weight: exactly where the scale is exact,
+        /// nearly where it would be too large, and nobody with weight is left without.
+        #[test]
+        fn parts_add_up(
+            entries in prop::collection::vec(
+                (1_u32..1001, prop::collection::vec(1_u32..65_536, 1..40)), 1..6)
+        ) {
+            let named = |index: usize| name(&index.to_string());
+            let listed: Vec<_> = entries.iter().enumerate()
+                .map(|(index, (weight, _))| (named(index), *weight)).collect();
+            let config = config(&listed);
+            let seats = seats(&config, |asked| {
+                let index = (0..entries.len()).find(|index| named(*index) == *asked).unwrap();
+                known(entries[index].1.iter().enumerate().map(|(n, weight)| Told {
+                    at: ([10, index as u8, 0, n as u8], 80).into(),
+                    weight: *weight,
+                    backup: false,
+                }))
+            });
+            prop_assert!(u64::from(seats.scale) <= LARGEST_SCALE);
+            for (index, (_, told)) in entries.iter().enumerate() {
+                let of_it = seats.list.iter().filter(|seat| seat.owner() == index);
+                let parts: Vec<u32> = of_it.map(|seat| seat.parts[0].1).collect();
+                prop_assert!(parts.iter().all(|part| *part > 0));
+                let sum: u32 = parts.iter().sum();
+                let slack = if u64::from(seats.scale) < LARGEST_SCALE { 0 } else { told.len() as u32 };
+                prop_assert!(sum.abs_diff(seats.scale) <= slack, "{} of {}", sum, seats.scale);
+            }
+        }
+    }
+}

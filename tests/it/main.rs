@@ -35,6 +35,7 @@ mod listeners;
 mod metrics;
 mod mirror;
 mod modules;
+mod names;
 mod overload;
 mod panic;
 mod patience;

@@ -33,6 +33,8 @@ use crate::upstream::resolve::{Answer, Lookup, Told, Trouble};
 const LONGEST_NEGATIVE: Duration = Duration::from_secs(5);
 /// What one name server is given for one try, unless `resolv.conf` gives it less.
 const LONGEST_TRY: Duration = Duration::from_secs(2);
+/// Of one question, after its first try.
+const MOST_REPEATS: usize = 1;
 /// What is from `/etc/hosts` has no TTL: it is looked at that often.
 const FILES_TTL: Duration = Duration::from_secs(10);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -126,6 +128,8 @@ impl SystemResolver {
         let options = builder.options_mut();
         options.negative_max_ttl = Some(LONGEST_NEGATIVE);
         options.timeout = options.timeout.min(LONGEST_TRY);
+        // A question that fails is asked again by us, with the files of then.
+        options.attempts = options.attempts.min(MOST_REPEATS);
         let mut resolver = builder.build()?;
         let mut hosts = Hosts::default();
         // Not to have one is fine.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::app::{Options, Running, StartError, Stop};
@@ -39,11 +40,35 @@ impl Proxy {
         Self::start_in(directory, config)
     }
 
+    /// The same, and names are asked for at `resolver`.
+    #[track_caller]
+    pub fn start_resolving(resolver: SocketAddr, config: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let own = move |name: &str| match name {
+            "EVENKEEL_RESOLVER" => Some(resolver.to_string()),
+            name => std::env::var(name).ok(),
+        };
+        let started = Self::start_by(directory, config, |options| {
+            options.environment = Arc::new(own);
+        });
+        started.unwrap_or_else(|error| panic!("the proxy starts: {error:?}"))
+    }
+
     /// The same with files that stand in `directory` already.
     pub fn start_in(directory: TempDir, config: &str) -> Result<Self, StartError> {
+        Self::start_by(directory, config, |_| {})
+    }
+
+    fn start_by(
+        directory: TempDir,
+        config: &str,
+        change: impl FnOnce(&mut Options),
+    ) -> Result<Self, StartError> {
         let path = directory.path().join("evenkeel.toml");
         fs::write(&path, complete(config)).expect("the file can be written");
-        let running = Running::start(Options::new(&path))?;
+        let mut options = Options::new(&path);
+        change(&mut options);
+        let running = Running::start(options)?;
         let listeners = running.listeners();
         let listeners = listeners
             .iter()
