@@ -37,6 +37,10 @@
 //! *everything that can fail is behind us* -> publish by one swap -> checks, breakers and pools of
 //! what stayed go on, what is gone drains.
 //!
+//! Names are the smaller loop of the same kind: what a name server says now ([`upstream::resolve`])
+//! -> seats (`upstream::seats`, pure) -> one swap of the servers of an upstream and their order.
+//! Other sources of servers come in by the same door.
+//!
 //! # One upgrade
 //!
 //! USR2 -> [`app`] starts the binary that stands in our place and lends it every listening socket

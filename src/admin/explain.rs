@@ -65,6 +65,9 @@ pub struct ServerVerdict {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
     pub address: String,
+    /// As configured, where that leads to the address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
     /// 0 to 1, of a first attempt now.
     pub chance: f64,
     pub state: String,
@@ -75,9 +78,13 @@ pub struct ServerVerdict {
 impl ServerVerdict {
     /// With its upstream where there are several.
     fn name(&self) -> String {
-        match &self.upstream {
+        let address = match &self.upstream {
             Some(upstream) => format!("{upstream}/{}", self.address),
             None => self.address.clone(),
+        };
+        match self.names.as_slice() {
+            [] => address,
+            names => format!("{address} ({})", names.join(", ")),
         }
     }
 }
@@ -231,6 +238,7 @@ fn servers(
         .extend(servers.map(|server| ServerVerdict {
             upstream: split.then(|| upstream.name().to_string()),
             address: server.address,
+            names: server.names,
             chance: server.chance * share,
             state: server.state.to_owned(),
             why_not: server.reason,

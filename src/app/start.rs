@@ -268,7 +268,7 @@ async fn start(
     let count = workers(&loaded);
     let metrics = Metrics::new(count);
     let access = AccessLogWriter::start(metrics.clone()).map_err(StartError::AccessLog)?;
-    let registry = Registry::with_resolver(&metrics, resolver(&options)?);
+    let registry = Registry::with_resolver(&metrics, resolver(options)?);
     let capacity = Arc::new(Capacity::default());
     tokio::spawn(registry.clone().run());
     let parts = Parts {

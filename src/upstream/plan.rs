@@ -144,7 +144,10 @@ fn panics(facts: &[Facts], threshold: Option<Percent>, panicking: bool) -> bool 
         return (threshold.fraction() > 0.0 && share <= threshold.fraction())
             || (panicking && !facts.iter().any(in_rotation));
     }
-    let backup = |f: &Facts| f.backup && f.weight > 0 && !f.draining && f.standing.usable();
+    let backup = |f: &Facts| {
+        let serves = f.weight > 0 && !f.draining && f.standing.usable();
+        f.backup && f.place == Place::Known && serves
+    };
     !counted().any(|f| f.standing.usable()) && !facts.iter().any(backup)
 }
 
@@ -267,6 +270,30 @@ mod tests {
         let without = plan(&[unhealthy(), backup(unhealthy())], percent(0.0), false);
         assert!(without.panic);
         assert_eq!(*without.roles, [Role::InRotation, Role::StandBy]);
+    }
+
+    #[test]
+    fn a_name_without_an_address_is_no_server() {
+        let unresolved = |place, backup| Facts {
+            place,
+            backup,
+            ..server(Standing::Untested)
+        };
+        for backup in [false, true] {
+            let facts = [unhealthy(), unresolved(Place::Missing, backup)];
+            let plan = plan(&facts, percent(0.0), false);
+            assert!(plan.panic, "it does not keep the others from panic");
+            assert_eq!(*plan.roles, [Role::InRotation, Role::Unresolved]);
+        }
+        let pending = unresolved(Place::Pending, true);
+        let roles = plan(&[healthy(), pending.clone()], None, false).roles;
+        assert_eq!(*roles, [Role::InRotation, Role::StandBy]);
+        let roles = plan(&[pending], None, false).roles;
+        assert_eq!(
+            *roles,
+            [Role::InRotation],
+            "nothing else: requests wait there"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::config::model::{Balance, BreakerMode};
+use crate::config::model::{self, Balance, BreakerMode};
 use crate::upstream::breaker;
 use crate::upstream::common::lock;
 use crate::upstream::health::verdict::Standing;
@@ -13,7 +13,7 @@ use crate::upstream::overrides::Override;
 use crate::upstream::pick::AnyConnection;
 use crate::upstream::plan::{Facts, Role};
 use crate::upstream::resolve::NameView;
-use crate::upstream::seats::Place;
+use crate::upstream::seats::{Place, Seat};
 use crate::upstream::server::Server;
 use crate::upstream::server_set::{Candidates, Obstacle, ServerSet};
 use crate::upstream::sticky::Tag;
@@ -136,6 +136,9 @@ pub struct ConnectionsView {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ChanceView {
     pub address: String,
+    /// As configured, where that leads to the address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
     /// 0 to 1, of a first attempt now.
     pub chance: f64,
     pub state: &'static str,
@@ -183,16 +186,12 @@ impl ServerView {
         let entry = config.servers.get(seat.owner())?;
         let weight = f64::from(facts.weight) / f64::from(roster.seats.scale);
         let share = weight * f64::from(facts.tenths) / 10.0;
-        let names = seat.parts.iter().filter_map(|(entry, _)| {
-            let address = &config.servers.get(*entry)?.address;
-            (*address != seat.key).then(|| address.to_string())
-        });
         let ramping = lock(&server.control).ramp_since.is_some();
         let changed = upstream.override_of(index);
         let (active, idle) = server.connections().active_and_idle();
         Some(ServerView {
             address: server.label().to_string(),
-            names: names.collect(),
+            names: names(config, seat),
             resolve_error: server.addresses().failure().map(|cause| cause.to_string()),
             state: match (role, seat.place) {
                 (Role::InRotation | Role::StandBy, Place::Pending) => "resolving",
@@ -273,6 +272,7 @@ impl Upstream {
             let elsewhere = chance == 0.0 && reason.is_none();
             ChanceView {
                 address: server.label().to_string(),
+                names: names(self.config(), &set.roster().seats.list[index]),
                 chance,
                 state: state(set.roles()[index]),
                 reason: reason.or_else(|| elsewhere.then(|| elsewhere_because(stuck).into())),
@@ -320,6 +320,14 @@ fn elsewhere_because(stuck: Option<usize>) -> &'static str {
         Some(_) => "the sticky cookie names another server",
         None => "the policy prefers another server",
     }
+}
+
+/// The entries of the file that lead to a server, but one that is the server itself.
+fn names(config: &model::Upstream, seat: &Seat) -> Vec<String> {
+    let entries = seat.parts.iter();
+    let addresses = entries.filter_map(|(entry, _)| Some(&config.servers.get(*entry)?.address));
+    let names = addresses.filter(|address| **address != seat.key);
+    names.map(ToString::to_string).collect()
 }
 
 fn breaker_view(upstream: &Upstream, server: &Server, facts: &Facts, now: Instant) -> BreakerView {

@@ -179,7 +179,8 @@ function showServer(row, server, rates, sums) {
   mark(status, "kind", KINDS[server.state] ?? "idle");
   fill(state, server.state, cause(server));
   const changed = server.override;
-  const used = changed?.weight ?? server.weight;
+  const share = server.names ? Math.round(server.effective_weight * 100) / 100 : server.weight;
+  const used = changed?.weight ?? share;
   fill(weight, used, changed ? (changed.weight === undefined ? "drained by hand" : "file: " + server.weight) : "");
   fill(requests, number(rates.requests), rates.requests > 0 ? percent(rates.requests, sums.requests) : "");
   fill(failures, number(rates.failures));
