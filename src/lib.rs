@@ -69,6 +69,33 @@
 //! 12. A listening socket that clients can reach is closed only with an empty queue, or while another
 //!     process has it too.
 //!
+//! # Memory
+//!
+//! Everything that grows with traffic has a bound, so that they add up to a number. Keys are those
+//! of the file, with their defaults; the rows marked * are asserted by `tests/it/overload/memory.rs`.
+//!
+//! | each | holds at most |
+//! |---|---|
+//! | idle connection, plain HTTP/1 * | 2 KiB |
+//! | idle connection over TLS | 12 KiB |
+//! | idle connection, HTTP/2 | 16 KiB and the tables of its header compression, 8 KiB |
+//! | head that has begun * | 2 x `max-header-bytes`, and 2 KiB: 66 KiB |
+//! | request under way | its head, `max-replay-body` where it may be sent again, 8 KiB: 104 KiB |
+//! | body that somebody does not take, HTTP/1 * | `connection-buffer` each way, once more while it moves on: 512 KiB |
+//! | bodies of one HTTP/2 connection | `h2-connection-window` from its client (1 MiB); 512 KiB to it and a piece of 32 KiB per stream |
+//! | request in a queue | as one under way; `queue.size` of them per upstream |
+//! | kept connection to a server | 2 KiB, over TLS 12 KiB; `max-idle` of them per server |
+//! | worker | 16 scratch buffers of 128 KiB, 32 batches of the access log's `buffer` (64 KiB): 4 MiB |
+//! | rate limit with keys | 1 MiB |
+//! | server in `hash` | 65,537 places of 4 bytes per upstream, shared |
+//! | admin listener | 256 connections with a head of 32 KiB and a body of 64 KiB: 24 MiB |
+//!
+//! So with C connections (`process.max-connections`) of which R are busy, over HTTP/1 the most is
+//! about C x 2 KiB + R x (104 + 512) KiB + workers x 4 MiB + 24 MiB; what clients that read hold is
+//! a small part of that. The kernel's socket buffers are its own (`net.ipv4.tcp_mem`). What an
+//! allocator keeps of freed memory comes on top; how `memory-limit` deals with that is in
+//! [`util::memory`].
+//!
 //! # Who may use whom
 //!
 //! | module | may use |

@@ -28,6 +28,14 @@ enum Call {
     Server { upstream: String, server: String },
 }
 
+/// Whether the answer to `path` is long: the more there is in the configuration, the longer.
+pub(super) fn takes_time(path: &str) -> bool {
+    matches!(
+        call(path),
+        Some(Call::Metrics | Call::Status | Call::Config)
+    )
+}
+
 /// Answers one request. Never fails: what goes wrong is an answer too.
 pub(super) async fn answer<B>(
     control: &Arc<dyn Control>,

@@ -8,6 +8,7 @@ mod access;
 mod api;
 mod body;
 mod context;
+mod crowd;
 pub mod explain;
 mod page;
 mod reply;

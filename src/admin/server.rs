@@ -6,15 +6,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::api;
 use super::context::Control;
+use super::crowd::{Busy, Crowd, Turns};
 use crate::config::model::BindAddress;
 use crate::util::unix_socket;
 use crate::util::unix_socket::{Identity, SocketFile};
@@ -22,10 +26,10 @@ use crate::util::unix_socket::{Identity, SocketFile};
 /// From the start of a connection, or of waiting for its next request, to the end of a head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// More wait in the kernel's backlog.
-const MAX_CONNECTIONS: usize = 256;
 /// After accept failed: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two words about that.
+const TOLD_AGAIN: Duration = Duration::from_secs(10);
 
 /// A bound admin listener that does not accept yet.
 #[derive(Debug)]
@@ -145,54 +149,58 @@ impl Bound {
         control: Arc<dyn Control>,
         mut leaving: watch::Receiver<bool>,
     ) {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let told = leaving.clone();
+        let mut crowd = Crowd::default();
+        let host = Host {
+            control,
+            turns: Turns::new(),
+            leaving: leaving.clone(),
+        };
+        let mut told: Option<Instant> = None;
         loop {
-            // Never closed, so this never fails; if it did, there would be nothing to wait for.
-            let Ok(permit) = permits.clone().acquire_owned().await else {
-                return;
-            };
             let accepted = tokio::select! {
-                accepted = self.accept(&control, &told, permit) => accepted,
+                accepted = self.accept(&host, &mut crowd) => accepted,
                 () = left(&mut leaving) => return,
             };
             if let Err(error) = accepted {
-                tracing::warn!(%error, "the admin listener cannot accept");
+                if told.is_none_or(|told| told.elapsed() > TOLD_AGAIN) {
+                    told = Some(Instant::now());
+                    tracing::warn!(%error, "the admin listener cannot accept");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 
-    /// Takes one connection, whose task holds `permit`.
-    async fn accept(
-        &self,
-        control: &Arc<dyn Control>,
-        leaving: &watch::Receiver<bool>,
-        permit: OwnedSemaphorePermit,
-    ) -> io::Result<()> {
-        match &self.0 {
+    /// Takes one connection.
+    async fn accept(&self, host: &Host, crowd: &mut Crowd) -> io::Result<()> {
+        let busy = Busy::default();
+        let task = match &self.0 {
             Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                let (control, leaving) = (control.clone(), leaving.clone());
+                let (host, busy) = (host.clone(), busy.clone());
                 tokio::spawn(async move {
                     // Without an address its client has gone already.
                     if let Ok(local) = stream.local_addr() {
-                        connection(stream, Local::Tcp(local), control, leaving).await;
+                        connection(stream, Local::Tcp(local), host, busy).await;
                     }
-                    drop(permit);
-                });
+                })
             }
             Socket::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                let (control, leaving) = (control.clone(), leaving.clone());
-                tokio::spawn(async move {
-                    connection(stream, Local::Unix, control, leaving).await;
-                    drop(permit);
-                });
+                tokio::spawn(connection(stream, Local::Unix, host.clone(), busy.clone()))
             }
-        }
+        };
+        crowd.enter(task.abort_handle(), busy);
         Ok(())
     }
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+struct Host {
+    control: Arc<dyn Control>,
+    turns: Turns,
+    leaving: watch::Receiver<bool>,
 }
 
 /// Returns when it is time to leave.
@@ -202,17 +210,29 @@ async fn left(leaving: &mut watch::Receiver<bool>) {
 }
 
 /// Ends after the request under way once `leaving` says so.
-async fn connection<S>(
-    stream: S,
-    local: Local,
-    control: Arc<dyn Control>,
-    mut leaving: watch::Receiver<bool>,
-) where
+async fn connection<S>(stream: S, local: Local, host: Host, busy: Busy)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request| {
+    let Host {
+        control,
+        turns,
+        mut leaving,
+    } = host;
+    let service = service_fn(|request: Request<Incoming>| {
         let (control, local) = (control.clone(), local.clone());
-        async move { Ok::<_, std::convert::Infallible>(api::answer(&control, &local, request).await) }
+        let (turns, busy) = (turns.clone(), busy.clone());
+        async move {
+            busy.set(true);
+            let turn = match api::takes_time(request.uri().path()) {
+                true => Some(turns.take().await),
+                false => None,
+            };
+            let reply = api::answer(&control, &local, request).await;
+            drop(turn);
+            busy.set(false);
+            Ok::<_, std::convert::Infallible>(reply)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

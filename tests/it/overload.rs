@@ -1,6 +1,7 @@
 //! What happens near the limits of the process: who is let in, who is let go of, and that everybody
 //! else is served meanwhile.
 
+mod admin;
 mod connections;
 mod descriptors;
 mod memory;
