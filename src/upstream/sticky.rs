@@ -17,7 +17,7 @@ use crate::upstream::server::Server;
 use crate::upstream::server_set::{Candidates, Member, Obstacle, ServerSet};
 use crate::upstream::upstream::Upstream;
 
-/// Of clusters that configure none; a change of it moves all clients once.
+/// Where none is configured; a change of it moves all clients once.
 const COMMON_KEY: &[u8] = b"evenkeel sticky 1";
 
 /// What a cookie says of a server.

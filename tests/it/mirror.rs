@@ -7,7 +7,7 @@ use super::support::h2::{H2, block_on};
 use super::support::{Client, Connection, H2Origin, Origin, Proxy, Received, eventually, raw};
 
 /// What a shadow that does not answer must not add to a request.
-const AT_ONCE: Duration = Duration::from_secs(1);
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn upstream(name: &str, address: impl std::fmt::Display, more: &str) -> String {
     format!("[upstream.{name}]\nservers = [\"{address}\"]\n{more}\n")
