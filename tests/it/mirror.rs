@@ -104,7 +104,7 @@ fn shares_are_exact_whatever_worker_takes_the_request_and_over_reloads() {
         }
         counts(&proxy, [round * 2, 0, 0]);
         proxy.reconfigure(&format!(
-            "{text}\n# {round}\n[access-log]\npath = \"a{round}.log\""
+            "{text}\n[upstream.spare{round}]\nservers = [\"127.0.0.1:9\"]"
         ));
     }
     proxy.reconfigure(&text.replace("12.5%", "0%"));
