@@ -299,12 +299,13 @@ fn poll_burst(
         if place.is_none() && !capacity.lacks_memory() && !mood.refuses() {
             return Poll::Ready(Step::Full);
         }
+        if place.is_some() {
+            // Whether anybody comes for it or not: the next time without one begins anew.
+            mood.full = None;
+        }
         match std::task::ready!(socket.poll_accept(cx)) {
             Ok((socket, peer)) => {
                 mood.pause = FIRST_PAUSE;
-                if place.is_some() {
-                    mood.full = None;
-                }
                 if descriptors::is_last(socket.descriptor()) {
                     // Servers have taken what was left: whoever is in needs the rest.
                     drop(place);

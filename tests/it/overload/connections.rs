@@ -51,6 +51,26 @@ fn whoever_waits_is_served_as_soon_as_somebody_leaves() {
     assert_eq!(refused(&proxy), 0.0);
 }
 
+/// Hope does not end with an earlier time without a place.
+#[test]
+fn whoever_waits_the_next_time_is_waited_for_again() {
+    let origin = holding();
+    let proxy = Proxy::start(&config(&origin, 10, ""));
+    for round in 1..=2 {
+        let mut clients: Vec<Client> = (0..10).map(|_| held(&proxy)).collect();
+        eventually("all are under way", || origin.request_count() >= 10 * round);
+        let mut next: Vec<Client> = (0..8).map(|_| proxy.client()).collect();
+        for client in &mut next {
+            assert!(client.is_silent_for(Duration::from_millis(50)));
+        }
+        drop(next);
+        clients.clear();
+        eventually("every place is free", || open(&proxy) == 0);
+        std::thread::sleep(Duration::from_millis(3200));
+    }
+    assert_eq!(refused(&proxy), 0.0);
+}
+
 #[test]
 fn a_reload_changes_the_limit_both_ways() {
     let origin = holding();
