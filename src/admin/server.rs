@@ -135,6 +135,13 @@ impl Bound {
         })
     }
 
+    /// The process that bound it, if that was another, has given it up.
+    pub fn own(&self) {
+        if let Socket::Unix { file, .. } = &self.0 {
+            file.own();
+        }
+    }
+
     /// Another process answers on the socket: its file stays when this goes.
     pub fn leave(&self) {
         if let Socket::Unix { file, .. } = &self.0 {

@@ -317,6 +317,7 @@ async fn start(
             config_file: options.config.clone(),
             started: Instant::now(),
         };
+        bound.own();
         let (leaving, left) = watch::channel(false);
         tokio::spawn(bound.clone().serve(Arc::new(control), left));
         AdminListener {

@@ -157,6 +157,13 @@ impl Bound {
             .try_for_each(|socket| socket.listen(backlog))
     }
 
+    /// The process that bound it, if that was another, has given it up.
+    pub fn own(&self) {
+        if let Some(file) = &self.file {
+            file.own();
+        }
+    }
+
     /// As many as workers, or more.
     pub fn into_listeners(self) -> Vec<Listening> {
         let file = self.file;

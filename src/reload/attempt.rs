@@ -223,6 +223,9 @@ impl Unopened {
         let Unopened { first, sockets } = self;
         let current = first.handle.current();
         listen(&current.snapshot.config, &sockets)?;
+        for (_, bound) in &sockets {
+            bound.own();
+        }
         first.workers.follow(into_listeners(sockets)).await;
         Ok(first)
     }

@@ -67,14 +67,19 @@ fn identity(path: &Path) -> Option<Identity> {
 }
 
 impl SocketFile {
-    /// Of a socket that another process bound. `identity`: of the file that became ours with it,
-    /// `None` where the other one keeps it.
+    /// Of a socket that another process bound. `identity`: of the file that becomes ours with
+    /// [`SocketFile::own`], `None` where the other one keeps it for good.
     pub fn taken_over(path: &Path, identity: Option<Identity>) -> Self {
         SocketFile {
             path: path.to_owned(),
             identity,
-            left: AtomicBool::new(false),
+            left: AtomicBool::new(true),
         }
+    }
+
+    /// The other process gives it up: from here on it goes with this.
+    pub fn own(&self) {
+        self.left.store(false, Ordering::Relaxed);
     }
 
     /// `None`: it is not ours to remove.
@@ -154,7 +159,11 @@ mod tests {
         drop(SocketFile::taken_over(&path, None));
         assert!(path.exists(), "not ours");
         drop(SocketFile::taken_over(&path, identity));
-        assert!(!path.exists(), "ours since it was taken over");
+        assert!(path.exists(), "not given up by the other process");
+        let file = SocketFile::taken_over(&path, identity);
+        file.own();
+        drop(file);
+        assert!(!path.exists(), "ours since it was given up");
         drop(socket);
     }
 

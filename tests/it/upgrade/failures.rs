@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -166,16 +167,23 @@ fn a_stop_ends_the_attempt_first() {
 #[test]
 fn a_file_that_the_new_one_refuses_changes_nothing() {
     let origin = Origin::good("ok");
-    let config = app(&[&origin], "");
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("local.sock");
+    let local = format!("[[listener]]\naddress = \"unix:{}\"\n", path.display());
+    let web = "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n";
+    let config = format!("{web}{local}{}", app(&[&origin], ""));
     let mut service = Service::start(&config);
     let address = service.listener("web");
     let first = service.pid();
     let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
     let taken = taken.local_addr().expect("bound");
     for (number, (text, expected)) in [
-        ("[[listener]]\nadress = \"127.0.0.1:0\"\n".to_owned(), "adress"),
         (
-            format!("{config}\n[[listener]]\naddress = \"127.0.0.1:0\"\n[[listener]]\naddress = \"{taken}\"\n"),
+            "[[listener]]\nadress = \"127.0.0.1:0\"\n".to_owned(),
+            "adress",
+        ),
+        (
+            format!("{config}\n[[listener]]\naddress = \"{taken}\"\n"),
             "another process listens there",
         ),
         (
@@ -192,6 +200,7 @@ fn a_file_that_the_new_one_refuses_changes_nothing() {
         let reason = reason(&service, number + 1);
         assert!(reason.contains(expected), "{reason}");
         assert_eq!(Client::connect(address).get("/").status, 200);
+        UnixStream::connect(&path).expect("its file has stayed");
         assert_eq!(service.pid(), first);
     }
     service.write(&config);
