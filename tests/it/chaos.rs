@@ -139,6 +139,10 @@ fn nothing_is_mixed_up_doubled_or_left_over() {
     assert_eq!(proxy.app_status()["queue_length"], 0);
     let quiet = Duration::from_secs(5);
     super::support::value_within(quiet, "it serves as before", || {
-        (proxy.get("/calm").status == 200).then_some(())
+        // The servers may still cut an answer short.
+        let mut client = proxy.client();
+        client.send("GET /calm HTTP/1.1\r\nHost: test\r\n\r\n");
+        let answer = client.try_response().ok();
+        answer.filter(|answer| answer.status == 200).map(drop)
     });
 }
