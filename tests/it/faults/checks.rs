@@ -77,11 +77,13 @@ fn checks_that_flap_at_their_interval_cost_no_request() {
     });
 }
 
+type Answer = fn(&mut Connection);
+
 /// Garbage, a flood, a head without end, a body without end, silence, an end: each is a failed check
 /// (or one that has seen enough), in its time, and the next one comes when it is due.
 #[test]
 fn whatever_a_check_is_answered_it_ends_in_its_time() {
-    let answers: [(&str, fn(&mut Connection), &str); 7] = [
+    let answers: [(&str, Answer, &str); 7] = [
         ("garbage", |c| c.send("garbage\r\n\r\n"), "unhealthy"),
         ("nothing", |_| {}, "unhealthy"),
         ("a reset", Connection::reset, "unhealthy"),
