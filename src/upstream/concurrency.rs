@@ -25,7 +25,9 @@
 //! limit, nothing was lost by the dip: the limit was far over the knee, it stays down there, and
 //! the next dip follows. If the latency stays, so that the throughput fell, there was no queue in
 //! the dip: its latency is the new base, whatever the base was before, and the limit goes back.
-//! There is a dip when growth meets the first queue, when the limit has lost a quarter (is it
+//! There is a dip when the limit is
+//! reached for the first time (an upstream may be overloaded from its start), when growth meets the
+//! first queue, when the limit has lost a quarter (is it
 //! overload, or has the service changed?), and every 20 s of saturation; one lasts for about a hundred
 //! answers. Without saturation the base follows the traffic.
 //!
@@ -67,9 +69,9 @@ const SUSPICIOUS: f64 = 0.75;
 /// A throughput that differs from the one before by more, in powers of two, has changed.
 const CHANGED: f64 = 0.6;
 /// Between dips, and how many times its length a dip's distance from the next is at least: it
-/// costs no more than a hundredth of the throughput.
+/// costs no more than a fiftieth of the throughput.
 const DIP_EVERY_MS: u64 = 20_000;
-const DIP_SHARE: u64 = 50;
+const DIP_SHARE: u64 = 25;
 
 const DOUBT_MS: (u64, u64) = (1_000, 10_000);
 
@@ -146,6 +148,8 @@ pub struct Concurrency {
     no_growth_before: u64,
     /// To the next dip that a loss asks for: longer when the last ones found nothing new.
     doubt_ms: u64,
+    /// There was a dip: the base is not that of a service that was overloaded from the start.
+    verified: bool,
     /// Windows in a row that speak of another service than the last dip found.
     doubts: u32,
     /// Windows in a row without a queue.
@@ -196,10 +200,17 @@ struct Window {
     squares: f64,
     drops: u32,
     held: bool,
+    looks: u32,
+    held_looks: u32,
     most_in_flight: u32,
 }
 
 impl Window {
+    /// The limit was reached nearly all the time: the throughput is what it let through.
+    fn is_saturated(&self) -> bool {
+        self.held_looks * 5 >= self.looks * 4
+    }
+
     fn mean(&self, now_ms: u64) -> Mean {
         let samples = f64::from(self.samples.max(2));
         let log = self.logs / f64::from(self.samples.max(1));
@@ -233,6 +244,7 @@ impl Concurrency {
             early_dip: now_ms,
             no_growth_before: now_ms,
             doubt_ms: DOUBT_MS.0,
+            verified: false,
             doubts: 0,
             clear: 0,
             far: 0,
@@ -277,6 +289,8 @@ impl Concurrency {
         window.squares += seen.squares;
         window.drops += seen.drops;
         window.held |= seen.held;
+        window.looks += 1;
+        window.held_looks += u32::from(seen.held);
         window.most_in_flight = window.most_in_flight.max(seen.in_flight);
         if self.is_whole(now_ms) {
             let window = self.window;
@@ -380,13 +394,23 @@ impl Concurrency {
         if window.held || near {
             self.judge_full(now_ms, mean, base, &window);
         } else {
-            self.follow(now_ms, &window, mean.log - base);
+            self.follow(now_ms, &window, mean, base);
         }
     }
 
-    /// The limit is out of reach: nothing is known about it. Below three quarters of it there is
-    /// no queue, so the base follows, over some 500 answers.
-    fn follow(&mut self, now_ms: u64, window: &Window, slower: f64) {
+    /// The limit is out of reach: nothing is known about it. Below half of it there is no queue,
+    /// so the base follows, over some 500 answers.
+    fn follow(&mut self, now_ms: u64, window: &Window, mean: Mean, base: f64) {
+        let slower = mean.log - base;
+        if slower > 1.0 + 2.0 * mean.error {
+            // A queue, or another service? Coming down to what is in use refuses nobody, and has
+            // a dip tell.
+            let used = f64::from(window.most_in_flight).max(START);
+            return self.set(self.limit.min(used));
+        }
+        if f64::from(window.most_in_flight) > self.limit / 2.0 {
+            return;
+        }
         let samples = f64::from(window.samples);
         if let Some(base) = &mut self.base {
             *base += slower * samples / (samples + 500.0);
@@ -414,7 +438,7 @@ impl Concurrency {
         self.doubts = if doubtful { self.doubts + 1 } else { 0 };
         let grows = window.held && now_ms >= self.no_growth_before;
         let starting = self.stage == Stage::Starting;
-        if starting && over <= 0.0 && !faster {
+        if starting && over <= 0.0 && !faster && self.verified {
             return if grows {
                 self.set(self.limit * 2.0);
             };
@@ -425,7 +449,9 @@ impl Concurrency {
         } else {
             0
         };
-        if over > 0.0 {
+        if starting && !self.verified {
+            // Neither up nor down before it is known from where.
+        } else if over > 0.0 {
             self.far = if slower > FAR { self.far + 1 } else { 0 };
             let most = if self.far > 1 { 0.5 } else { 0.15 };
             self.set(from * (-over).exp2().max(1.0 - most));
@@ -442,6 +468,7 @@ impl Concurrency {
     }
 
     fn begin_dip(&mut self, now_ms: u64, from: f64, reference: Mean, starting: bool) {
+        self.verified = true;
         self.throughput = Some(reference.rate);
         self.doubts = 0;
         let dip = Dip {
@@ -474,7 +501,7 @@ impl Concurrency {
 
     fn end_dip(&mut self, now_ms: u64, dip: Dip, window: &Window) {
         let mean = window.mean(now_ms);
-        if window.samples >= LEAST && window.held {
+        if window.samples >= LEAST && window.is_saturated() {
             let (lost, whole) = (dip.reference.rate / mean.rate, dip.above / self.limit);
             let next = Dip {
                 above: self.limit,
@@ -517,8 +544,11 @@ impl Concurrency {
 
     fn schedule(&mut self, now_ms: u64, began: u64) {
         let took = now_ms.saturating_sub(began);
-        self.early_dip = now_ms + self.doubt_ms.max(took * 20);
-        self.next_dip = match self.doubt_ms <= DOUBT_MS.0 {
+        // A base that is new is asked for again before long.
+        let unconfirmed = self.doubt_ms <= DOUBT_MS.0;
+        let distance = if unconfirmed { 4 } else { 20 };
+        self.early_dip = now_ms + self.doubt_ms.max(took * distance);
+        self.next_dip = match unconfirmed {
             true => self.early_dip,
             false => now_ms + DIP_EVERY_MS.max(took * DIP_SHARE),
         };
