@@ -161,6 +161,7 @@ impl Registry {
             .follow(names.filter(|address| address.is_name()));
         for next in upstreams {
             let common = next.common();
+            self.catch_up(inner, next);
             let before = common.succeed(Some(next.clone()));
             if before
                 .as_ref()
@@ -192,6 +193,19 @@ impl Registry {
         inner.by_name.retain(|_, common| common.strong_count() > 0);
         // The control task has new times to wait for.
         self.wake.notify_one();
+    }
+
+    /// Names may have moved since it was prepared: what was learnt meanwhile is not taken back.
+    fn catch_up(&self, inner: &mut Inner, next: &Arc<Upstream>) {
+        if !next.seated_at(inner.names.changes()) {
+            return;
+        }
+        let (config, common) = (next.config(), next.common());
+        let before = (*common.current()).as_ref().map(|before| before.roster());
+        let seats = inner.names.seats(config);
+        let overrides = inner.overrides.of(config, &seats);
+        let roster = self.roster(inner, config, common, seats, before.as_deref());
+        next.reseat(&roster, overrides);
     }
 
     /// Gives an upstream the servers that its names lead to now: the smaller loop of the same kind
@@ -384,6 +398,7 @@ mod tests {
     use super::*;
     use crate::upstream::health::verdict::Standing;
     use crate::upstream::pick::Refused;
+    use crate::upstream::resolve::{Answer, Told};
     use crate::upstream::testing::{
         config, fail, health, pick, pick_other, port, publish, registry, sequence, verdict,
     };
@@ -412,6 +427,48 @@ mod tests {
         assert!(Arc::ptr_eq(&upstream, &same));
         let other = registry.prepare(&Arc::new(config(&[(1, 2)])));
         assert!(!Arc::ptr_eq(&upstream, &other));
+    }
+
+    fn told(ports: &[u16]) -> Answer {
+        let at = |port: &u16| Told::plain(([127, 0, 0, 1], *port).into());
+        Answer {
+            told: ports.iter().map(at).collect(),
+            ttl: std::time::Duration::from_secs(60),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_between_prepare_and_publish_is_not_taken_back() {
+        let registry = registry();
+        let named = |weight: u32| {
+            let mut config = config(&[(9, weight)]);
+            config.servers[0].address = ServerAddress::Name("app.invalid".into(), 1);
+            config
+        };
+        let first = publish(&registry, named(1));
+        let address = &first.config().servers[0].address;
+        let source = lock(&registry.inner).names.source(address).clone();
+        source.answered(told(&[1, 2]));
+        registry.look(Instant::now());
+        let ports = |upstream: &Upstream| -> Vec<u16> {
+            upstream
+                .servers()
+                .iter()
+                .map(|server| port(server))
+                .collect()
+        };
+        assert_eq!(ports(&first), [1, 2]);
+        let next = registry.prepare(&Arc::new(named(2)));
+        source.answered(told(&[2, 3]));
+        registry.look(Instant::now());
+        let (kept, new) = (first.servers()[0].id(), first.servers()[1].id());
+        assert_eq!(ports(&first), [2, 3]);
+        registry.publish(std::slice::from_ref(&next));
+        assert_eq!(ports(&next), [2, 3]);
+        assert_eq!(
+            (next.servers()[0].id(), next.servers()[1].id()),
+            (kept, new)
+        );
     }
 
     #[tokio::test]

@@ -132,7 +132,7 @@ impl Names {
         self.source(name).first.clone()
     }
 
-    fn source(&mut self, name: &ServerAddress) -> &Arc<Source> {
+    pub(in crate::upstream) fn source(&mut self, name: &ServerAddress) -> &Arc<Source> {
         let (changes, metrics) = (&self.changes, &self.metrics);
         let entry = self.sources.entry(name.clone());
         let (source, _) =
@@ -214,7 +214,7 @@ impl Source {
     }
 
     /// Takes over an answer that is not empty.
-    pub(super) fn answered(&self, answer: Answer) {
+    pub(in crate::upstream) fn answered(&self, answer: Answer) {
         self.metrics.asked(ResolveResult::Success);
         let before = self.says.load_full();
         let known: &[Told] = match &*before {
