@@ -18,8 +18,10 @@ const FEWEST: usize = 8;
 /// Below it nothing works as it should.
 pub const LEAST: u64 = 64;
 
-/// Kept from traffic, for the admin listener, health checks and files.
+/// Kept from traffic for the admin listener, health checks and files: one of 32, but two at least
+/// and eight at most.
 const RESERVE: usize = 8;
+const RESERVED: usize = 32;
 
 /// Whether `descriptor`, which was just opened, is one of the last. The system gives the lowest that
 /// is free, so its number says how many there are without a count.
@@ -27,9 +29,8 @@ pub fn is_last(descriptor: RawFd) -> bool {
     static LAST: OnceLock<usize> = OnceLock::new();
     let last = LAST.get_or_init(|| {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        usize::try_from(limit)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(RESERVE)
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        limit.saturating_sub((limit / RESERVED).clamp(2, RESERVE))
     });
     usize::try_from(descriptor).is_ok_and(|descriptor| descriptor >= *last)
 }
