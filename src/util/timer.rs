@@ -14,7 +14,8 @@
 //! A process that was stopped and goes on (a debugger, a suspended machine, a freezer) finds every
 //! timer due at once, and the first look at its sockets is interrupted and finds nothing: all that
 //! was awaited would be given up although it has come. So a timer that is [`LATE`] lets the sockets
-//! be heard first ([`GRACE`]).
+//! be heard first ([`GRACE`]). It may do so a few times in a row ([`MOST_GRACES`]): where a thread
+//! always comes late (a share of a processor that is used up in each period) time must still pass.
 
 mod relief;
 
@@ -111,6 +112,22 @@ const LATE: Duration = Duration::from_millis(100);
 /// For what has come meanwhile.
 const GRACE: Duration = Duration::from_millis(20);
 
+/// Of one wait: a process may be stopped again before it has come to hear anything.
+const MOST_GRACES: u8 = 3;
+
+/// Graces in a row.
+#[derive(Default)]
+struct Graces(u8);
+
+impl Graces {
+    /// Whether what was due at `due` and is looked at `now` has to let others go first.
+    fn lets_wait(&mut self, due: Instant, now: Instant) -> bool {
+        let again = now - due > LATE && self.0 < MOST_GRACES;
+        self.0 = if again { self.0 + 1 } else { 0 };
+        again
+    }
+}
+
 const NONE: usize = usize::MAX;
 
 /// As the runtime's, but that what comes late lets others go first: for what is waited for besides.
@@ -136,11 +153,12 @@ impl Timers {
         let start = Instant::now();
         let mut sweep = Box::pin(sleep_until(start + SWEEP));
         let mut precise = Box::pin(sleep_until(start));
+        let (mut sweeps, mut expiries) = (Graces::default(), Graces::default());
         poll_fn(|cx| {
             store_waker(&mut self.shared.driver.borrow_mut(), cx);
             while sweep.as_mut().poll(cx).is_ready() {
                 let now = Instant::now();
-                if now - sweep.deadline() > LATE {
+                if sweeps.lets_wait(sweep.deadline(), now) {
                     sweep.as_mut().reset(now + GRACE);
                     continue;
                 }
@@ -148,7 +166,7 @@ impl Timers {
                 each_sweep(now);
                 sweep.as_mut().reset(now + SWEEP);
             }
-            self.poll_precise(cx, &mut precise)
+            self.poll_precise(cx, &mut precise, &mut expiries)
         })
         .await
     }
@@ -181,7 +199,12 @@ impl Timers {
         }
     }
 
-    fn poll_precise(&self, cx: &mut Context<'_>, precise: &mut Pin<Box<Sleep>>) -> Poll<()> {
+    fn poll_precise(
+        &self,
+        cx: &mut Context<'_>,
+        precise: &mut Pin<Box<Sleep>>,
+        graces: &mut Graces,
+    ) -> Poll<()> {
         loop {
             let precise_ones = self.shared.queues.borrow().earliest();
             let earliest = [precise_ones, self.shared.early.get()]
@@ -204,7 +227,7 @@ impl Timers {
                 return Poll::Pending;
             }
             let now = Instant::now();
-            if now - due > LATE {
+            if graces.lets_wait(due, now) {
                 self.shared.graced.set(Some(now + GRACE));
                 continue;
             }
@@ -452,6 +475,8 @@ impl Drop for Deadline {
 mod tests {
     use tokio::task::LocalSet;
 
+    use std::pin::pin;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -496,6 +521,30 @@ mod tests {
             assert!(came >= GRACE && came < 2 * GRACE, "after {came:?}");
             poll_fn(|cx| slot.poll_expired(cx)).await;
             assert!(start.elapsed() - 5 * SECOND < 2 * GRACE);
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_passes_for_a_thread_that_always_comes_late() {
+        with_driver(|timers| async move {
+            let start = Instant::now();
+            let (deadline, slot) = (timers.after(SECOND), timers.slot());
+            slot.set_end(start + SECOND, SECOND);
+            tokio::task::yield_now().await;
+            let mut both = pin!(async {
+                poll_fn(|cx| deadline.poll_expired(cx)).await;
+                poll_fn(|cx| slot.poll_expired(cx)).await;
+            });
+            let looks = |cx: &mut Context<'_>| Poll::Ready(both.as_mut().poll(cx).is_ready());
+            let mut looks = looks;
+            let mut standstills = 0;
+            while !poll_fn(&mut looks).await {
+                standstills += 1;
+                assert!(standstills < 12, "never in {:?}", start.elapsed());
+                tokio::time::advance(2 * SECOND).await;
+                tokio::task::yield_now().await;
+            }
         })
         .await;
     }
