@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | refuses connections | `breaker`, `retries`, `deaths` | `deaths` |
 //! | black hole: no SYN answered, nothing passes | `timeouts`, `deaths` | `deaths` |
-//! | TLS that fails, or is cut without a word | `tls_upstream` | `h2_upstream/protocols` |
+//! | TLS that fails, or is cut without a word | `tls`, `tls_upstream` | `h2_upstream/protocols` |
 //! | accepts late, begins late | `answers` | `answers` |
 //! | accepts and closes, resets before, inside of, after the head | `answers`, `stale`, `races` | `answers`, `h2_upstream/refusals` |
 //! | stalls before, inside of, after the head | `answers`, `timeouts`, `patience` | `answers` |
@@ -27,6 +27,7 @@ mod clocks;
 mod deaths;
 mod files;
 mod logs;
+mod tls;
 
 use std::net::TcpStream;
 use std::sync::Arc;

@@ -14,15 +14,24 @@ const CLIENTS: usize = 32;
 /// Between two requests of one client: the load of a machine that has others to serve.
 const PACE: Duration = Duration::from_millis(20);
 
-/// Checks that notice within 600 ms, a first byte sooner than a client loses patience, retries.
+/// Of a server that has died without a word: what a request to it costs until checks notice.
+const FIRST_BYTE: Duration = Duration::from_secs(2);
+/// Within this checks have noticed: two that fail, and the time between.
+const NOTICED: Duration = Duration::from_millis(1750);
+/// After that nobody waits for it any more. Far more than the answers take on a machine that has
+/// others to serve, far less than waiting for the dead.
+const NO_WAIT: Duration = Duration::from_millis(750);
+
+/// Checks that notice, a first byte sooner than a client loses patience, retries. The times are so
+/// long that a busy machine is not taken for a dead server.
 fn config(addresses: &[SocketAddr], h2: bool) -> String {
     let servers: Vec<_> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
     let protocol = if h2 { "h2" } else { "http/1.1" };
     format!(
         "[upstream.app]\nservers = [{}]\nprotocol = \"{protocol}\"\nslow-start = \"1s\"\n\
          [upstream.app.health]\npath = \"/healthz\"\ninterval = \"200ms\"\n\
-         timeout = \"200ms\"\nfall = 2\nrise = 2\n\
-         [upstream.app.timeout]\nfirst-byte = \"800ms\"\n\
+         timeout = \"500ms\"\nfall = 2\nrise = 2\n\
+         [upstream.app.timeout]\nfirst-byte = \"{FIRST_BYTE:?}\"\n\
          [upstream.app.retry]\nattempts = 2\n\
          [upstream.app.breaker]\nopen = \"500ms\"\n\
          [[route]]\nprefix = \"/\"\nupstream = \"app\"\n",
@@ -197,10 +206,10 @@ fn a_server_that_stops_costs_no_request_and_soon_no_time() {
                 let origin = &origins[round % 3];
                 any_instant();
                 origin.stop();
-                let second = Instant::now() + Duration::from_secs(1);
-                thread::sleep(Duration::from_millis(1500));
-                let p99 = load.p99(second, Instant::now());
-                if p99 > Duration::from_millis(50) {
+                let noticed = Instant::now() + NOTICED;
+                thread::sleep(NOTICED + Duration::from_secs(1));
+                let p99 = load.p99(noticed, Instant::now());
+                if p99 > NO_WAIT {
                     slow.push(p99);
                 }
                 origin.go_on();
@@ -234,10 +243,10 @@ fn a_server_that_is_black_holed_costs_no_request_and_soon_no_time() {
             for round in 0..rounds {
                 any_instant();
                 relays[round % 3].open_hole();
-                let second = Instant::now() + Duration::from_secs(1);
-                thread::sleep(Duration::from_millis(1500));
-                let p99 = load.p99(second, Instant::now());
-                if p99 > Duration::from_millis(50) {
+                let noticed = Instant::now() + NOTICED;
+                thread::sleep(NOTICED + Duration::from_secs(1));
+                let p99 = load.p99(noticed, Instant::now());
+                if p99 > NO_WAIT {
                     slow.push(p99);
                 }
                 relays[round % 3].close_hole();

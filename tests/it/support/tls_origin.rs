@@ -49,7 +49,12 @@ pub struct Behaviour {
     /// Bytes of a PROXY header that come before the handshake: read until this ending, or a
     /// whole version 2 header.
     pub introduced: bool,
+    /// Done to `/fault` in place of an answer; then the connection ends, without `close_notify`.
+    pub fault: Option<fn(&mut Tls)>,
 }
+
+/// A connection after its handshake.
+pub type Tls = StreamOwned<ServerConnection, TcpStream>;
 
 impl Behaviour {
     pub fn of(identity: &Issued) -> Self {
@@ -58,6 +63,7 @@ impl Behaviour {
             client_ca: None,
             alpn: vec![b"http/1.1".to_vec()],
             introduced: false,
+            fault: None,
         }
     }
 }
@@ -68,7 +74,7 @@ impl TlsOrigin {
         let address = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared::default());
         let (config, state) = (config(behaviour), shared.clone());
-        let introduced = behaviour.introduced;
+        let (introduced, fault) = (behaviour.introduced, behaviour.fault);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
@@ -76,7 +82,7 @@ impl TlsOrigin {
                 let (config, state) = (config.clone(), state.clone());
                 thread::spawn(move || {
                     // A test's client may leave at any point.
-                    let _ = serve(stream, config, introduced, &state);
+                    let _ = serve(stream, config, (introduced, fault), &state);
                 });
             }
         });
@@ -146,7 +152,7 @@ fn config(behaviour: &Behaviour) -> Arc<ServerConfig> {
 fn serve(
     mut stream: TcpStream,
     config: Arc<ServerConfig>,
-    introduced: bool,
+    (introduced, fault): (bool, Option<fn(&mut Tls)>),
     shared: &Shared,
 ) -> io::Result<()> {
     stream.set_read_timeout(Some(DEADLINE))?;
@@ -184,7 +190,12 @@ fn serve(
         head.push(byte[0]);
         if head.ends_with(b"\r\n\r\n") {
             let text = String::from_utf8_lossy(&std::mem::take(&mut head)).into_owned();
+            let fault = fault.filter(|_| text.contains(" /fault "));
             shared.requests.lock().expect("not poisoned").push(text);
+            if let Some(fault) = fault {
+                fault(&mut tls);
+                return Ok(());
+            }
             tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")?;
             tls.flush()?;
         }
