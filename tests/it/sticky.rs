@@ -408,3 +408,29 @@ fn over_http2_the_answer_carries_it() {
         assert!(set.starts_with("ek="), "{set}");
     });
 }
+
+/// Only what is final says where the client was; what a cache asks for again does, too.
+#[test]
+fn interim_answers_carry_none_and_answers_without_a_body_do() {
+    let origin = Origin::scripted(|connection| {
+        while let Some(request) = connection.request() {
+            connection.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+            connection.send(match request.target().as_str() {
+                "/304" => "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n",
+                _ => "HTTP/1.1 204 No Content\r\nSet-Cookie: own=1\r\n\r\n",
+            });
+        }
+    });
+    let proxy = Proxy::start(&config(&[&origin], STICKY));
+    let mut client = proxy.client();
+    for (target, status, cookies) in [("/304", 304, 1), ("/204", 204, 2)] {
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let early = client.response();
+        assert_eq!((early.status, early.header("set-cookie")), (103, None));
+        let answer = client.response();
+        let named = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("set-cookie");
+        let set: Vec<_> = answer.headers.iter().filter(named).collect();
+        assert_eq!((answer.status, set.len()), (status, cookies), "{set:?}");
+        assert!(set[cookies - 1].1.starts_with("ek="), "{set:?}");
+    }
+}
