@@ -18,12 +18,42 @@ use crate::proxy::error::Failure;
 use crate::proxy::sanitise::Sanitised;
 use crate::proxy::transaction::Transaction;
 use crate::router;
+use crate::router::spelling;
 use crate::snapshot::{Pin, RouteState};
 use crate::telemetry::Reason;
 use crate::util::clock;
 use crate::wire::Response;
 
 impl Transaction {
+    /// Holds a request also to the rules of the routes that a server which reads its path in
+    /// another way would see it at: who is denied `/admin` is denied `/admin%2Fx`.
+    pub(super) fn guard_spellings(
+        &self,
+        pin: &Pin,
+        route: RouteId,
+        sanitised: &Sanitised,
+    ) -> Result<(), Failure> {
+        const SPELLING: &str = "the path is another spelling of one that is denied";
+        let mut held = SmallVec::<[RouteId; 2]>::from_slice(&[route]);
+        for path in spelling::others(sanitised.path(&self.account.head)) {
+            let Some(other) = self.find_route(pin, &path, sanitised) else {
+                continue;
+            };
+            if held.contains(&other) {
+                continue;
+            }
+            held.push(other);
+            let state = pin.route(other);
+            if !access::admits(&state.rules.access, self.account.client) {
+                return Err(Failure::because(Reason::Denied, SPELLING));
+            }
+            if let Some(limiter) = &state.limit {
+                self.keep_to(limiter, state)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether it may go on at all, and to which upstream.
     #[cold]
     pub(super) fn admit(&mut self, state: &RouteState) -> Result<(), Failure> {

@@ -88,7 +88,11 @@ impl Transaction {
         if sanitised.answer_here {
             return Ok(Prepared::Answer(options_answer()));
         }
-        let route = self.find_route(pin, &sanitised)?;
+        let route = self.find_route(pin, sanitised.path(&self.account.head), &sanitised);
+        let route = route.ok_or(Failure::new(Reason::NoRoute))?;
+        if pin.guarded {
+            self.guard_spellings(pin, route, &sanitised)?;
+        }
         let state = pin.route(route);
         self.account.routed(route);
         if state.acts {
@@ -148,19 +152,23 @@ impl Transaction {
         }
     }
 
-    fn find_route(&self, pin: &Pin, sanitised: &Sanitised) -> Result<RouteId, Failure> {
+    /// The route of this request, had it asked for `path`.
+    pub(super) fn find_route(
+        &self,
+        pin: &Pin,
+        path: &[u8],
+        sanitised: &Sanitised,
+    ) -> Option<RouteId> {
         let head = &self.account.head;
         let query = Query {
             listener: self.account.listener,
             host: sanitised.host(head),
-            path: sanitised.path(head),
+            path,
             query: sanitised.query(head),
             method: &head.method,
             fields: &head.fields,
         };
-        pin.router
-            .find(&query, &mut NoTrace)
-            .ok_or(Failure::new(Reason::NoRoute))
+        pin.router.find(&query, &mut NoTrace)
     }
 
     fn set_target(&mut self, route: &RouteState, sanitised: &Sanitised) -> Result<(), Failure> {

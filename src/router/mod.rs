@@ -12,6 +12,7 @@
 //! and `explain` cannot disagree.
 
 pub mod path;
+pub mod spelling;
 mod table;
 pub mod trace;
 mod when;

@@ -230,6 +230,28 @@ fn escape(bytes: &[u8]) -> Result<(u8, [u8; 2]), PathError> {
     ))
 }
 
+/// With every escape decoded; a broken one stays as it is.
+pub(super) fn decoded(path: &[u8]) -> Cow<'_, [u8]> {
+    let Some(first) = memchr::memchr(b'%', path) else {
+        return Cow::Borrowed(path);
+    };
+    let mut out = path[..first].to_vec();
+    let mut rest = &path[first..];
+    while let Some((&byte, after)) = rest.split_first() {
+        match escape(rest) {
+            Ok((decoded, _)) if byte == b'%' => {
+                out.push(decoded);
+                rest = &rest[3..];
+            }
+            _ => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    Cow::Owned(out)
+}
+
 fn hex(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),

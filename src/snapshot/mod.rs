@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Some upstream's servers are told by a PROXY header whose connection they serve.
     pub introduces: bool,
+    /// Some route asks who a client is, or counts its requests.
+    pub guarded: bool,
     listeners_by_address: HashMap<BindAddress, ListenerId>,
 }
 
@@ -97,7 +99,7 @@ pub fn build(
         .flat_map(|previous| &previous.routes)
         .map(|route| (&*route.rules.name, route))
         .collect();
-    let routes = config
+    let routes: Vec<_> = config
         .routes
         .iter()
         .map(|rules| {
@@ -124,6 +126,7 @@ pub fn build(
         .map(|(index, rules)| (rules.address.clone(), ListenerId(index)))
         .collect();
     Snapshot {
+        guarded: routes.iter().any(RouteState::guards),
         generation: previous.map_or(1, |previous| previous.generation + 1),
         router: Router::build(&config),
         routes,
@@ -196,9 +199,8 @@ fn route(
     let asked = state.destinations.iter().map(|to| &to.upstream);
     let mut asked = asked.chain(&state.fallback);
     state.sticks = asked.any(|upstream| upstream.config().sticky.is_some());
-    state.acts = rules.access != model::Access::default()
+    state.acts = state.guards()
         || rules.path_change.is_some()
-        || state.limit.is_some()
         || state.split.is_some()
         || state.own.is_some()
         || state.request_edits.is_some()
@@ -220,6 +222,11 @@ fn has_variables(rules: &model::Route) -> bool {
 }
 
 impl RouteState {
+    /// It does not admit everybody, or not always.
+    fn guards(&self) -> bool {
+        self.rules.access != model::Access::default() || self.limit.is_some()
+    }
+
     /// Of a route that sends: `choice` is one of its destinations.
     pub fn destination(&self, choice: u16) -> &DestinationState {
         &self.destinations[usize::from(choice)]

@@ -243,6 +243,41 @@ fn over_http2_no_second_host_passes_a_rule() {
     assert_eq!(origin.request_count(), 0, "nothing of it went on");
 }
 
+/// By the contract these are other paths than `/admin`, and they go on as they came; a server that
+/// decodes them or cuts parameters off sees `/admin`.
+#[test]
+fn what_a_server_may_read_as_a_denied_path_is_denied() {
+    let origin = Origin::good("secret");
+    let proxy = Proxy::start(&guarded(&origin, "\"127.0.0.0/8\""));
+    for target in [
+        "/admin%2F",
+        "/admin%2fx",
+        "/%2Fadmin",
+        "/admin;v=1",
+        "/admin;/x",
+        "/;x/admin",
+        "/admin%3Bx/y",
+        "/%61dmin%2Fx?y",
+        "/x%2F/admin/../..%2fadmin",
+    ] {
+        let answer = ask(&proxy, target, "X-Forwarded-For: 198.51.100.1\r\n");
+        assert!(
+            matches!(answer.status, 400 | 403),
+            "{target}: {}",
+            answer.status
+        );
+    }
+    assert_eq!(origin.request_count(), 0);
+    for target in ["/admin%2Fx", "/admin;v=1"] {
+        let answer = ask(&proxy, target, "X-Forwarded-For: 192.0.2.1\r\n");
+        assert_eq!(answer.status, 200, "{target}: an admitted client may");
+    }
+    for target in ["/a%2Fdmin", "/administer;x", "/b%2Fadmin", "/admin%252Fx"] {
+        let answer = ask(&proxy, target, "X-Forwarded-For: 198.51.100.1\r\n");
+        assert_eq!(answer.status, 200, "{target}: nobody's");
+    }
+}
+
 #[test]
 fn a_path_spelled_otherwise_is_the_same_path() {
     let origin = Origin::good("secret");

@@ -209,6 +209,8 @@ fn a_client_has_one_limit_however_address_path_and_host_are_written() {
         "prefix = \"/\"",
         "host = \"a.example\"\nprefix = \"/login\"",
     );
+    let other = "[[route]]\nhost = \"a.example\"\nprefix = \"/\"\nupstream = \"app\"\n";
+    let text = format!("{text}{other}");
     let proxy = Proxy::start(&text);
     let ask = |target: &str, host: &str, client: &str| {
         let mut connection = proxy.client();
@@ -244,4 +246,8 @@ fn a_client_has_one_limit_however_address_path_and_host_are_written() {
         assert_eq!(ask(target, "A.example.:80", "192.0.2.1"), 429, "{target}");
     }
     assert_eq!(ask("http://a.example/login", "b.example", "192.0.2.1"), 429);
+    // Where they had a route of their own, these would not be counted otherwise.
+    for target in ["/login%2F", "/login;x", "/login%3Bx"] {
+        assert_eq!(ask(target, "a.example", "192.0.2.1"), 429, "{target}");
+    }
 }
