@@ -6,14 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{HeaderValue, Request, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::api;
@@ -149,8 +149,9 @@ impl Bound {
         }
     }
 
-    /// Answers until `leaving` says so or its sender goes; connections end after their current
-    /// request then. Dropping the future lets requests under way end by themselves.
+    /// Answers until `leaving` says so or its sender goes, and accepts nobody once this returns;
+    /// connections end after their current request then, or after their first, which may be on its
+    /// way. Each holds a receiver of `leaving` until it has ended.
     pub async fn serve(
         self: Arc<Self>,
         control: Arc<dyn Control>,
@@ -165,8 +166,9 @@ impl Bound {
         let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
-                accepted = self.accept(&host, &mut crowd) => accepted,
+                biased;
                 () = left(&mut leaving) => return,
+                accepted = self.accept(&host, &mut crowd) => accepted,
             };
             if let Err(error) = accepted {
                 if told.is_none_or(|told| told.elapsed() > TOLD_AGAIN) {
@@ -216,7 +218,8 @@ async fn left(leaving: &mut watch::Receiver<bool>) {
     let _ = leaving.wait_for(|leaving| *leaving).await;
 }
 
-/// Ends after the request under way once `leaving` says so.
+/// Ends after the request under way once `leaving` says so. Whoever has only connected by then is
+/// still answered: what he has sent would be met with a reset.
 async fn connection<S>(stream: S, local: Local, host: Host, busy: Busy)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -226,16 +229,24 @@ where
         turns,
         mut leaving,
     } = host;
+    let asked = Notify::new();
+    let said = leaving.clone();
     let service = service_fn(|request: Request<Incoming>| {
+        asked.notify_one();
         let (control, local) = (control.clone(), local.clone());
         let (turns, busy) = (turns.clone(), busy.clone());
+        let last = *said.borrow();
         async move {
             busy.set(true);
             let turn = match api::takes_time(request.uri().path()) {
                 true => Some(turns.take().await),
                 false => None,
             };
-            let reply = api::answer(&control, &local, request).await;
+            let mut reply = api::answer(&control, &local, request).await;
+            if last {
+                let close = HeaderValue::from_static("close");
+                reply.headers_mut().insert(header::CONNECTION, close);
+            }
             drop(turn);
             busy.set(false);
             Ok::<_, std::convert::Infallible>(reply)
@@ -249,7 +260,7 @@ where
     let mut served = std::pin::pin!(served);
     let served = tokio::select! {
         served = served.as_mut() => served,
-        () = left(&mut leaving) => {
+        () = async { tokio::join!(left(&mut leaving), asked.notified()); } => {
             served.as_mut().graceful_shutdown();
             served.await
         }

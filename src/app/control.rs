@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::runtime::RuntimeMetrics;
 use tokio::time::Instant;
 
+use super::signals::Replaced;
 use crate::admin;
 use crate::admin::{
     ExplainRequest, ListenerStatus, Readiness, Rejected, Reloaded, RouteStatus, Settings,
@@ -29,7 +30,19 @@ pub(super) struct Control {
     /// Of control's own event loop.
     pub tasks: RuntimeMetrics,
     pub config_file: PathBuf,
+    pub replaced: Replaced,
     pub started: Instant,
+}
+
+impl Control {
+    /// Of this process.
+    fn state(&self) -> Readiness {
+        if self.reload.is_ready() {
+            Readiness::Ready
+        } else {
+            Readiness::Draining
+        }
+    }
 }
 
 impl admin::Control for Control {
@@ -43,10 +56,10 @@ impl admin::Control for Control {
     }
 
     fn readiness(&self) -> Readiness {
-        if self.reload.is_ready() {
-            Readiness::Ready
-        } else {
-            Readiness::Draining
+        // Who asks us still, on a connection of before, wants to know about the service.
+        match self.replaced.serves() {
+            true => Readiness::Ready,
+            false => self.state(),
         }
     }
 
@@ -60,7 +73,7 @@ impl admin::Control for Control {
         let snapshot = &current.snapshot;
         admin::Status {
             version: env!("CARGO_PKG_VERSION"),
-            state: self.readiness(),
+            state: self.state(),
             generation: snapshot.generation,
             uptime_seconds: self.started.elapsed().as_secs(),
             workers: self.workers.count(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::program::Program;
@@ -20,6 +21,9 @@ use crate::config::model::BindAddress;
 use crate::reload;
 use crate::telemetry::{Metrics, events};
 use crate::worker::Workers;
+
+/// For the last who ask the admin listener, when nothing else is under way any more.
+const ANSWERED: Duration = Duration::from_secs(1);
 
 /// How to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +51,30 @@ pub(super) struct AdminListener {
     /// In the file.
     pub configured: BindAddress,
     pub leaving: watch::Sender<bool>,
+    /// Ends with the last connection that it accepts.
+    pub accepting: JoinHandle<()>,
+}
+
+impl AdminListener {
+    /// Accepts nobody once this returns and lets go of the socket: with two at one socket chance
+    /// would say who answers, and in the hands of one that only drains it would be in the way of
+    /// whoever is started next. `left`: another process has it.
+    async fn close(self, left: bool) -> watch::Sender<bool> {
+        self.leaving.send_replace(true);
+        // It panics no more than it is aborted, and would accept nobody then.
+        let _ = self.accepting.await;
+        if left {
+            self.bound.leave();
+        }
+        self.leaving
+    }
 }
 
 impl Serving {
     /// Waits for a stop or an upgrade that succeeds and carries it out; returns when the workers
     /// have ended. Gives how many connections were cut off.
     pub async fn run(
-        &self,
+        &mut self,
         mut stops: mpsc::UnboundedReceiver<Stop>,
         mut upgrades: mpsc::UnboundedReceiver<()>,
     ) -> usize {
@@ -68,6 +89,8 @@ impl Serving {
                     }
                 }
             };
+            // Whoever asks for one from here on is told that it is too late.
+            drop(upgrades);
             return self.stop(stop, stops).await;
         }
     }
@@ -124,11 +147,16 @@ impl Serving {
 
     /// Another process is in our place.
     async fn leave(
-        &self,
+        &mut self,
         mut successor: Box<Successor>,
         mut stops: mpsc::UnboundedReceiver<Stop>,
     ) -> usize {
         let pid = successor.pid;
+        // Before the other one begins to answer there.
+        let answered = match self.admin.take() {
+            None => None,
+            Some(admin) => Some(admin.close(successor.admin).await),
+        };
         self.notify.main_pid(pid);
         successor.released().await;
         self.replaced.by(pid);
@@ -136,12 +164,6 @@ impl Serving {
         successor.thaw();
         events::handed_over(pid);
         events::draining("USR2");
-        if let Some(admin) = &self.admin {
-            if successor.admin {
-                admin.bound.leave();
-            }
-            admin.leaving.send_replace(true);
-        }
         let process = self.reload.current().snapshot.config.process.clone();
         self.workers.leave(std::mem::take(&mut successor.adopted));
         if successor.stop {
@@ -151,6 +173,9 @@ impl Serving {
             .drained(process.drain_timeout, &mut successor, &mut stops)
             .await
         {
+            if let Some(answered) = answered {
+                let _ = timeout(ANSWERED, answered.closed()).await;
+            }
             return 0;
         }
         self.abort().await
@@ -179,7 +204,8 @@ impl Serving {
                 },
                 status = successor.ended(), if alive => {
                     alive = false;
-                    tracing::error!(pid, status, "the process that has taken over has ended");
+                    self.replaced.gone();
+                    events::successor_ended(pid, status);
                 }
             }
         }

@@ -1,9 +1,10 @@
 //! What each signal does (contract, section 2).
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use nix::sys::signal::Signal::SIGXFSZ;
+use nix::sys::signal::Signal::{SIGHUP, SIGUSR1, SIGXFSZ};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -28,16 +29,42 @@ pub(super) struct Signals {
 /// The process that has taken our place, if one has. Set once, by whoever hands over; read to tell
 /// it what still comes to us.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Replaced(Arc<OnceLock<u32>>);
+pub(super) struct Replaced(Arc<Successor>);
+
+#[derive(Debug, Default)]
+struct Successor {
+    pid: OnceLock<u32>,
+    /// Its number may be another process' by now. Relaxed: nothing else is read by it.
+    gone: AtomicBool,
+}
 
 impl Replaced {
     pub fn by(&self, pid: u32) {
         // There is no second one.
-        let _ = self.0.set(pid);
+        let _ = self.0.pid.set(pid);
+    }
+
+    /// It has ended.
+    pub fn gone(&self) {
+        self.0.gone.store(true, Ordering::Relaxed);
     }
 
     pub fn pid(&self) -> Option<u32> {
-        self.0.get().copied()
+        self.0.pid.get().copied()
+    }
+
+    /// It serves in our place.
+    pub fn serves(&self) -> bool {
+        self.pid().is_some() && !self.0.gone.load(Ordering::Relaxed)
+    }
+
+    /// Passes a signal on.
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        if let Some(pid) = self.pid()
+            && self.serves()
+        {
+            signal_to(pid, signal);
+        }
     }
 }
 
@@ -85,13 +112,15 @@ impl Signals {
                 }
                 _ = self.user1.recv() => {
                     targets.access.reopen();
+                    targets.replaced.signal(SIGUSR1);
                     continue;
                 }
                 _ = self.user2.recv() => {
                     match targets.replaced.pid() {
                         Some(pid) => tracing::warn!(pid, "upgrade: done already, this process ends"),
-                        // Fails when the end has come already.
-                        None => drop(targets.upgrade.send(())),
+                        None => if targets.upgrade.send(()).is_err() {
+                            tracing::warn!("upgrade: this process is ending, the signal is ignored");
+                        }
                     }
                     continue;
                 }
@@ -107,17 +136,13 @@ impl Signals {
 
 async fn reload(targets: Arc<Targets>) {
     let notify = &targets.notify;
-    if let Some(pid) = targets.replaced.pid() {
-        return signal_to(pid, nix::sys::signal::Signal::SIGHUP);
+    if targets.replaced.pid().is_some() {
+        return targets.replaced.signal(SIGHUP);
     }
     notify.reloading();
     match targets.reload.reload(Trigger::Signal).await {
         // It waited for an upgrade: the file is the other process' business now.
-        Outcome::Stopping => {
-            if let Some(pid) = targets.replaced.pid() {
-                signal_to(pid, nix::sys::signal::Signal::SIGHUP);
-            }
-        }
+        Outcome::Stopping => targets.replaced.signal(SIGHUP),
         _ => notify.ready(&systemd::status(&targets.reload, targets.workers)),
     }
 }

@@ -96,7 +96,7 @@ pub(super) fn control(
     runtime.block_on(async {
         // Whoever started us waits for the report: it is received, or they are gone with us.
         match begin(options, stop).await {
-            Ok((started, alive)) => {
+            Ok((started, mut alive)) => {
                 let _ = report.send(Ok(started));
                 let aborted = alive.serving.run(stops, alive.upgrades).await;
                 end(alive.access, aborted).await;
@@ -303,6 +303,7 @@ async fn start(
         .config
         .admin_address()
         .cloned();
+    let replaced = Replaced::default();
     let admin = bound_admin.map(Arc::new);
     let address = admin.as_ref().and_then(|bound| bound.local_addr());
     let address = address.map(BindAddress::Tcp).or_else(|| configured.clone());
@@ -315,16 +316,11 @@ async fn start(
             workers: first.workers.clone(),
             tasks: tokio::runtime::Handle::current().metrics(),
             config_file: options.config.clone(),
+            replaced: replaced.clone(),
             started: Instant::now(),
         };
         bound.own();
-        let (leaving, left) = watch::channel(false);
-        tokio::spawn(bound.clone().serve(Arc::new(control), left));
-        AdminListener {
-            bound,
-            configured,
-            leaving,
-        }
+        (bound, configured, control)
     });
     for unused in inherited.addresses() {
         tracing::warn!(address = %unused, "no listener has the address or the name of this socket: it is closed");
@@ -333,6 +329,17 @@ async fn start(
     if let Some(succession) = succession.take() {
         succession.accepting(adopted).await;
     }
+    // Not before the old process has left it: one socket, one who answers.
+    let admin = admin.map(|(bound, configured, control)| {
+        let (leaving, left) = watch::channel(false);
+        let accepting = tokio::spawn(bound.clone().serve(Arc::new(control), left));
+        AdminListener {
+            bound,
+            configured,
+            leaving,
+            accepting,
+        }
+    });
     if let Some(address) = &address {
         tracing::info!(%address, "admin listening");
     }
@@ -348,7 +355,7 @@ async fn start(
         admin,
         notify: notify.unwrap_or_default(),
         program,
-        replaced: Replaced::default(),
+        replaced,
     };
     let started = Started {
         listeners: first.listeners,

@@ -26,6 +26,11 @@
 //! does not use, because its file has no such listener any more, the old one closes as a reload
 //! does: when its queue is empty.
 //!
+//! From `yours` on there is no way back: the old process has let go of every socket. When the new one
+//! crashes then, the old one says so and ends what it has; to start the service anew is the service
+//! manager's (it knows the new process as the main one). The admin socket is accepted on by one of
+//! the two at a time, because by chance the old one would be asked for the state of the service.
+//!
 //! Which process is which version does not matter: messages are JSON objects with a length in
 //! front, unknown fields and messages are passed over, and `hello` has the number of the protocol.
 //!

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use super::{BreakerReading, Metrics, ServerMetrics};
@@ -141,6 +142,25 @@ pub fn upgrade_is_under_way() {
 /// The new process accepts.
 pub fn handed_over(pid: u32) {
     tracing::info!(pid, "upgrade: the new process is ready, this one ends");
+}
+
+/// The one that this one has handed over to, and that was its child, has ended. One that ends by
+/// itself was told to, or has handed over in its turn.
+pub fn successor_ended(pid: u32, status: std::io::Result<ExitStatus>) {
+    match status {
+        Ok(status) if status.success() => {
+            tracing::info!(pid, "upgrade: the process that has taken over has ended");
+        }
+        status => {
+            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            tracing::error!(
+                pid,
+                status,
+                "upgrade: the process that has taken over is gone, and this one cannot go back: it \
+                 ends what it has, nobody is accepted until evenkeel is started anew"
+            );
+        }
+    }
 }
 
 /// This process is the new one of an upgrade, and has the sockets.

@@ -87,8 +87,8 @@ impl Successor {
     }
 
     /// Returns when it has ended, which it should not while we drain.
-    pub async fn ended(&mut self) -> String {
-        describe(self.child.wait().await)
+    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait().await
     }
 }
 
@@ -221,6 +221,10 @@ impl Offer<'_> {
                 }
             }?
         };
+        // There is still somebody to go on.
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(Failure::Ended(describe(Ok(status))));
+        }
         let used = adopted
             .iter()
             .filter_map(|index| goods.listeners.get(*index));

@@ -80,7 +80,7 @@ fn a_download_and_an_upload_come_to_their_end() {
 }
 
 /// Echoes bytes after a switch of protocols.
-fn echoing() -> Origin {
+pub fn echoing() -> Origin {
     Origin::scripted(|connection| {
         if connection.request_head().is_none() {
             return;
