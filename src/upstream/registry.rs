@@ -197,11 +197,24 @@ impl Registry {
 
     /// Names may have moved since it was prepared: what was learnt meanwhile is not taken back.
     fn catch_up(&self, inner: &mut Inner, next: &Arc<Upstream>) {
-        if !next.seated_at(inner.names.changes()) {
+        let (config, common) = (next.config(), next.common());
+        let before = (*common.current()).clone();
+        if before
+            .as_ref()
+            .is_some_and(|before| Arc::ptr_eq(before, next))
+        {
+            // It stays as it is: the control task, which is woken, gives it its servers.
             return;
         }
-        let (config, common) = (next.config(), next.common());
-        let before = (*common.current()).as_ref().map(|before| before.roster());
+        // The same answer may have come to the generation before while ours was prepared.
+        let another = |server: &Arc<Server>| {
+            let known = common.server(server.address());
+            known.is_some_and(|known| !Arc::ptr_eq(&known, server))
+        };
+        if !next.seated_at(inner.names.changes()) && !next.servers().iter().any(another) {
+            return;
+        }
+        let before = before.map(|before| before.roster());
         let seats = inner.names.seats(config);
         let overrides = inner.overrides.of(config, &seats);
         let roster = self.roster(inner, config, common, seats, before.as_deref());
@@ -469,6 +482,40 @@ mod tests {
             (next.servers()[0].id(), next.servers()[1].id()),
             (kept, new)
         );
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_has_looked_at_yet_is_not_lost_to_a_reload() {
+        let registry = registry();
+        let named = |weight: u32| {
+            let mut config = config(&[(9, weight)]);
+            config.servers[0].address = ServerAddress::Name("app.invalid".into(), 1);
+            config
+        };
+        let first = publish(&registry, named(1));
+        let address = &first.config().servers[0].address;
+        let source = lock(&registry.inner).names.source(address).clone();
+        source.answered(told(&[1, 2]));
+        registry.look(Instant::now());
+        // Of an upstream that the reload leaves as it is.
+        source.answered(told(&[2, 3]));
+        registry.publish(std::slice::from_ref(&first));
+        registry.look(Instant::now());
+        let adopted = |upstream: &Upstream| {
+            let known = |server: &Arc<Server>| upstream.common().server(server.address());
+            let same = |server| known(server).is_some_and(|known| Arc::ptr_eq(&known, server));
+            let ports: Vec<u16> = upstream.servers().iter().map(|one| port(one)).collect();
+            (ports, upstream.servers().iter().all(same))
+        };
+        assert_eq!(adopted(&first), (vec![2, 3], true));
+        // And of one that is prepared from it.
+        source.answered(told(&[3, 4]));
+        let next = registry.prepare(&Arc::new(named(2)));
+        registry.look(Instant::now());
+        let new = first.servers()[1].id();
+        registry.publish(std::slice::from_ref(&next));
+        assert_eq!(adopted(&next), (vec![3, 4], true));
+        assert_eq!(next.servers()[1].id(), new, "with what it has learnt");
     }
 
     #[tokio::test]
