@@ -20,9 +20,13 @@ struct Busy {
 
 impl Busy {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    fn start_with(more: &str) -> Self {
         let origin = echoing();
         let process = "[process]\nworkers = 2\ndrain-timeout = \"20s\"\n";
-        let service = Service::start(&(process.to_owned() + &app(&[&origin], "")));
+        let service = Service::start(&format!("{process}{more}{}", app(&[&origin], "")));
         let mut busy = Busy {
             service,
             origin,
@@ -100,4 +104,22 @@ fn one_that_ends_says_that_it_is_too_late_for_an_upgrade() {
     busy.service
         .eventually_said("this process is ending, the signal is ignored");
     assert_eq!(busy.service.said("started the new process"), 0);
+}
+
+#[test]
+fn a_rotation_that_is_told_to_the_old_one_is_made_by_both() {
+    let place = tempfile::tempdir().expect("a directory");
+    let log = place.path().join("access.log");
+    let mut busy = Busy::start_with(&format!("[access-log]\npath = \"{}\"\n", log.display()));
+    let old = busy.service.upgrade();
+    std::fs::rename(&log, place.path().join("access.log.1")).expect("is there");
+    signal_to(old, Signal::SIGUSR1);
+    let address = busy.service.listener("web");
+    eventually("a line of the new one is in the new file", || {
+        let mut client = Client::connect(address);
+        client.send("GET /\\bad HTTP/9.9\r\n\r\n");
+        assert!(client.response().status >= 400);
+        std::fs::metadata(&log).is_ok_and(|log| log.len() > 0)
+    });
+    assert!(is_alive(old));
 }
