@@ -15,6 +15,9 @@
 //!   it is as if the success had not been.
 //! - A trip needs a place under `max-ejected` ([`Places`]), claimed in one step before the word says
 //!   open.
+//! - An open time can be cut short: who saw the server answer since its trip vouches for it
+//!   ([`Breaker::vouch`]), and the control task makes it half-open ([`Breaker::hurry`]) when nothing
+//!   else of its upstream takes requests. Trips in a row are counted on: only successes end them.
 //! - Changes are returned as [`Transition`]s: the caller logs, counts, wakes who waits.
 
 mod counts;
@@ -22,7 +25,7 @@ mod places;
 mod run;
 mod word;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::model::{Breaker as Settings, BreakerMode};
@@ -55,8 +58,13 @@ pub struct Breaker {
     reported: AtomicBool,
     /// Whether the server is one of those that `max-ejected` is a share of.
     counted: AtomicBool,
+    /// The epoch of the trip since which it was seen to answer; [`NOBODY`] is none.
+    vouched: AtomicU32,
     salt: u64,
 }
+
+/// No epoch: they have 24 bits.
+const NOBODY: u32 = u32::MAX;
 
 /// What the breaker says about its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +113,8 @@ pub enum Transition {
     Reopened { trips: u32, open_for: Duration },
     /// The open time is over; only from [`Breaker::tick`].
     HalfOpened,
+    /// The open time was cut short; only from [`Breaker::hurry`].
+    Hurried,
     /// Enough probes succeeded (slow start follows), or the mode is no longer "on".
     Closed,
     /// It would have opened but for `max-ejected`; nothing changed. Once per run of failures.
@@ -121,6 +131,7 @@ impl Breaker {
             counts: Counts::new(),
             reported: AtomicBool::new(false),
             counted: AtomicBool::new(true),
+            vouched: AtomicU32::new(NOBODY),
             salt,
         }
     }
@@ -138,6 +149,40 @@ impl Breaker {
     /// Then it admits everybody, in any mode.
     pub fn is_closed(&self) -> bool {
         Word::is_closed(self.word.load(Ordering::SeqCst))
+    }
+
+    /// Which trip opened it; `None` when it is not open.
+    pub fn opened(&self) -> Option<u32> {
+        let word = self.load();
+        matches!(word.phase, Phase::Open { .. }).then_some(word.epoch)
+    }
+
+    /// The server was seen to answer while that trip held it open; whether it still does.
+    pub fn vouch(&self, opened: u32) -> bool {
+        let holds = self.opened() == Some(opened);
+        if holds {
+            self.vouched.store(opened, Ordering::SeqCst);
+        }
+        holds
+    }
+
+    /// Half-open, and a probe has succeeded: it is about to close.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.load().phase, Phase::HalfOpen { successes, .. } if successes > 0)
+    }
+
+    /// It should be open and is not, by `max-ejected`.
+    pub fn is_withheld(&self, now_ms: u64, settings: &Settings) -> bool {
+        let word = self.load();
+        let at = At {
+            now_ms,
+            span: Span::of(settings.window),
+            epoch: word.epoch,
+        };
+        settings.mode == BreakerMode::On
+            && word.phase == Phase::Closed
+            && self.reported.load(Ordering::Relaxed)
+            && self.counts.cause(at, settings).is_some()
     }
 
     /// Whether [`Breaker::admit`] would give a ticket now.
@@ -334,13 +379,7 @@ impl Breaker {
                 {
                     return None;
                 }
-                Phase::Open { .. } => Word {
-                    phase: Phase::HalfOpen {
-                        probes: 0,
-                        successes: 0,
-                    },
-                    ..word
-                },
+                Phase::Open { .. } => word.half_opened(),
                 // `probes` was lowered meanwhile.
                 Phase::HalfOpen { successes, .. } if successes >= probe_limit(settings) => {
                     word.closed()
@@ -350,6 +389,23 @@ impl Breaker {
             match self.swap(word, next) {
                 Ok(()) if next.phase == Phase::Closed => return Some(self.closed(word, places)),
                 Ok(()) => return Some(Transition::HalfOpened),
+                Err(changed) => word = changed,
+            }
+        }
+    }
+
+    /// Open to half-open before the time is over, if somebody vouched for the server since it opened.
+    /// Only the control task calls it, and only where nobody else can serve.
+    pub fn hurry(&self, settings: &Settings) -> Option<Transition> {
+        let mut word = self.load();
+        loop {
+            let vouched = self.vouched.load(Ordering::SeqCst) == word.epoch;
+            let open = matches!(word.phase, Phase::Open { .. });
+            if settings.mode != BreakerMode::On || !open || !vouched {
+                return None;
+            }
+            match self.swap(word, word.half_opened()) {
+                Ok(()) => return Some(Transition::Hurried),
                 Err(changed) => word = changed,
             }
         }

@@ -5,6 +5,12 @@
 //! follows from them, logs what happened, and says when it wants to look again. Reloads and the
 //! admin API call it too, so that their change is there when they return; the upstream's stepping
 //! lock keeps them apart.
+//!
+//! An open breaker protects clients from a server while others serve them. When open breakers are
+//! all that stands between requests and the upstream, waiting protects nobody, and [`shorten`] ends
+//! it: a server that passed a check since its trip, or that could not be reached and now takes a
+//! connection ([`knock`](super::knock)), goes half-open at once. From there on all is as ever: as
+//! many probes, as many successes, slow start.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -16,7 +22,8 @@ use crate::telemetry::{BreakerReading, events};
 use crate::upstream::breaker::{self, Cause, Places, Transition};
 use crate::upstream::common::lock;
 use crate::upstream::health::verdict::Standing;
-use crate::upstream::plan::{Facts, Plan, plan};
+use crate::upstream::knock::Knocks;
+use crate::upstream::plan::{Facts, Plan, Role, plan};
 use crate::upstream::server::Server;
 use crate::upstream::slow_start;
 use crate::upstream::upstream::Upstream;
@@ -37,8 +44,13 @@ pub(super) fn step(upstream: &Upstream, now: Instant) -> Option<Instant> {
     for (server, facts) in roster.servers.iter().zip(upstream.facts(now)) {
         ramp(upstream, server, &facts, now);
     }
-    let facts = upstream.facts(now);
-    let next = plan(&facts, upstream.config().panic_threshold, shown.panic);
+    let mut facts = upstream.facts(now);
+    let threshold = upstream.config().panic_threshold;
+    let mut next = plan(&facts, threshold, shown.panic);
+    if shorten(upstream, &next, now) {
+        facts = upstream.facts(now);
+        next = plan(&facts, threshold, shown.panic);
+    }
     settle_places(upstream, &facts);
     note_kept_out(upstream, &facts, &next);
     if next.panic != shown.panic {
@@ -75,6 +87,44 @@ fn tick_breakers(upstream: &Upstream, now: Instant) {
             log(server, &transition);
         }
     }
+}
+
+/// Ends the wait for open breakers where they alone keep requests from the upstream; whether it
+/// moved one.
+fn shorten(upstream: &Upstream, next: &Plan, now: Instant) -> bool {
+    let alone = !upstream.is_replaced() && !takes_requests(upstream, next, now);
+    let mut moved = false;
+    for (server, role) in upstream.servers().iter().zip(&next.roles) {
+        let waits = alone && *role == Role::Open;
+        let hurried = match waits {
+            true => server.breaker().hurry(&upstream.config().breaker),
+            false => None,
+        };
+        if let Some(transition) = &hurried {
+            log(server, transition);
+            moved = true;
+        }
+        let knocks = &mut lock(&server.control).knocks;
+        if !waits || hurried.is_some() {
+            *knocks = None;
+        } else if knocks.is_none() {
+            *knocks = Some(Knocks::at(server));
+        }
+    }
+    moved
+}
+
+/// Some server serves: one in rotation that is not there only because `max-ejected` had no place
+/// for it, or one that is half-open and has a probe left.
+fn takes_requests(upstream: &Upstream, next: &Plan, now: Instant) -> bool {
+    let settings = &upstream.config().breaker;
+    let now_ms = upstream.common().ms(now);
+    let takes = |(server, role): (&Arc<Server>, &Role)| match role {
+        Role::InRotation => !server.breaker().is_withheld(now_ms, settings),
+        Role::HalfOpen => server.breaker().would_admit(settings),
+        _ => false,
+    };
+    upstream.servers().iter().zip(&next.roles).any(takes)
 }
 
 /// Starts, restarts and ends slow start.
@@ -164,6 +214,10 @@ fn log(server: &Server, transition: &Transition) {
         Transition::Opened { cause, .. } => moved(BreakerReading::Open, text(*cause)),
         Transition::Reopened { .. } => moved(BreakerReading::Open, "a probe failed"),
         Transition::HalfOpened => moved(BreakerReading::HalfOpen, "its time is over"),
+        Transition::Hurried => moved(
+            BreakerReading::HalfOpen,
+            "it answers again and no other server takes requests",
+        ),
         Transition::Closed => moved(BreakerReading::Closed, "the probes succeeded"),
         Transition::Withheld { .. } => {
             events::breaker_held(upstream, label, "max-ejected is reached");
@@ -186,7 +240,6 @@ mod tests {
 
     use super::*;
     use crate::config::model;
-    use crate::upstream::plan::Role;
     use crate::upstream::testing::{
         config, fail, health, pick, publish, registry, sequence, server, verdict,
     };
@@ -430,5 +483,103 @@ mod tests {
         let upstream = publish(&registry, off);
         assert_eq!(roles(&upstream)[0], Role::InRotation);
         assert_eq!(upstream.common().places().taken(), 0);
+    }
+
+    fn passes(server: &Server) {
+        verdict(server, Standing::Healthy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_passed_check_ends_the_wait_for_the_only_server() {
+        let registry = registry();
+        let upstream = publish(&registry, ramping(checked(&[(1, 1)])));
+        let server = upstream.servers()[0].clone();
+        passes(&server);
+        fail(&server, upstream.config(), 5);
+        registry.look(Instant::now());
+        assert_eq!(roles(&upstream), [Role::Open], "passed before the trip");
+        passes(&server);
+        registry.look(Instant::now());
+        assert_eq!(roles(&upstream), [Role::HalfOpen]);
+        for _ in 0..3 {
+            let mut probe = pick(&upstream).expect("a probe");
+            probe.answered(Instant::now(), Duration::ZERO, 200);
+        }
+        registry.look(Instant::now());
+        assert_eq!(roles(&upstream), [Role::InRotation]);
+        assert_eq!(upstream.facts(Instant::now())[0].tenths, 1, "and ramps");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn checks_and_breaker_are_strangers_while_another_server_serves() {
+        let registry = registry();
+        let upstream = publish(&registry, checked(&[(1, 1), (2, 1)]));
+        let [first, second] = &upstream.servers()[..] else {
+            panic!("two servers");
+        };
+        fail(first, upstream.config(), 5);
+        registry.look(Instant::now());
+        passes(first);
+        passes(second);
+        registry.look(Instant::now());
+        assert_eq!(roles(&upstream), [Role::Open, Role::InRotation]);
+        assert!(lock(&first.control).knocks.is_none());
+
+        // `max-ejected` has no place for it.
+        fail(second, upstream.config(), 5);
+        registry.look(Instant::now());
+        assert_eq!(roles(&upstream), [Role::HalfOpen, Role::InRotation]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connect_ends_the_wait_for_a_server_that_could_not_be_reached() {
+        use crate::upstream::FailureKind::{BadResponse, Connect, Reset};
+        for (kind, half_opens) in [(Connect, true), (Reset, true), (BadResponse, false)] {
+            let registry = registry();
+            let upstream = publish(&registry, config(&[(1, 1)]));
+            let server = upstream.servers()[0].clone();
+            for _ in 0..5 {
+                let mut lease = pick(&upstream).expect("closed");
+                lease.failure(Instant::now(), Duration::ZERO, kind);
+            }
+            registry.look(Instant::now());
+            assert_eq!(roles(&upstream), [Role::Open]);
+            assert!(lock(&server.control).knocks.is_some(), "{kind:?}");
+            let opened = server.breaker().opened().expect("it is open");
+            assert_eq!(server.reached(opened), half_opens, "{kind:?}");
+            registry.look(Instant::now());
+            assert_eq!(roles(&upstream) == [Role::HalfOpen], half_opens, "{kind:?}");
+            assert_eq!(lock(&server.control).knocks.is_none(), half_opens);
+            if half_opens {
+                let mut probe = pick(&upstream).expect("a probe");
+                probe.failure(Instant::now(), Duration::ZERO, Reset);
+                drop(probe);
+                let opened = server.breaker().opened().expect("open again");
+                assert!(!server.reached(opened), "it was reached, and resets");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_knocks_for_a_server_that_is_gone_or_a_breaker_that_is_off() {
+        let registry = registry();
+        let upstream = publish(&registry, config(&[(1, 1)]));
+        let server = upstream.servers()[0].clone();
+        let knocks = || lock(&server.control).knocks.is_some();
+        fail(&server, upstream.config(), 5);
+        registry.look(Instant::now());
+        assert!(knocks());
+        let mut watching = config(&[(1, 1)]);
+        watching.breaker.mode = BreakerMode::Watch;
+        let upstream = publish(&registry, watching);
+        assert_eq!(roles(&upstream), [Role::InRotation]);
+        assert!(!knocks());
+        let upstream = publish(&registry, config(&[(1, 1)]));
+        fail(&server, upstream.config(), 5);
+        registry.look(Instant::now());
+        assert!(knocks());
+        registry.publish(&[]);
+        registry.look(Instant::now());
+        assert!(!knocks());
     }
 }

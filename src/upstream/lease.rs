@@ -69,6 +69,7 @@ impl Lease {
         }
         let rules = common.rules().breaker();
         if status >= rules.failure_from && is_failure(common, status) {
+            self.server.set_unreached(false);
             return self.failed(now, latency);
         }
         let now = common.ms(now);
@@ -119,6 +120,8 @@ impl Lease {
         if self.admission != Admission::NONE {
             self.server.common().limit().failed(kind);
         }
+        let probe = self.ticket.as_ref().is_some_and(Ticket::is_probe);
+        self.server.attempt_failed(kind, probe);
         self.failed(now, elapsed);
     }
 

@@ -12,6 +12,7 @@ pub mod connector;
 pub mod control;
 mod drain;
 pub mod health;
+mod knock;
 pub mod lease;
 pub mod limit;
 pub mod overrides;

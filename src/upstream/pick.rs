@@ -208,6 +208,10 @@ impl Upstream {
         for index in 0..candidates.set.members().len() {
             match candidates.obstacle(index) {
                 Some(Obstacle::Role(role)) => ejected |= role.ejected(),
+                // A probe came back well: who comes now waits for the next one, or for the close.
+                Some(Obstacle::NoProbe) if self.is_closing(candidates, index) => {
+                    return Refused::Full;
+                }
                 Some(Obstacle::NoProbe) => ejected = true,
                 Some(Obstacle::Tried) => {}
                 // Nothing in the way any more: somebody else was faster.
@@ -219,6 +223,12 @@ impl Upstream {
             return Refused::CircuitOpen { retry_after };
         }
         Refused::NoServer { retry_after }
+    }
+
+    fn is_closing(&self, candidates: &Candidates<'_>, index: usize) -> bool {
+        let member = candidates.set.members().get(index);
+        self.config().queue.is_some()
+            && member.is_some_and(|member| member.server.breaker().is_closing())
     }
 
     /// Has other workers close idle connections to servers that lack nothing else.

@@ -1,6 +1,6 @@
 //! One server's live state, shared by every generation of the configuration that names it.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use crate::upstream::common::{Common, lock};
 use crate::upstream::connector::Target;
 use crate::upstream::health::verdict::Standing;
 use crate::upstream::health::{Checks, Report};
-use crate::upstream::lease::Lease;
+use crate::upstream::knock::Knocks;
+use crate::upstream::lease::{FailureKind, Lease};
 use crate::upstream::pool::ServerConnections;
 use crate::upstream::resolve::Addresses;
 use crate::upstream::seats::Seat;
@@ -71,6 +72,8 @@ pub struct Server {
     /// Milliseconds of [`Common::ms`]; 0 is not known.
     next_check: AtomicU64,
     last_check: Mutex<Option<LastCheck>>,
+    /// The last failure that tells was one of reaching it, not of what it said.
+    unreached: AtomicBool,
     /// Effective weight, for the gauge: the bits of an `f64`. Written by the control task.
     weight: AtomicU64,
     pub(super) control: Mutex<Control>,
@@ -119,6 +122,8 @@ pub(super) struct Control {
     /// Checks keep it out of rotation (in panic they do not).
     pub kept_out: bool,
     pub checks: Option<Checks>,
+    /// While its breaker is waited for by everybody.
+    pub knocks: Option<Knocks>,
 }
 
 impl Server {
@@ -167,6 +172,7 @@ impl Server {
             standing: AtomicU8::new(standing as u8),
             next_check: AtomicU64::new(0),
             last_check: Mutex::new(None),
+            unreached: AtomicBool::new(false),
             taken_out: AtomicU32::new(0),
             weight: AtomicU64::new(0),
             control: Mutex::new(Control {
@@ -356,11 +362,41 @@ impl Server {
             events::health(self.upstream(), &self.label, passed, &cause);
             self.common.touch();
         }
+        if passed && let Some(opened) = self.breaker.opened() {
+            self.breaker.vouch(opened);
+            self.common.touch();
+        }
         *lock(&self.last_check) = Some(LastCheck {
             at: now,
             took: report.took,
             outcome: report.outcome,
         });
+    }
+
+    /// An attempt failed. Of a probe that was reset it is known that it was reached, and of a death
+    /// that it resets what is under way.
+    pub(super) fn attempt_failed(&self, kind: FailureKind, probe: bool) {
+        match kind {
+            FailureKind::Connect => self.set_unreached(true),
+            FailureKind::Reset => self.set_unreached(!probe),
+            FailureKind::Timeout => {}
+            FailureKind::Tls | FailureKind::BadResponse => self.set_unreached(false),
+        }
+    }
+
+    pub(super) fn set_unreached(&self, unreached: bool) {
+        self.unreached.store(unreached, Ordering::Relaxed);
+    }
+
+    /// It took a connection while that trip held its breaker open. That is news only of a server
+    /// that could not be reached: one that takes connections and fails requests is not vouched for.
+    pub(super) fn reached(&self, opened: u32) -> bool {
+        let news = self.unreached.load(Ordering::Relaxed) && self.breaker.vouch(opened);
+        if news {
+            self.set_unreached(false);
+            self.common.touch();
+        }
+        news
     }
 
     /// There are no checks any more.

@@ -39,7 +39,9 @@ pub(super) fn attach(server: &Arc<Server>, seat: &Seat, config: &Arc<model::Upst
 /// The server was removed: its requests finish, nothing new is learnt about it.
 pub(super) fn detach(server: &Arc<Server>) {
     server.connections().reset();
-    lock(&server.control).checks = None;
+    let mut control = lock(&server.control);
+    control.checks = None;
+    control.knocks = None;
 }
 
 fn check(server: &Arc<Server>, settings: &model::Health) -> health::Checks {

@@ -399,6 +399,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn after_the_first_success_of_a_probe_others_wait_for_the_close() {
+        for queued in [false, true] {
+            let registry = registry();
+            let mut config = config(&[(1, 1)]);
+            config.queue = queue(8).filter(|_| queued);
+            let upstream = publish(&registry, config);
+            fail(&upstream.servers()[0], upstream.config(), 5);
+            tokio::time::advance(Duration::from_secs(12)).await;
+            registry.look(Instant::now());
+            let mut probes: Vec<_> = (0..3).map(|_| pick(&upstream).unwrap()).collect();
+            let circuit_open = Refused::CircuitOpen { retry_after: 1 };
+            assert_eq!(pick(&upstream).unwrap_err(), circuit_open, "no news yet");
+            probes[0].answered(Instant::now(), Duration::ZERO, 200);
+            let refused = pick(&upstream).unwrap_err();
+            let expected = if queued { Refused::Full } else { circuit_open };
+            assert_eq!(refused, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn half_open_without_a_free_probe_is_circuit_open() {
         let registry = registry();
         let upstream = publish(&registry, config(&[(1, 1)]));

@@ -14,7 +14,7 @@
 //! | answers, then closes (0, 1, 5 ms) | `answers`, `stale` | `answers` |
 //! | answers before the request's body, reads none of it | `bodies/early`, `patience` | `h2_upstream/messages` |
 //! | 1xx, heads, frames without end | `answers`, `bodies/early` | `h2_upstream/floods` |
-//! | stopped, killed, vanished under load; recovery | `deaths`, `slow_start` | `deaths` |
+//! | stopped, killed, vanished under load; recovery | `deaths`, `recovery`, `slow_start` | `deaths` |
 //! | resets or refuses some of all requests | `checks`, `chaos` | `h2_upstream/storms` |
 //! | checks that lie, flap, hang, flood | `checks`, `health` | `h2_upstream/protocols` |
 //!
@@ -27,6 +27,7 @@ mod clocks;
 mod deaths;
 mod files;
 mod logs;
+mod recovery;
 mod tls;
 
 use std::net::TcpStream;

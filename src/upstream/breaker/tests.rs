@@ -874,3 +874,61 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_vouched_for_since_its_trip_is_half_open_before_its_time() {
+    let bench = Bench::new(settings());
+    bench.trip();
+    assert_eq!(bench.breaker.hurry(&bench.settings), None, "nobody vouched");
+    let first = bench.breaker.opened().expect("it is open");
+    assert!(bench.breaker.vouch(first));
+    assert_eq!(
+        bench.breaker.hurry(&bench.settings),
+        Some(Transition::Hurried)
+    );
+    assert_eq!(bench.state(), State::HalfOpen);
+    assert_eq!(bench.breaker.hurry(&bench.settings), None);
+    assert!(!bench.breaker.vouch(first), "it is not open");
+
+    let mut probe = bench.admit().expect("a probe");
+    let reopened = bench.failure(&mut probe);
+    bench.breaker.release(probe);
+    let Some(Transition::Reopened { trips: 2, open_for }) = reopened else {
+        panic!("trips in a row go on: {reopened:?}");
+    };
+    assert!(open_for > Duration::from_secs(15), "{open_for:?}");
+    assert!(!bench.breaker.vouch(first), "that was another trip");
+    assert_eq!(bench.breaker.hurry(&bench.settings), None);
+
+    let second = bench.breaker.opened().expect("it is open");
+    assert!(bench.breaker.vouch(second));
+    for mode in [BreakerMode::Watch, BreakerMode::Off] {
+        let mode = Settings { mode, ..settings() };
+        assert_eq!(bench.breaker.hurry(&mode), None);
+    }
+    assert!(bench.breaker.hurry(&bench.settings).is_some());
+    for left in (0..3).rev() {
+        assert_eq!(bench.breaker.is_closing(), left < 2);
+        let closed = bench.succeed();
+        assert_eq!(closed.is_some(), left == 0, "as many successes as ever");
+    }
+    assert!(!bench.breaker.is_closing());
+}
+
+#[test]
+fn a_withheld_trip_is_one_until_a_success() {
+    let bench = Bench::new(Settings {
+        failure_ratio: None,
+        ..settings()
+    });
+    let withheld = || bench.breaker.is_withheld(bench.now_ms, &bench.settings);
+    assert!(bench.places.claim());
+    for failures in 1..=5 {
+        assert!(!withheld());
+        let transition = bench.fail();
+        assert_eq!(transition.is_some(), failures == 5);
+    }
+    assert!(withheld());
+    bench.succeed();
+    assert!(!withheld());
+}

@@ -55,6 +55,14 @@ impl Word {
         }
     }
 
+    pub fn half_opened(self) -> Word {
+        let phase = Phase::HalfOpen {
+            probes: 0,
+            successes: 0,
+        };
+        Word { phase, ..self }
+    }
+
     pub fn closed(self) -> Word {
         Word {
             phase: Phase::Closed,

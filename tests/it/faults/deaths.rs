@@ -41,18 +41,18 @@ fn config(addresses: &[SocketAddr], h2: bool) -> String {
 
 /// One finished request.
 #[derive(Debug, Clone)]
-struct Done {
-    at: Instant,
-    took: Duration,
+pub(super) struct Done {
+    pub at: Instant,
+    pub took: Duration,
     target: String,
     /// What was wrong with it.
-    wrong: Option<String>,
+    pub wrong: Option<String>,
 }
 
 /// What all clients saw.
 #[derive(Default)]
-struct Load {
-    done: Mutex<Vec<Done>>,
+pub(super) struct Load {
+    pub done: Mutex<Vec<Done>>,
     asked: AtomicUsize,
     over: AtomicBool,
 }
@@ -119,7 +119,7 @@ impl Load {
 }
 
 /// `faults` happen while 32 clients ask with `method`.
-fn under_load(proxy: &Proxy, method: &str, faults: impl FnOnce(&Load)) -> Load {
+pub(super) fn under_load(proxy: &Proxy, method: &str, faults: impl FnOnce(&Load)) -> Load {
     let load = Load::default();
     let address = proxy.address();
     thread::scope(|scope| {
@@ -165,7 +165,7 @@ fn any_instant() {
     thread::sleep(Duration::from_millis(fastrand::u64(0..150)));
 }
 
-fn is_flawless(load: &Load, what: &str) {
+pub(super) fn is_flawless(load: &Load, what: &str) {
     let wrong = load.wrong();
     assert!(
         wrong.is_empty(),
