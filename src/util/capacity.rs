@@ -100,11 +100,14 @@ impl Capacity {
 
     /// A place for one more connection.
     pub fn place(&self) -> Option<Place<'_>> {
-        if self.open.0.fetch_add(1, Ordering::Relaxed) < self.most() {
-            return Some(Place(self));
-        }
-        self.leave();
-        None
+        let most = self.most();
+        let one_more = |open| (open < most).then_some(open + 1);
+        let open = &self.open.0;
+        // Nothing is taken and given back where there is none: that would look like room to all
+        // that wait, and each that looks would wake the others for ever.
+        open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()
+            .map(|_| Place(self))
     }
 
     /// Gives a place back.
@@ -211,6 +214,25 @@ mod tests {
         assert_eq!(capacity.open(), 1);
         capacity.leave();
         assert_eq!(capacity.open(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_wait_do_not_wake_each_other() {
+        let capacity = Capacity::default();
+        capacity.set(1, 240);
+        capacity.place().expect("the only one").keep();
+        let looks = AtomicUsize::new(0);
+        let waits = || async {
+            while capacity.place().is_none() {
+                looks.fetch_add(1, Ordering::Relaxed);
+                assert!(looks.load(Ordering::Relaxed) < 1_000, "they go round");
+                capacity.room().await;
+            }
+        };
+        let second = Duration::from_secs(1);
+        let all = async { tokio::join!(waits(), waits(), waits()) };
+        assert!(tokio::time::timeout(second, all).await.is_err());
+        assert!(looks.load(Ordering::Relaxed) <= 33, "{looks:?}");
     }
 
     #[test]
