@@ -42,6 +42,8 @@ const WINDOW: Duration = Duration::from_secs(2);
 const HASTE: u32 = 4;
 /// Over which those are that go: a socket takes them in lumps.
 const READER_WINDOW: Duration = Duration::from_secs(10);
+/// Nobody has looked for so long: what is known is of an earlier time.
+const STALE: u32 = 20_000;
 
 impl Timers {
     /// Lets go of up to `count`, fewer those that are going already. `min_rate` is in bytes per
@@ -117,11 +119,12 @@ impl Slot {
     }
 
     fn is_slow(&mut self, now: u32, window: Duration, min_rate: u64) -> bool {
-        if self.watched == 0 {
+        let passed = now.wrapping_sub(self.watched);
+        if self.watched == 0 || passed > STALE {
             (self.watched, self.moved_then) = (now, self.moved);
             return false;
         }
-        let passed = u64::from(now.wrapping_sub(self.watched));
+        let passed = u64::from(passed);
         if passed < window.as_millis() as u64 {
             return false;
         }
@@ -249,5 +252,24 @@ mod tests {
         assert!(seen[8][1], "{seen:?}");
         assert!(!seen[39][2] && seen[40][2], "{seen:?}");
         assert!(seen.iter().all(|shed| !shed[0] && !shed[3]), "{seen:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_slow_while_nobody_minded_has_a_window_of_its_own_again() {
+        let timers = Timers::new();
+        let slots = [timers.slot()];
+        slots[0].set(Instant::now() + 6_000 * SECOND);
+        slots[0].awaits(Awaits::Bytes, 0);
+        timers.relieve(Instant::now(), 1, 240, false);
+        tokio::time::advance(600 * SECOND).await;
+        for second in 0..10 {
+            slots[0].awaits(Awaits::Bytes, 300 * second);
+            timers.relieve(Instant::now(), 1, 240, false);
+            assert_eq!(shed(&slots), [false], "after {second} s");
+            tokio::time::advance(SECOND).await;
+        }
+        tokio::time::advance(2 * SECOND).await;
+        timers.relieve(Instant::now(), 1, 240, false);
+        assert_eq!(shed(&slots), [true], "now it stands still");
     }
 }
