@@ -57,7 +57,10 @@ impl Overload {
             }
             let measured = limit.map(|limit| (limit, memory::resident(page_bytes)));
             let state = match measured {
-                None => Memory::Enough,
+                None => {
+                    self.end(&mut told);
+                    Memory::Enough
+                }
                 Some((limit, Some(resident))) => {
                     let state = watch.judge(now, resident, limit.0, self.capacity.open());
                     self.tell(&mut told, now, state, resident, limit);
@@ -88,6 +91,20 @@ impl Overload {
         }
         if !self.capacity.is_crowded() {
             *before = refused;
+        }
+    }
+
+    /// There is no limit any more: the next one begins an episode of its own.
+    fn end(&self, told: &mut Told) {
+        if std::mem::take(&mut told.shedding) {
+            told.at = None;
+            let (refused, shed) = self.capacity.turned_away();
+            let (refused, shed) = (refused - told.before.0, shed - told.before.1);
+            tracing::info!(
+                refused,
+                shed,
+                "memory-limit is off: nothing is shed any more"
+            );
         }
     }
 

@@ -68,6 +68,29 @@ fn over_the_limit_new_ones_are_shed_and_afterwards_served() {
     assert_eq!(log.matches("over memory-limit").count(), 1, "{log}");
 }
 
+#[test]
+fn a_limit_that_is_switched_off_ends_the_episode() {
+    let origin = holding();
+    let off = limited(&origin, "off");
+    let process = Process::start(&off);
+    for round in 1..=2 {
+        // As long as they are there, it is not settled.
+        let crowd: Vec<Client> = (0..20).filter_map(|_| endless(&process)).collect();
+        let less = format!("{}MiB", process.resident() / 1024 - 2);
+        assert_eq!(process.reload(&limited(&origin, &less)).status, 200);
+        eventually("it is told of every time", || {
+            process.log().matches("over memory-limit").count() == round
+        });
+        assert_eq!(process.reload(&off).status, 200);
+        eventually("the end, too", || {
+            process.log().matches("memory-limit is off").count() == round
+        });
+        assert_eq!(status(&process)["shedding"], false);
+        assert_eq!(Client::connect(process.listener).get("/").status, 200);
+        drop(crowd);
+    }
+}
+
 /// What one of `count` connections holds, in KiB, that are all in the state that `open` brings
 /// them to; counted once `done`.
 fn each(count: usize, open: impl Fn(&Process) -> Client, requests: bool) -> f64 {
