@@ -57,9 +57,9 @@ fn a_flood_of_the_admin_listener_keeps_nobody_out() {
             thread::sleep(Duration::from_millis(10));
         }
         over.store(true, Ordering::Relaxed);
-        assert!(probe < Duration::from_secs(1), "a probe took {probe:?}");
+        assert!(probe < Duration::from_secs(2), "a probe took {probe:?}");
         assert!(
-            request < Duration::from_secs(1),
+            request < Duration::from_secs(2),
             "a request took {request:?}"
         );
     });

@@ -37,7 +37,7 @@ fn a_crowd_costs_nobody_a_request_at_any_limit() {
         }
         let spent = process.cpu() - cpu;
         assert!(spent < Duration::from_secs(1), "{spent:?} of CPU time");
-        assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
         drop(crowd);
         assert_eq!(Client::connect(process.listener).get("/").status, 200);
         eventually("no descriptor is lost", || {

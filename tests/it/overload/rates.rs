@@ -98,7 +98,7 @@ fn drips_go_and_honest_clients_are_served_as_ever() {
         fast.send([b'x'; 1000]);
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     assert!(cut(&proxy, "overload_slow") > 0.0);
     assert!(open(&proxy) <= 60);
     assert!(!is_over(&mut waits), "the server is slow, not the client");
