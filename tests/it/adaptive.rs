@@ -136,8 +136,9 @@ fn limit(proxy: &Proxy) -> f64 {
     proxy.metric(series).expect("there is a limit")
 }
 
-/// Of the adaptive one and its twin without a limit: as much is done, in clearly less time.
-fn works_at_the_knee(limit: f64, adaptive: &Seen, twin: &Seen) {
+/// Of the adaptive one and its twin without a limit: not much less is done, `faster` times as fast.
+/// A limit far below the knee would do a quarter, one that never moved is little faster.
+fn works_at_the_knee(limit: f64, adaptive: &Seen, twin: &Seen, faster: f64) {
     let told = format!(
         "limit {limit}: {} answered in {:?} (p99 {:?}), {} refused (p50 {:?}); \
          without a limit {} answered in {:?} (p99 {:?})",
@@ -157,12 +158,12 @@ fn works_at_the_knee(limit: f64, adaptive: &Seen, twin: &Seen) {
         "the twin has no limit: {told}"
     );
     assert!(
-        adaptive.took.len() * 4 >= twin.took.len() * 3,
+        adaptive.took.len() * 5 >= twin.took.len() * 3,
         "too little is done: {told}"
     );
     let took = mean(&adaptive.took);
     assert!(
-        took.mul_f64(1.25) <= mean(&twin.took),
+        took.mul_f64(faster) <= mean(&twin.took),
         "it takes too long: {told}"
     );
     assert!(
@@ -183,7 +184,7 @@ fn at_three_times_its_capacity_a_service_works_at_its_knee() {
     let twin = Proxy::start(&app(&[&twin_origin], ""));
     drive(&proxy, 36, Duration::from_secs(4));
     let [seen, unlimited] = drive_both([&proxy, &twin], 36, Duration::from_secs(4));
-    works_at_the_knee(limit(&proxy), &seen, &unlimited);
+    works_at_the_knee(limit(&proxy), &seen, &unlimited, 1.35);
     let seen = drive(&proxy, 4, Duration::from_secs(1));
     assert!(seen.refused.is_empty() && seen.other.is_empty(), "{seen:?}");
 }
@@ -191,8 +192,8 @@ fn at_three_times_its_capacity_a_service_works_at_its_knee() {
 #[test]
 fn two_servers_of_different_speed_share_one_limit() {
     let pair = || {
-        let fast = Service::new(8, Duration::from_millis(10));
-        let slow = Service::new(8, Duration::from_millis(40));
+        let fast = Service::new(8, Duration::from_millis(20));
+        let slow = Service::new(8, Duration::from_millis(80));
         [fast.origin(), slow.origin()]
     };
     let (origins, twins) = (pair(), pair());
@@ -202,7 +203,7 @@ fn two_servers_of_different_speed_share_one_limit() {
     let twin = Proxy::start(&app(&[&twins[0], &twins[1]], balance));
     drive(&proxy, 60, Duration::from_secs(4));
     let [seen, unlimited] = drive_both([&proxy, &twin], 60, Duration::from_secs(3));
-    works_at_the_knee(limit(&proxy), &seen, &unlimited);
+    works_at_the_knee(limit(&proxy), &seen, &unlimited, 1.15);
 }
 
 #[test]
