@@ -157,8 +157,12 @@ impl Dns {
 
     /// Answers again, at the same address.
     pub fn resume(&self) {
-        let udp = UdpSocket::bind(self.address).expect("the port is still free");
-        let tcp = TcpListener::bind(self.address).expect("the port is still free");
+        // Somebody else's connection may have been given the port meanwhile.
+        let limit = Duration::from_secs(10);
+        let (udp, tcp) = super::value_within(limit, "the port is free", || {
+            let udp = UdpSocket::bind(self.address).ok()?;
+            Some((udp, TcpListener::bind(self.address).ok()?))
+        });
         *self.running.lock().expect("no panic holds it") = Some(serve(udp, tcp, &self.zone));
     }
 }
