@@ -8,7 +8,7 @@
 //!
 //! An open breaker protects clients from a server while others serve them. When open breakers are
 //! all that stands between requests and the upstream, waiting protects nobody, and [`shorten`] ends
-//! it: a server that passed a check since its trip, or that could not be reached and now takes a
+//! it: a server that failed checks or could not be reached, and now passes one or takes a
 //! connection ([`knock`](super::knock)), goes half-open at once. From there on all is as ever: as
 //! many probes, as many successes, slow start.
 

@@ -72,7 +72,7 @@ pub struct Server {
     /// Milliseconds of [`Common::ms`]; 0 is not known.
     next_check: AtomicU64,
     last_check: Mutex<Option<LastCheck>>,
-    /// The last failure that tells was one of reaching it, not of what it said.
+    /// The last failure that tells was of a check or of reaching it, not of what it said.
     unreached: AtomicBool,
     /// Effective weight, for the gauge: the bits of an `f64`. Written by the control task.
     weight: AtomicU64,
@@ -362,9 +362,10 @@ impl Server {
             events::health(self.upstream(), &self.label, passed, &cause);
             self.common.touch();
         }
-        if passed && let Some(opened) = self.breaker.opened() {
-            self.breaker.vouch(opened);
-            self.common.touch();
+        if !passed {
+            self.set_unreached(true);
+        } else if let Some(opened) = self.breaker.opened() {
+            self.reached(opened);
         }
         *lock(&self.last_check) = Some(LastCheck {
             at: now,
