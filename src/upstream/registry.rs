@@ -450,14 +450,16 @@ mod tests {
         }
     }
 
+    /// One server, given by name.
+    fn named(weight: u32) -> model::Upstream {
+        let mut config = config(&[(9, weight)]);
+        config.servers[0].address = ServerAddress::Name("app.invalid".into(), 1);
+        config
+    }
+
     #[tokio::test]
     async fn an_answer_between_prepare_and_publish_is_not_taken_back() {
         let registry = registry();
-        let named = |weight: u32| {
-            let mut config = config(&[(9, weight)]);
-            config.servers[0].address = ServerAddress::Name("app.invalid".into(), 1);
-            config
-        };
         let first = publish(&registry, named(1));
         let address = &first.config().servers[0].address;
         let source = lock(&registry.inner).names.source(address).clone();
@@ -487,11 +489,6 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_nobody_has_looked_at_yet_is_not_lost_to_a_reload() {
         let registry = registry();
-        let named = |weight: u32| {
-            let mut config = config(&[(9, weight)]);
-            config.servers[0].address = ServerAddress::Name("app.invalid".into(), 1);
-            config
-        };
         let first = publish(&registry, named(1));
         let address = &first.config().servers[0].address;
         let source = lock(&registry.inner).names.source(address).clone();
