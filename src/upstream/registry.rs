@@ -380,15 +380,21 @@ impl Registry {
         lock(&self.inner).current.clone()
     }
 
-    /// All upstreams as `/status` shows them.
+    /// All upstreams as `/status` shows them: no name says more than the servers beside it show.
     pub fn view(&self) -> Vec<UpstreamView> {
         let now = Instant::now();
-        let inner = lock(&self.inner);
-        let view = |upstream: &Arc<Upstream>| UpstreamView {
-            names: inner.names.view(upstream.config(), now),
-            ..UpstreamView::of(upstream, now)
+        let view = |upstream: Arc<Upstream>| {
+            let names = lock(&self.inner).names.view(upstream.config(), now);
+            if !names.is_empty() {
+                // The control task may not have come to what they said last.
+                self.reseat(&upstream, now);
+            }
+            UpstreamView {
+                names,
+                ..UpstreamView::of(&upstream, now)
+            }
         };
-        inner.current.iter().map(view).collect()
+        self.upstreams().into_iter().map(view).collect()
     }
 }
 
@@ -455,6 +461,17 @@ mod tests {
         let mut config = config(&[(9, weight)]);
         config.servers[0].address = ServerAddress::Name("app.invalid".into(), 1);
         config
+    }
+
+    #[tokio::test]
+    async fn a_view_shows_the_servers_that_its_names_tell_of() {
+        let registry = registry();
+        let upstream = publish(&registry, named(1));
+        let address = &upstream.config().servers[0].address;
+        let source = lock(&registry.inner).names.source(address).clone();
+        source.answered(told(&[1, 2]));
+        let view = registry.view().remove(0);
+        assert_eq!((view.names[0].servers, view.servers.len()), (2, 2));
     }
 
     #[tokio::test]

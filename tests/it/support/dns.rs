@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -68,6 +69,8 @@ const AAAA: u16 = 28;
 const SRV: u16 = 33;
 /// How soon a thread sees that it shall end.
 const TICK: Duration = Duration::from_millis(20);
+/// By this process, to give each an address of its own.
+static STARTED: AtomicU32 = AtomicU32::new(0);
 
 impl Dns {
     pub fn start() -> Self {
@@ -75,18 +78,19 @@ impl Dns {
             additional: true,
             ..Zone::default()
         }));
-        for _ in 0..50 {
-            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-            let address = udp.local_addr().expect("has an address");
-            if let Ok(tcp) = TcpListener::bind(address) {
-                return Dns {
-                    running: Mutex::new(Some(serve(udp, tcp, &zone))),
-                    address,
-                    zone,
-                };
-            }
+        // A loopback address of its own, which nobody's connection goes out from: its port is free
+        // over UDP and TCP, and still free after a stop.
+        let [_, a, b, c] =
+            (process::id() << 8 | STARTED.fetch_add(1, Ordering::Relaxed)).to_be_bytes();
+        let udp =
+            UdpSocket::bind((Ipv4Addr::new(127, 64 | a & 63, b, c), 0)).expect("a port is free");
+        let address = udp.local_addr().expect("has an address");
+        let tcp = TcpListener::bind(address).expect("the port is free over TCP");
+        Dns {
+            running: Mutex::new(Some(serve(udp, tcp, &zone))),
+            address,
+            zone,
         }
-        panic!("no port is free over UDP and TCP");
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -157,12 +161,8 @@ impl Dns {
 
     /// Answers again, at the same address.
     pub fn resume(&self) {
-        // Somebody else's connection may have been given the port meanwhile.
-        let limit = Duration::from_secs(10);
-        let (udp, tcp) = super::value_within(limit, "the port is free", || {
-            let udp = UdpSocket::bind(self.address).ok()?;
-            Some((udp, TcpListener::bind(self.address).ok()?))
-        });
+        let udp = UdpSocket::bind(self.address).expect("nobody else has the address");
+        let tcp = TcpListener::bind(self.address).expect("nobody else has the address");
         *self.running.lock().expect("no panic holds it") = Some(serve(udp, tcp, &self.zone));
     }
 }
