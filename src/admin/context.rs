@@ -68,6 +68,8 @@ pub enum Readiness {
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
     pub version: &'static str,
+    /// Another one after an upgrade.
+    pub pid: u32,
     pub state: Readiness,
     pub generation: u64,
     pub uptime_seconds: u64,

@@ -74,6 +74,7 @@ impl Control for Process {
     fn status(&self) -> Status {
         Status {
             version: "0",
+            pid: 1,
             state: self.readiness,
             generation: 3,
             uptime_seconds: 5,

@@ -73,6 +73,7 @@ impl admin::Control for Control {
         let snapshot = &current.snapshot;
         admin::Status {
             version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
             state: self.state(),
             generation: snapshot.generation,
             uptime_seconds: self.started.elapsed().as_secs(),

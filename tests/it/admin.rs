@@ -68,6 +68,7 @@ fn status_shows_the_process_its_upstreams_and_servers() {
         &proxy.status(),
         &serde_json::json!({
             "state": "ready", "generation": 1, "workers": 2, "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
             "last_reload": { "successful": true, "mistakes": null },
         }),
     );
