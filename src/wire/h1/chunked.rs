@@ -240,6 +240,8 @@ mod tests {
 
     #[test]
     fn extensions_and_padding_do_not_pass_on() {
+        let nameless = decode(b"1;\r\nx\r\n0\r\n", &[0, 2, 4]);
+        assert_eq!(nameless, Ok((b"x".to_vec(), true)));
         let mut decoder = Chunked::default();
         let pass = decoder
             .pass(b"3;a=\"b\"\r\nabc\r\n")
