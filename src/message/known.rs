@@ -225,6 +225,21 @@ pub struct KnownSet([u64; 2]);
 impl KnownSet {
     pub const EMPTY: KnownSet = KnownSet([0; 2]);
 
+    /// What says who the client is and how it came: a proxy vouches for it, a stranger may not say
+    /// it. `Via` is not among them: it is only added to.
+    pub const IDENTITY: KnownSet = KnownSet::of(&[
+        Known::ClientCert,
+        Known::ClientCertChain,
+        Known::Forwarded,
+        Known::XForwardedFor,
+        Known::XForwardedProto,
+        Known::XForwardedPort,
+        Known::XForwardedHost,
+        Known::XForwardedPrefix,
+        Known::XRealIp,
+        Known::XRequestId,
+    ]);
+
     pub const fn of(names: &[Known]) -> Self {
         let mut set = KnownSet::EMPTY;
         let mut i = 0;

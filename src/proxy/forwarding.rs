@@ -28,20 +28,6 @@ const PSEUDONYM: &[u8] = b" evenkeel";
 /// Never taken from outside.
 const OURS_ALONE: KnownSet = KnownSet::of(&[Known::ClientCert, Known::ClientCertChain]);
 
-/// What a stranger may not say. `Via` is not among them: it is only added to.
-const SPOOFABLE: KnownSet = KnownSet::of(&[
-    Known::ClientCert,
-    Known::ClientCertChain,
-    Known::Forwarded,
-    Known::XForwardedFor,
-    Known::XForwardedProto,
-    Known::XForwardedPort,
-    Known::XForwardedHost,
-    Known::XForwardedPrefix,
-    Known::XRealIp,
-    Known::XRequestId,
-]);
-
 /// How a request came in.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
@@ -77,7 +63,7 @@ pub fn set_forwarding(
         }
         return keep_request_id(fields, random);
     }
-    fields.remove_any(SPOOFABLE);
+    fields.remove_any(KnownSet::IDENTITY);
     let id = fresh_id(random);
     fields.append_block_ending(introductions.of(arrival), &id);
     fields.append_copy(Known::XForwardedHost, Known::Host);

@@ -29,7 +29,7 @@ const BESIDE_CONNECTION: KnownSet = OF_THE_HOP.without(Known::Connection);
 
 /// Never removed because `Connection` names it: framing, routing, identity, credentials and what
 /// the content means.
-const END_TO_END: KnownSet = KnownSet::of(&[
+const END_TO_END: KnownSet = KnownSet::IDENTITY.union(KnownSet::of(&[
     Known::Host,
     Known::ContentLength,
     Known::ContentType,
@@ -39,16 +39,6 @@ const END_TO_END: KnownSet = KnownSet::of(&[
     Known::Expect,
     Known::MaxForwards,
     Known::Via,
-    Known::Forwarded,
-    Known::XForwardedFor,
-    Known::XForwardedProto,
-    Known::XForwardedHost,
-    Known::XForwardedPort,
-    Known::XForwardedPrefix,
-    Known::XRealIp,
-    Known::XRequestId,
-    Known::ClientCert,
-    Known::ClientCertChain,
     Known::Traceparent,
     Known::Tracestate,
     Known::Cookie,
@@ -62,7 +52,7 @@ const END_TO_END: KnownSet = KnownSet::of(&[
     Known::Date,
     Known::Location,
     Known::RetryAfter,
-]);
+]));
 
 /// What a request's hop-by-hop fields asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
