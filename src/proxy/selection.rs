@@ -14,7 +14,7 @@ use crate::proxy::retry;
 use crate::proxy::transaction::Transaction;
 use crate::router;
 use crate::telemetry::Reason;
-use crate::upstream::pool::Acquired;
+use crate::upstream::pool::{Acquired, Claim};
 use crate::upstream::{Lease, Pick, Refused, ServerId, Upstream};
 use crate::util::clock;
 use crate::util::timer::Deadline;
@@ -79,22 +79,11 @@ impl Transaction {
         waiter: Option<&mut TaskContext<'_>>,
     ) -> Result<Selected, Refused> {
         let introduction = upstream.config().proxy_protocol;
-        if introduction != ProxyProtocol::Off {
-            return self.acquire_introduced(lease, introduction, waiter);
+        let (claim, via) = match introduction {
+            ProxyProtocol::Off => self.acquire_shared(&lease, waiter),
+            _ => self.acquire_introduced(&lease, waiter),
         }
-        let pools = &self.account.context.pools;
-        let method = &self.account.head.method;
-        let again = retry::resend_after_stale(method, true, self.replayable());
-        let acquired = if again {
-            pools.acquire(lease.server().connections(), waiter)
-        } else {
-            pools.acquire_for_once(lease.server().connections(), waiter)
-        };
-        let (claim, via) = match acquired {
-            Acquired::Kept(connection, claim) => (claim, Via::Kept(connection)),
-            Acquired::Dial(claim) => (claim, Via::Dial),
-            Acquired::Full => return Err(Refused::Full),
-        };
+        .ok_or(Refused::Full)?;
         let held = Held {
             claim,
             lease,
@@ -104,32 +93,34 @@ impl Transaction {
         Ok(Selected { held, via })
     }
 
+    /// `None`: there may be no further one.
+    fn acquire_shared(
+        &self,
+        lease: &Lease,
+        waiter: Option<&mut TaskContext<'_>>,
+    ) -> Option<(Claim<Connection>, Via)> {
+        let pools = &self.account.context.pools;
+        let method = &self.account.head.method;
+        let server = lease.server().connections();
+        let acquired = match retry::resend_after_stale(method, true, self.replayable()) {
+            true => pools.acquire(server, waiter),
+            false => pools.acquire_for_once(server, waiter),
+        };
+        claimed(acquired)
+    }
+
     /// Of a server that is told whose connection it is: one that this client's connection has had
     /// before, or a new one.
     fn acquire_introduced(
         &self,
-        lease: Lease,
-        introduction: ProxyProtocol,
+        lease: &Lease,
         waiter: Option<&mut TaskContext<'_>>,
-    ) -> Result<Selected, Refused> {
-        let (claim, via) = match self.take_introduced(&lease, waiter) {
-            Some(kept) => (kept.claim, Via::Kept(kept.connection)),
-            None => {
-                let pools = &self.account.context.pools;
-                match pools.acquire_new(lease.server().connections()) {
-                    Acquired::Kept(connection, claim) => (claim, Via::Kept(connection)),
-                    Acquired::Dial(claim) => (claim, Via::Dial),
-                    Acquired::Full => return Err(Refused::Full),
-                }
-            }
-        };
-        let held = Held {
-            claim,
-            lease,
-            bound: false,
-            introduction,
-        };
-        Ok(Selected { held, via })
+    ) -> Option<(Claim<Connection>, Via)> {
+        if let Some(kept) = self.take_introduced(lease, waiter) {
+            return Some((kept.claim, Via::Kept(kept.connection)));
+        }
+        let pools = &self.account.context.pools;
+        claimed(pools.acquire_new(lease.server().connections()))
     }
 
     fn take_introduced(
@@ -243,6 +234,14 @@ impl Transaction {
             std::net::IpAddr::V4(address) => address.octets().to_vec(),
             std::net::IpAddr::V6(address) => address.octets().to_vec(),
         })
+    }
+}
+
+fn claimed(acquired: Acquired<Connection>) -> Option<(Claim<Connection>, Via)> {
+    match acquired {
+        Acquired::Kept(connection, claim) => Some((claim, Via::Kept(connection))),
+        Acquired::Dial(claim) => Some((claim, Via::Dial)),
+        Acquired::Full => None,
     }
 }
 
