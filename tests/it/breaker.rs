@@ -240,7 +240,6 @@ fn half_open_lets_exactly_the_probes_through_and_their_successes_close_it() {
     for _ in 0..3 {
         proxy.get("/");
     }
-    is_open(&proxy);
     server.answer(0);
     eventually("its time passes", || {
         state(&proxy, &server.origin) == "half-open"
@@ -256,6 +255,10 @@ fn half_open_lets_exactly_the_probes_through_and_their_successes_close_it() {
         .collect();
     eventually("the probes are at the server", || {
         server.origin.request_count() == before + 2
+    });
+    let rejected = "evenkeel_rejected_total{reason=\"circuit_open\"}";
+    eventually("the others are refused", || {
+        proxy.metric(rejected) == Some(8.0)
     });
     is_open(&proxy);
     server.answer(200);
