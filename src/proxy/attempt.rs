@@ -274,13 +274,16 @@ impl Transaction {
             started,
             ..
         } = attempt;
-        drop(exchange);
         let Classified {
             failure,
             cause,
             kind,
             written,
         } = classify(error);
+        if kind == Some(FailureKind::Timeout) {
+            exchange.doubt();
+        }
+        drop(exchange);
         if let Some(kind) = kind {
             let now = clock::now();
             lease.failure(now, now - started, kind);

@@ -191,8 +191,11 @@ impl Copy {
                 }
                 Err(error) => {
                     exchange.break_off();
-                    drop(exchange);
                     let Classified { failure, kind, .. } = attempt::classify(&error);
+                    if kind == Some(FailureKind::Timeout) {
+                        exchange.doubt();
+                    }
+                    drop(exchange);
                     self.failed(&mut held, kind, failure.reason, started);
                     return Err(Lost::Failed);
                 }

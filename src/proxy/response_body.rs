@@ -71,6 +71,9 @@ impl AnswerBody {
         error: BodyError,
         fault: Fault,
     ) -> BodyError {
+        if (error, fault) == (BodyError::IdleTimeout, Fault::Upstream) {
+            self.inner.doubt();
+        }
         self.inner.close();
         if let Some(mut held) = self.held.take()
             && fault == Fault::Upstream

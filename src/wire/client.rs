@@ -307,6 +307,14 @@ impl Exchange {
         }
     }
 
+    /// The server was not in time, so nobody else begins on the connection before it gave a sign of
+    /// life. One of HTTP/1 ends with its exchange. To be dropped then.
+    pub fn doubt(&self) {
+        if let Exchange::H2(exchange) = self {
+            exchange.doubt();
+        }
+    }
+
     /// Bytes of the request in the socket so far; 0 only where the server cannot have seen any.
     #[inline]
     pub fn bytes_written(&self) -> u64 {
@@ -407,6 +415,13 @@ impl ResponseBody {
         match self {
             ResponseBody::H1(body) => body.take_connection().map(Connection::H1),
             ResponseBody::H2(body) => body.take_connection().map(Connection::H2),
+        }
+    }
+
+    /// As [`Exchange::doubt`]; to be closed then.
+    pub fn doubt(&self) {
+        if let ResponseBody::H2(body) = self {
+            body.doubt();
         }
     }
 

@@ -32,7 +32,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
+use tokio::time::Instant;
 
+use crate::util::clock;
 use crate::wire::io::Socket;
 
 use driver::Driver;
@@ -84,10 +86,16 @@ struct Shared {
     exchanges: Cell<usize>,
     /// Exchanges begun so far.
     begun: Cell<u64>,
+    /// When the first of those under way began.
+    awaited: Cell<Instant>,
     /// The driver has ended: the socket is closed.
     ended: Cell<bool>,
     /// Asked for a sign of life, the server has not answered yet.
     suspect: Cell<bool>,
+    /// An exchange was not answered in time; the driver has not looked into it yet.
+    doubt: Cell<bool>,
+    /// The driver has given it up for further exchanges.
+    retired: Cell<bool>,
     /// Goes with the socket.
     ballast: RefCell<Option<Box<dyn Any>>>,
 }
@@ -117,8 +125,11 @@ impl Connection {
             secure,
             exchanges: Cell::new(0),
             begun: Cell::new(0),
+            awaited: Cell::new(clock::now()),
             ended: Cell::new(false),
             suspect: Cell::new(false),
+            doubt: Cell::new(false),
+            retired: Cell::new(false),
             ballast: RefCell::new(None),
         });
         let mut driver = Driver::new(connection, shared.clone());
@@ -131,13 +142,13 @@ impl Connection {
     /// and gives signs of life.
     pub fn is_usable(&self) -> bool {
         let shared = &self.0.shared;
-        !shared.ended.get() && !shared.watch.is_leaving() && !shared.suspect.get()
+        !self.is_over() && !shared.suspect.get() && !shared.doubt.get()
     }
 
     /// No further exchange will ever begin on it.
     pub fn is_over(&self) -> bool {
         let shared = &self.0.shared;
-        shared.ended.get() || shared.watch.is_leaving()
+        shared.ended.get() || shared.watch.is_leaving() || shared.retired.get()
     }
 
     /// How many exchanges it may carry now: what the server allows, and no more than we want. An

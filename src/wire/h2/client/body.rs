@@ -65,6 +65,13 @@ impl ResponseBody {
     }
 
     /// The exchange is broken off.
+    /// As of an exchange; to be closed then.
+    pub fn doubt(&self) {
+        if let Some(stream) = &self.stream {
+            stream.doubt();
+        }
+    }
+
     pub fn close(&mut self) {
         self.body = None;
         self.stream = None;

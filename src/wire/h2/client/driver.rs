@@ -6,9 +6,13 @@
 //! exchange is begun ([`Shared::suspect`]); if nothing comes for [`DEAD`], the connection is ended,
 //! and its exchanges may be tried again elsewhere.
 //!
+//! Timeouts may be shorter than that: an exchange that ends by one casts [`Shared::doubt`], and
+//! where nothing came for [`SILENCE`], the server is asked at once. Otherwise each request would wait
+//! in vain on the same dead connection, the trial of a breaker that is half-open too.
+//!
 //! Servers that guard against pings (gRPC's count those that come without data in between) must
 //! not take us for an attacker: after [`FREE_PINGS`] without anything else coming, there is one per
-//! [`PATIENCE`].
+//! [`PATIENCE`]. A connection that is doubted and may not be asked is used no more.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -26,6 +30,8 @@ use crate::wire::h2::client::{HandshakeError, Shared};
 
 /// Without a byte while bytes are awaited, before the server is asked.
 const QUIET: Duration = Duration::from_secs(3);
+/// Without a byte, before an exchange that was not answered in time casts doubt.
+const SILENCE: Duration = Duration::from_millis(100);
 /// Without a byte after that, before it counts as dead.
 const DEAD: Duration = Duration::from_secs(10);
 /// Pings in a row with nothing else coming; and one more for an exchange that began after them.
@@ -55,9 +61,8 @@ pub(super) struct Driver {
     /// Pings since anything but their answers came, and when the last was sent.
     in_a_row: u32,
     last_ping: Instant,
-    /// Exchanges begun before the last ping, and when this was last looked at.
+    /// Exchanges begun before the last ping.
     begun_then: u64,
-    begun: u64,
 }
 
 impl Driver {
@@ -76,7 +81,6 @@ impl Driver {
             in_a_row: 0,
             last_ping: now,
             begun_then: 0,
-            begun: 0,
         }
     }
 
@@ -112,6 +116,7 @@ impl Driver {
         if self.is_forsaken() {
             self.forsaken.get_or_insert(now);
         }
+        self.look_into_doubt(now);
         loop {
             let Some(next) = self.next_step() else {
                 self.alarm = None;
@@ -138,12 +143,28 @@ impl Driver {
         if self.shared.exchanges.get() == 0 {
             return None;
         }
-        let quiet = self.moved + QUIET;
-        let fresh = u32::from(self.begun > self.begun_then);
-        if self.in_a_row < FREE_PINGS + fresh {
+        // Counts from when something is awaited.
+        let quiet = self.moved.max(self.shared.awaited.get()) + QUIET;
+        if self.may_ask_freely() {
             return Some(quiet);
         }
         Some(quiet.max(self.last_ping + PATIENCE))
+    }
+
+    fn may_ask_freely(&self) -> bool {
+        let fresh = u32::from(self.shared.begun.get() > self.begun_then);
+        self.in_a_row < FREE_PINGS + fresh
+    }
+
+    fn look_into_doubt(&mut self, now: Instant) {
+        if !self.shared.doubt.take() || self.asked.is_some() || now - self.moved < SILENCE {
+            return;
+        }
+        if self.may_ask_freely() || now >= self.last_ping + PATIENCE {
+            self.ask(now);
+        } else {
+            self.shared.retired.set(true);
+        }
     }
 
     /// Nobody has a handle any more, so nothing but the goodbye is left to be written.
@@ -159,11 +180,6 @@ impl Driver {
         let received = self.shared.watch.bytes_received();
         let came = received - self.received;
         self.received = received;
-        // Counts from when something is awaited.
-        let begun = self.shared.begun.get();
-        if begun != std::mem::replace(&mut self.begun, begun) {
-            self.moved = now;
-        }
         if came == 0 && !answered {
             return;
         }
@@ -191,7 +207,7 @@ impl Driver {
             self.asked = Some(now);
             self.shared.suspect.set(true);
             self.in_a_row += 1;
-            self.begun_then = self.begun;
+            self.begun_then = self.shared.begun.get();
         }
         // One that cannot be sent is tried again no sooner either.
         self.last_ping = now;

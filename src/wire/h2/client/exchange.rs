@@ -8,7 +8,7 @@ use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
 
 use crate::message::{BodyError, Data, Known, Length, Method, ResponseHead};
-use crate::util::websocket;
+use crate::util::{clock, websocket};
 use crate::wire::client::{Answer, ExchangeError, Request};
 use crate::wire::h2::client::head::{self, Terms};
 use crate::wire::h2::client::upload::Upload;
@@ -64,7 +64,9 @@ enum Receiving {
 impl Place {
     fn new(connection: Connection) -> Self {
         let shared = &connection.0.shared;
-        shared.exchanges.set(shared.exchanges.get() + 1);
+        if shared.exchanges.replace(shared.exchanges.get() + 1) == 0 {
+            shared.awaited.set(clock::now());
+        }
         Place {
             connection,
             written_before: None,
@@ -73,6 +75,11 @@ impl Place {
 
     pub fn watch(&self) -> &Watch {
         &self.connection.0.shared.watch
+    }
+
+    /// The driver looks into it when the stream is reset.
+    pub fn doubt(&self) {
+        self.connection.0.shared.doubt.set(true);
     }
 }
 
@@ -161,6 +168,11 @@ impl Exchange {
         self.0.upload.break_off();
     }
 
+    /// The server was not in time: the connection may be dead. To be dropped then.
+    pub fn doubt(&self) {
+        self.0.place.doubt();
+    }
+
     /// 0 only where the server cannot have seen anything of the request.
     pub fn bytes_written(&self) -> u64 {
         self.0.bytes_written()
@@ -239,6 +251,10 @@ impl Stream {
 
     pub fn watch(&self) -> &Watch {
         self.place.watch()
+    }
+
+    pub fn doubt(&self) {
+        self.place.doubt();
     }
 
     pub fn progress(&self) -> u64 {

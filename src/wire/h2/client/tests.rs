@@ -181,6 +181,74 @@ async fn a_slow_server_is_asked_no_more_than_it_bears() {
     .await;
 }
 
+/// Requests that follow each other put it off no more than one that waits alone.
+#[tokio::test(start_paused = true)]
+async fn a_dead_connection_is_suspected_however_many_begin_on_it() {
+    on_a_worker(async {
+        let (connection, server) = connected(false).await;
+        let start = Instant::now();
+        let mut waiting = Vec::new();
+        while connection.is_usable() && start.elapsed() < Duration::from_secs(20) {
+            let mut exchange = asked(&connection);
+            waiting.push(tokio::task::spawn_local(async move {
+                let _ = tokio::time::timeout(Duration::from_secs(1), answered(&mut exchange)).await;
+            }));
+            sleep(Duration::from_millis(500)).await;
+        }
+        let suspected = start.elapsed();
+        assert!(
+            suspected < Duration::from_secs(5),
+            "suspected after {suspected:?}"
+        );
+        assert_eq!(server.pings.borrow().len(), 1);
+    })
+    .await;
+}
+
+/// However short the timeouts are: where nothing came meanwhile, the server is asked at once.
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_is_not_answered_in_time_casts_doubt() {
+    on_a_worker(async {
+        for answers in [false, true] {
+            let (connection, server) = connected(answers).await;
+            let mut exchange = asked(&connection);
+            let patience = Duration::from_millis(500);
+            let answer = tokio::time::timeout(patience, answered(&mut exchange)).await;
+            assert!(answer.is_err());
+            exchange.doubt();
+            drop(exchange);
+            assert!(!connection.is_usable(), "answers: {answers}");
+            sleep(Duration::from_millis(10)).await;
+            assert_eq!(server.pings.borrow().len(), 1, "answers: {answers}");
+            assert_eq!(connection.is_usable(), answers);
+            sleep(Duration::from_secs(11)).await;
+            assert_eq!(connection.is_over(), !answers, "answers: {answers}");
+        }
+    })
+    .await;
+}
+
+/// A server that answers pings and nothing else is not asked for ever.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_doubted_too_often_is_used_no_more() {
+    on_a_worker(async {
+        let (connection, server) = connected(true).await;
+        for round in 0..4 {
+            assert!(!connection.is_over(), "round {round}");
+            let mut exchange = asked(&connection);
+            let patience = Duration::from_millis(500);
+            let answer = tokio::time::timeout(patience, answered(&mut exchange)).await;
+            assert!(answer.is_err());
+            exchange.doubt();
+            drop(exchange);
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert!(connection.is_over());
+        assert_eq!(server.pings.borrow().len(), 3);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_left_alone() {
     on_a_worker(async {
