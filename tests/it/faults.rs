@@ -7,16 +7,21 @@
 //! | TLS that fails, or is cut without a word | `tls`, `tls_upstream` | `h2_upstream/protocols` |
 //! | accepts late, begins late | `answers` | `answers` |
 //! | accepts and closes, resets before, inside of, after the head | `answers`, `stale`, `races` | `answers`, `h2_upstream/refusals` |
-//! | stalls before, inside of, after the head | `answers`, `timeouts`, `patience` | `answers` |
+//! | resets streams, says goodbye, breaks off inside of frames | | `answers`, `h2_upstream/refusals` |
+//! | stalls before, inside of, after the head | `answers`, `timeouts`, `patience` | `answers`, `streams` |
+//! | never reads, allows few requests or none | `timeouts`, `bodies/early` | `streams`, `h2_upstream/refusals` |
 //! | garbage, two lengths, length and chunks, 101 unasked | `answers`, `framing/answers` | `answers`, `h2_upstream/answers` |
 //! | body shorter than it says, chunks that end early | `answers`, `framing/answers` | `answers`, `h2_upstream/answers` |
-//! | body longer than it says, answers nobody asked for | `answers`, `stale`, `races` | `h2_upstream/answers` |
+//! | body longer than it says, answers nobody asked for | `answers`, `stale`, `races` | `answers`, `h2_upstream/answers` |
 //! | answers, then closes (0, 1, 5 ms) | `answers`, `stale` | `answers` |
 //! | answers before the request's body, reads none of it | `bodies/early`, `patience` | `h2_upstream/messages` |
 //! | 1xx, heads, frames without end | `answers`, `bodies/early` | `h2_upstream/floods` |
 //! | stopped, killed, vanished under load; recovery | `deaths`, `recovery`, `slow_start` | `deaths` |
 //! | resets or refuses some of all requests | `checks`, `chaos` | `h2_upstream/storms` |
 //! | checks that lie, flap, hang, flood | `checks`, `health` | `h2_upstream/protocols` |
+//!
+//! Each row of `answers` is tried by HTTP/1 and HTTP/2 on the client's side, and inside of TLS on
+//! both sides.
 //!
 //! Of the surroundings: [`files`] (the configuration), [`logs`] (disks, pipes), [`clocks`] (time that
 //! jumps), and here descriptors and drains.
@@ -28,13 +33,20 @@ mod deaths;
 mod files;
 mod logs;
 mod recovery;
+mod streams;
 mod tls;
 
-use std::net::TcpStream;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde_json::Value;
+
+use self::Ear::{Deaf, Hears};
+use self::Seen::{Cut, Told, Whole};
 use super::support::{Client, Origin, Process, Proxy, app, eventually};
 
 /// What a client is given.
@@ -53,6 +65,57 @@ enum Seen {
 enum Ear {
     Hears,
     Deaf,
+}
+
+/// What a server does, what a client sees of it, and what the breaker hears.
+type Row<F> = (&'static str, F, Seen, Ear);
+
+/// The first line of a log of JSON, once it is written.
+fn first_line(path: &Path) -> Value {
+    let text = || fs::read_to_string(path).unwrap_or_default();
+    eventually("it is logged", || text().contains('\n'));
+    serde_json::from_str(text().lines().next().expect("a line")).expect("JSON")
+}
+
+/// What client, log, metrics and breaker are told of one fault of `server`, the only one of `app`.
+fn verdict(
+    what: &str,
+    proxy: &Proxy,
+    server: SocketAddr,
+    (got, line): (answers::Got, &Value),
+    expected: Seen,
+    ear: Ear,
+) {
+    let code = match expected {
+        Told(status, reason) => {
+            let told = got.map(|(status, reason, _)| (status, reason));
+            assert_eq!(told, Some((status, Some(reason.into()))), "{what}");
+            assert_eq!(line["reason"], reason, "{what}: {line}");
+            reason
+        }
+        Cut(reason) => {
+            assert_eq!(got, None, "{what}: passed off as whole");
+            assert_eq!(line["reason"], reason, "{what}: {line}");
+            "200"
+        }
+        Whole(body) => {
+            assert_eq!(got, Some((200, None, body.into())), "{what}");
+            assert_eq!(line["reason"], Value::Null, "{what}: {line}");
+            "200"
+        }
+    };
+    let labels = format!("upstream=\"app\",server=\"{server}\"");
+    let series = format!("evenkeel_upstream_requests_total{{{labels},code=\"{code}\"}}");
+    eventually(&format!("{what}: {code} is counted"), || {
+        proxy.metric(&series) >= Some(1.0)
+    });
+    let opened = format!("evenkeel_upstream_breaker_transitions_total{{{labels},to=\"open\"}}");
+    match ear {
+        Hears => eventually(&format!("{what}: the breaker hears"), || {
+            proxy.metric(&opened) == Some(1.0)
+        }),
+        Deaf => assert_eq!(proxy.metric(&opened), Some(0.0), "{what}"),
+    }
 }
 
 /// A server whose traffic and whose checks fail or not, each by its own switch.

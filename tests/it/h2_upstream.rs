@@ -20,7 +20,7 @@ fn file(address: std::net::SocketAddr, rest: &str) -> String {
     )
 }
 
-fn to(address: std::net::SocketAddr, rest: &str) -> Proxy {
+pub fn to(address: std::net::SocketAddr, rest: &str) -> Proxy {
     Proxy::start(&file(address, rest))
 }
 

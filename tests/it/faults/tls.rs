@@ -5,15 +5,12 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use serde_json::Value;
-
+use super::Ear::{Deaf, Hears};
 use super::Seen::{Cut, Told, Whole};
-use super::{Ear, Seen};
+use super::{Ear, Row, Seen, first_line, verdict};
 use crate::support::tls::{Authority, replace};
 use crate::support::tls_origin::{Behaviour, Tls, TlsOrigin};
 use crate::support::{Origin, Proxy, eventually};
-
-use Ear::{Deaf, Hears};
 
 const UNTIL_CLOSE: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf";
 const LENGTH: &str = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf";
@@ -76,42 +73,14 @@ fn check(what: &str, ca: &Authority, fault: fn(&mut Tls), expected: Seen, ear: E
         let reason = answer.evenkeel_reason().map(str::to_owned);
         (answer.status, reason, answer.text())
     });
-    let text = || std::fs::read_to_string(&log).unwrap_or_default();
-    eventually("it is logged", || text().contains('\n'));
-    let line: Value = serde_json::from_str(text().lines().next().expect("a line")).expect("JSON");
-    match expected {
-        Told(status, reason) => {
-            let told = got.map(|(status, reason, _)| (status, reason));
-            assert_eq!(told, Some((status, Some(reason.into()))), "{what}");
-            assert_eq!(line["reason"], reason, "{what}: {line}");
-        }
-        Cut(reason) => {
-            assert_eq!(got, None, "{what}: passed off as whole");
-            assert_eq!(line["reason"], reason, "{what}: {line}");
-        }
-        Whole(body) => {
-            assert_eq!(got, Some((200, None, body.into())), "{what}");
-            assert_eq!(line["reason"], Value::Null, "{what}: {line}");
-        }
-    }
-    let opened = format!(
-        "evenkeel_upstream_breaker_transitions_total{{upstream=\"app\",server=\"{}\",to=\"open\"}}",
-        origin.address()
-    );
-    match ear {
-        Hears => eventually(&format!("{what}: the breaker hears"), || {
-            proxy.metric(&opened) == Some(1.0)
-        }),
-        Deaf => assert_eq!(proxy.metric(&opened), Some(0.0), "{what}"),
-    }
+    let line = first_line(&log);
+    verdict(what, &proxy, origin.address(), (got, &line), expected, ear);
     eventually(&format!("{what}: the next is served"), || {
         proxy.get("/next").status == 200
     });
 }
 
-type Row = (&'static str, fn(&mut Tls), Seen, Ear);
-
-const BEFORE_THE_HEAD: &[Row] = &[
+const BEFORE_THE_HEAD: &[Row<fn(&mut Tls)>] = &[
     ("closes", |_| {}, Told(502, "upstream_reset"), Hears),
     ("ends", end, Told(502, "upstream_reset"), Hears),
     ("resets", reset, Told(502, "upstream_reset"), Hears),
@@ -123,7 +92,7 @@ const BEFORE_THE_HEAD: &[Row] = &[
     ),
 ];
 
-const INSIDE_OF_A_BODY: &[Row] = &[
+const INSIDE_OF_A_BODY: &[Row<fn(&mut Tls)>] = &[
     (
         "until the end, and that is said",
         |tls| {
@@ -199,7 +168,7 @@ const INSIDE_OF_A_BODY: &[Row] = &[
 ];
 
 /// What has come whole is whole, whatever follows.
-const BEHIND_THE_BODY: &[Row] = &[
+const BEHIND_THE_BODY: &[Row<fn(&mut Tls)>] = &[
     (
         "a length, closed",
         |tls| send(tls, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),

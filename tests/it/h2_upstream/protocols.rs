@@ -1,32 +1,16 @@
 //! Which protocol is spoken: by the file, by what a server chooses, and by neither where it does
 //! not fit; what a reload changes of it; and how checks ask.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::Response;
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::support::h2_origin::{Call, send};
 use crate::support::tls::{Authority, replace};
 use crate::support::{H2Origin, Origin, Proxy, eventually};
 
 fn tls(ca: &Authority, alpn: &[&str]) -> ServerConfig {
-    let issued = ca.issue(&["127.0.0.1"]);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let certificate =
-        CertificateDer::from_pem_slice(issued.cert.as_bytes()).expect("a certificate");
-    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("a key");
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .expect("they fit");
-    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    config
+    ca.issue(&["127.0.0.1"]).server(alpn)
 }
 
 fn config(origin: &H2Origin, protocol: &str, more: &str) -> String {

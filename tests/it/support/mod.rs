@@ -19,6 +19,7 @@ pub mod raw;
 pub mod reference;
 pub mod relay;
 pub mod tls;
+pub mod tls_front;
 pub mod tls_origin;
 pub mod wait;
 
@@ -31,4 +32,5 @@ pub use origin::{Connection, Origin, Received};
 pub use process::{Process, evenkeel, says};
 pub use proxy::Proxy;
 pub use relay::Relay;
+pub use tls_front::TlsFront;
 pub use wait::{DEADLINE, Rounds, eventually, value_within};
