@@ -5,31 +5,40 @@
 //!
 //! Below its knee a service answers in the same time however much is asked of it; above, what is
 //! added waits, and the latency grows as the concurrency does while the throughput stands still
-//! (Little 1961: concurrency = throughput x latency). So a limit is judged by the latency under
-//! it, against the latency without a queue, as TCP Vegas judges its window (Brakmo & Peterson
-//! 1995), and as Netflix' concurrency-limits (Gradient2), Envoy's gradient controller and bRPC's
-//! `auto` limiter do for requests:
+//! (Little 1961: concurrency = throughput x latency). So between dips a limit is judged by the
+//! latency under it, against the latency without a queue, as TCP Vegas judges its window (Brakmo &
+//! Peterson 1995), and as Netflix' concurrency-limits (Gradient2), Envoy's gradient controller and
+//! bRPC's `auto` limiter do for requests ([`trend`]):
 //!
 //! - a window of answers at most [`TOLERANCE`] slower than the base: the limit grows by half its
 //!   square root, if it was reached at all;
-//! - a slower one: it shrinks in proportion, to half at most;
+//! - a slower one: it shrinks in proportion, to half at most, and never below the knee;
 //! - timeouts, resets and refusals for overload: a tenth less, and no growth for a while, however
 //!   fast the other answers are.
 //!
-//! # The base
+//! # The base and the knee
 //!
-//! is the weak spot of every such limiter: a minimum drifts down with noise, an average up with
-//! the overload that it should tell of, and a service that has become slower for good looks
-//! overloaded for ever. Here it is measured, as in Envoy and bRPC, by a *dip*: for a moment the
-//! limit is halved. Little's law tells the two cases apart. If the latency falls along with the
-//! limit, nothing was lost by the dip: the limit was far over the knee, it stays down there, and
-//! the next dip follows. If the latency stays, so that the throughput fell, there was no queue in
-//! the dip: its latency is the new base, whatever the base was before, and the limit goes back.
-//! There is a dip when the limit is
-//! reached for the first time (an upstream may be overloaded from its start), when growth meets the
-//! first queue, when the limit has lost a quarter (is it
-//! overload, or has the service changed?), and every 20 s of saturation; one lasts for about a hundred
-//! answers. Without saturation the base follows the traffic.
+//! The base is the weak spot of every such limiter: a minimum drifts down with noise, an average up
+//! with the overload that it should tell of, and a service that has become slower for good looks
+//! overloaded for ever. Here it is measured, as in Envoy and bRPC, by a *dip* ([`dip`]): for a
+//! moment the limit is halved. If the throughput stays, nothing was lost: the limit was far over
+//! the knee, and the next dip follows from down there. If the throughput falls along with the
+//! limit, there was no queue in the dip: its latency is the new base, whatever the base was
+//! before. And what the throughput lost says where the knee is, as TCP BBR's product of delivery
+//! rate and round trip does (Cardwell et al. 2016).
+//!
+//! The knee is needed because latency lies on a busy machine. There the proxy's own threads wait
+//! for a processor, requests start and answers are read late, all of them by the same moment, and
+//! the base is that of a quieter moment: to the latency this is a queue, and each step down that it
+//! asks for looks as justified as the one before, down to one request at a time. The throughput
+//! does not lie: it is what a limit is there to keep. So only a dip takes the limit below the knee,
+//! having compared throughputs at moments next to each other.
+//!
+//! There is a dip when the limit is reached for the first time (an upstream may be overloaded from
+//! its start), when growth meets the first queue, when the limit has lost a quarter or latency
+//! presses it against the knee (is it overload, or has the service changed?), and every 20 s of
+//! saturation; one lasts for about a hundred answers. Without saturation the base follows the
+//! traffic.
 //!
 //! # What is averaged
 //!
@@ -39,8 +48,15 @@
 //!
 //! Pure: the clock is passed in, in milliseconds. One owner, who looks every [`Concurrency::pace`].
 
+mod dip;
+mod round;
 #[cfg(test)]
 mod simulation;
+mod trend;
+
+use dip::{Calendar, Dip, Found, From, Next};
+use round::{EXACT, LEAST, Mean, Round, Wants, Window};
+use trend::{Reached, Trend};
 
 /// Slower than the base by this factor is not a queue yet.
 const TOLERANCE: f64 = 1.3;
@@ -49,39 +65,16 @@ const TOLERANCE: f64 = 1.3;
 const START: f64 = 20.0;
 const START_PER_SERVER: f64 = 4.0;
 
-/// Answers that make a window, and the least that one is made of when they come slowly.
+/// Answers that make a window.
 const ENOUGH: u32 = 32;
-const LEAST: u32 = 8;
 /// For the throughput of a window to be compared with that of another.
 const ENOUGH_TO_COMPARE: u32 = 100;
 const MOST: u32 = 2_000;
-/// The standard error, in powers of two, with which a mean is taken for what it says.
-const EXACT: f64 = 0.12;
-
-/// A dip that loses no more than this share of what it takes away (as powers of two) is harmless.
-const LOST: f64 = 0.4;
-/// Latency this much over the base, in powers of two, is far over the knee.
-const FAR: f64 = 2.0;
-/// Latency this little over the base: there is no queue at all.
-const NO_QUEUE: f64 = 0.15;
-/// A loss of this much since the last dip asks for another.
-const SUSPICIOUS: f64 = 0.75;
-/// A throughput that differs from the one before by more, in powers of two, has changed.
-const CHANGED: f64 = 0.6;
-/// Between dips, and how many times its length a dip's distance from the next is at least: it
-/// costs no more than a fiftieth of the throughput.
-const DIP_EVERY_MS: u64 = 20_000;
-const DIP_SHARE: u64 = 25;
-
-const DOUBT_MS: (u64, u64) = (1_000, 10_000);
 
 /// A share of attempts that ended in a sign of overload.
 const OVERLOADED: f64 = 0.05;
 /// No growth after one.
 const HOLD_MS: u64 = 1_000;
-
-/// However slow the answers come.
-const PATIENCE_MS: u64 = 10_000;
 
 const PACE_MS: u64 = 100;
 const FAST_PACE_MS: u64 = 20;
@@ -134,30 +127,13 @@ pub struct Concurrency {
     bounds: Bounds,
     /// Logarithm of the latency without a queue.
     base: Option<f64>,
+    /// Less than that cost throughput in a dip: latency alone takes the limit no lower.
+    knee: Option<f64>,
     stage: Stage,
-    window: Window,
-    /// Answers that still belong to an earlier limit, if the round is full.
-    unsettled: u32,
-    /// The limit of late.
-    usual: f64,
-    /// Logarithm of the latency of late, while the limit was reached.
-    recent: Option<f64>,
-    next_dip: u64,
-    /// The earliest moment for one that a loss asks for.
-    early_dip: u64,
+    round: Round,
+    trend: Trend,
+    calendar: Calendar,
     no_growth_before: u64,
-    /// To the next dip that a loss asks for: longer when the last ones found nothing new.
-    doubt_ms: u64,
-    /// There was a dip: the base is not that of a service that was overloaded from the start.
-    verified: bool,
-    /// Windows in a row that speak of another service than the last dip found.
-    doubts: u32,
-    /// Windows in a row without a queue.
-    clear: u32,
-    /// Windows in a row that were far over the knee.
-    far: u32,
-    /// Of the saturated service, at the last dip.
-    throughput: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -166,61 +142,6 @@ enum Stage {
     Starting,
     Steady,
     Dip(Dip),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Dip {
-    began: u64,
-    /// What the limit was.
-    from: f64,
-    /// What it was on the level above, and the latency there.
-    above: f64,
-    reference: Mean,
-    draining: bool,
-    /// What it interrupts is the start.
-    starting: bool,
-    /// The lowest level that cost no throughput.
-    harmless: f64,
-}
-
-/// Of the logarithms of latencies, with its standard error.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Mean {
-    log: f64,
-    error: f64,
-    /// Answers per millisecond.
-    rate: f64,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Window {
-    began: u64,
-    samples: u32,
-    logs: f64,
-    squares: f64,
-    drops: u32,
-    held: bool,
-    looks: u32,
-    held_looks: u32,
-    most_in_flight: u32,
-}
-
-impl Window {
-    /// The limit was reached nearly all the time: the throughput is what it let through.
-    fn is_saturated(&self) -> bool {
-        self.held_looks * 5 >= self.looks * 4
-    }
-
-    fn mean(&self, now_ms: u64) -> Mean {
-        let samples = f64::from(self.samples.max(2));
-        let log = self.logs / f64::from(self.samples.max(1));
-        let variance = (self.squares / samples - log.powi(2)).max(0.0);
-        Mean {
-            log,
-            error: (variance / samples).sqrt(),
-            rate: f64::from(self.samples) / (now_ms - self.began).max(1) as f64,
-        }
-    }
 }
 
 impl Concurrency {
@@ -232,23 +153,12 @@ impl Concurrency {
             limit,
             bounds,
             base: None,
+            knee: None,
             stage: Stage::Starting,
-            window: Window {
-                began: now_ms,
-                ..Window::default()
-            },
-            unsettled: limit as u32,
-            usual: limit,
-            recent: None,
-            next_dip: now_ms + DIP_EVERY_MS,
-            early_dip: now_ms,
+            round: Round::new(now_ms, limit),
+            trend: Trend::new(limit),
+            calendar: Calendar::new(now_ms),
             no_growth_before: now_ms,
-            doubt_ms: DOUBT_MS.0,
-            verified: false,
-            doubts: 0,
-            clear: 0,
-            far: 0,
-            throughput: None,
         }
     }
 
@@ -280,108 +190,49 @@ impl Concurrency {
     pub fn look(&mut self, now_ms: u64, seen: Seen, bounds: Bounds) {
         self.bounds = bounds;
         self.set(self.limit);
-        if self.is_draining(now_ms, &seen) || self.is_settling(now_ms, &seen) {
+        let (limit, wants) = (self.limit, self.wants());
+        let Some(window) = self.round.take(now_ms, &seen, limit, &wants) else {
             return;
-        }
-        let window = &mut self.window;
-        window.samples += seen.samples;
-        window.logs += seen.logs;
-        window.squares += seen.squares;
-        window.drops += seen.drops;
-        window.held |= seen.held;
-        window.looks += 1;
-        window.held_looks += u32::from(seen.held);
-        window.most_in_flight = window.most_in_flight.max(seen.in_flight);
-        if self.is_whole(now_ms) {
-            let window = self.window;
-            self.begin_window(now_ms);
-            self.judge(now_ms, window);
-        }
-    }
-
-    /// A dip begins when what was under way before it is done.
-    fn is_draining(&mut self, now_ms: u64, seen: &Seen) -> bool {
-        let Stage::Dip(dip) = &mut self.stage else {
-            return false;
         };
-        if !dip.draining {
-            return false;
+        match self.stage {
+            Stage::Dip(mut dip) => {
+                let next = dip.judge(now_ms, &window);
+                self.proceed(now_ms, dip, next);
+            }
+            Stage::Starting | Stage::Steady => self.judge(now_ms, &window),
         }
-        let patience = (dip.reference.log.exp2() / 1e3) as u64 * 2 + 100;
-        if f64::from(seen.in_flight) <= self.limit || now_ms >= dip.began + patience {
-            dip.draining = false;
-            self.unsettled = self.limit as u32;
-            self.begin_window(now_ms);
-        }
-        true
     }
 
-    /// After a step a whole round goes by: what comes first after it was asked before it, and of
-    /// what was asked after it the fastest comes first.
-    fn is_settling(&mut self, now_ms: u64, seen: &Seen) -> bool {
-        if self.unsettled == 0 {
-            return false;
-        }
-        let late = now_ms >= self.window.began + PATIENCE_MS;
-        self.unsettled = match late {
-            true => 0,
-            false => self.unsettled.saturating_sub(seen.samples + seen.drops),
-        };
-        if self.unsettled == 0 {
-            self.begin_window(now_ms);
-        }
-        true
-    }
-
-    fn begin_window(&mut self, now_ms: u64) {
-        self.window = Window {
-            began: now_ms,
-            ..Window::default()
-        };
-    }
-
-    fn is_whole(&self, now_ms: u64) -> bool {
-        let (window, elapsed) = (&self.window, now_ms.saturating_sub(self.window.began));
-        let usual = self
-            .recent
-            .or(self.base)
-            .map_or(0.0, |log| log.exp2() / 1e3);
-        // A whole round, or the first answers are those of requests that met no queue yet.
-        let enough = match self.stage {
+    fn wants(&self) -> Wants {
+        let dips = matches!(self.stage, Stage::Dip(_));
+        let usual = self.trend.recent.or(self.base);
+        let usual_ms = usual.map_or(0.0, |log| log.exp2() / 1e3);
+        let answers = match self.stage {
             Stage::Steady => ENOUGH,
             Stage::Starting | Stage::Dip(_) => ENOUGH_TO_COMPARE,
         };
-        let enough = enough.max(self.limit().min(MOST));
-        let all = window.samples + window.drops;
-        let patience = match self.stage {
-            Stage::Dip(_) => usual.mul_add(10.0, 500.0),
-            _ => usual.mul_add(4.0, 1_000.0),
-        };
-        if elapsed as f64 >= patience && (all >= LEAST || elapsed >= PATIENCE_MS) {
-            return true;
+        Wants {
+            // A whole round, or the first answers are those of requests that met no queue yet.
+            answers: answers.max(self.limit().min(MOST)),
+            patience_ms: match dips {
+                true => usual_ms.mul_add(10.0, 500.0),
+                false => usual_ms.mul_add(4.0, 1_000.0),
+            },
+            clear_over: self
+                .base
+                .filter(|_| !dips)
+                .map(|base| base + TOLERANCE.log2()),
         }
-        all >= enough && (window.mean(now_ms).error <= EXACT || self.is_clear(now_ms, window))
     }
 
-    /// Slower, or overloaded, whatever the error.
-    fn is_clear(&self, now_ms: u64, window: &Window) -> bool {
-        let dips = matches!(self.stage, Stage::Dip(_));
-        let mean = window.mean(now_ms);
-        let over = |base| mean.log - base > TOLERANCE.log2() + 3.0 * mean.error;
-        !dips && self.base.is_some_and(over) || window.drops > window.samples / 10
-    }
-
-    fn judge(&mut self, now_ms: u64, window: Window) {
-        if let Stage::Dip(dip) = self.stage {
-            return self.end_dip(now_ms, dip, &window);
-        }
-        let all = window.samples + window.drops;
+    fn judge(&mut self, now_ms: u64, window: &Window) {
+        let all = window.all();
         if all < LEAST {
             return;
         }
         if f64::from(window.drops) > f64::from(all) * OVERLOADED {
             self.no_growth_before = now_ms + HOLD_MS;
-            let least = (self.usual / 4.0).min(self.limit);
+            let least = self.trend.least_under_drops().min(self.limit);
             return self.set((self.limit * 0.9).max(least));
         }
         if window.samples < LEAST {
@@ -392,9 +243,9 @@ impl Concurrency {
         // As good as reached: it may have to come down, but has no reason to go up.
         let near = f64::from(window.most_in_flight) > self.limit * 0.75;
         if window.held || near {
-            self.judge_full(now_ms, mean, base, &window);
+            self.judge_reached(now_ms, window, mean, base);
         } else {
-            self.follow(now_ms, &window, mean, base);
+            self.follow(now_ms, window, mean, base);
         }
     }
 
@@ -412,152 +263,83 @@ impl Concurrency {
             return;
         }
         let samples = f64::from(window.samples);
-        if let Some(base) = &mut self.base {
-            *base += slower * samples / (samples + 500.0);
-        }
-        self.recent = None;
-        self.next_dip = self.next_dip.max(now_ms + DIP_EVERY_MS);
+        self.base = Some(base + slower * samples / (samples + 500.0));
+        self.trend.recent = None;
+        self.calendar.postpone(now_ms);
     }
 
-    fn judge_full(&mut self, now_ms: u64, mean: Mean, base: f64, window: &Window) {
-        let exact = window.samples >= ENOUGH_TO_COMPARE || mean.error > EXACT;
-        let recent = match self.recent {
-            Some(recent) => recent + (mean.log - recent) * 0.5,
-            None => mean.log,
-        };
-        self.recent = Some(recent);
-        let slower = mean.log - base;
-        let faster = slower < -0.5 - mean.error;
-        // Down is a matter of certainty, up is not.
-        let over = slower - TOLERANCE.log2() - mean.error;
-        let throughput = (mean.rate / self.throughput.unwrap_or(mean.rate)).log2();
-        let lost = self.limit < self.usual * SUSPICIOUS;
-        let floored = over > 0.0 && self.limit <= self.bounds.floor.into();
-        let changed = window.held && (faster || throughput.abs() > CHANGED);
-        let doubtful = lost || floored || changed;
-        self.doubts = if doubtful { self.doubts + 1 } else { 0 };
-        let grows = window.held && now_ms >= self.no_growth_before;
+    fn judge_reached(&mut self, now_ms: u64, window: &Window, mean: Mean, base: f64) {
+        let (limit, floor) = (self.limit, f64::from(self.bounds.floor));
         let starting = self.stage == Stage::Starting;
-        if starting && over <= 0.0 && !faster && self.verified {
-            return if grows {
-                self.set(self.limit * 2.0);
-            };
-        }
-        let from = self.limit;
-        self.clear = if slower <= NO_QUEUE {
-            self.clear + 1
-        } else {
-            0
-        };
-        if starting && !self.verified {
-            // Neither up nor down before it is known from where.
-        } else if over > 0.0 {
-            self.far = if slower > FAR { self.far + 1 } else { 0 };
-            let most = if self.far > 1 { 0.5 } else { 0.15 };
-            self.set(from * (-over).exp2().max(1.0 - most));
-        } else if grows {
-            let step = (from.sqrt() / 2.0).max(1.0) * f64::from(1 << self.clear.min(4));
-            self.set(from + step.min(from / 2.0).max(1.0));
-        }
-        let suspicious = starting || self.doubts > 1;
-        self.usual += (self.limit - self.usual) * 0.1;
-        let due = suspicious && now_ms >= self.early_dip || now_ms >= self.next_dip;
-        if due && exact {
-            self.begin_dip(now_ms, from, mean, starting);
-        }
-    }
-
-    fn begin_dip(&mut self, now_ms: u64, from: f64, reference: Mean, starting: bool) {
-        self.verified = true;
-        self.throughput = Some(reference.rate);
-        self.doubts = 0;
-        let dip = Dip {
-            began: now_ms,
-            from,
-            above: from,
-            reference,
-            draining: true,
+        let verdict = self.trend.judge(&Reached {
+            mean,
+            base,
+            limit,
+            least: self.knee.unwrap_or(0.0).max(floor),
+            held: window.held,
+            may_grow: now_ms >= self.no_growth_before,
             starting,
-            harmless: from,
-        };
-        if !self.descend(dip) {
-            // Nowhere to go: what is seen here is as good as it gets.
-            self.settle_base(reference.log);
-            self.schedule(now_ms, now_ms);
-            self.stage = Stage::Steady;
+        });
+        self.set(verdict.limit);
+        let is_due = |reason| self.calendar.is_due(now_ms, reason);
+        if !verdict.dip.is_some_and(is_due) {
+            return;
         }
+        self.trend.dip_begins(mean);
+        let (dip, next) = Dip::begin(&From {
+            now_ms,
+            limit,
+            mean,
+            exact: window.samples >= ENOUGH_TO_COMPARE || mean.error > EXACT,
+            starting,
+            known: self.knee,
+            floor,
+            ceiling: self.bounds.ceiling.into(),
+        });
+        self.proceed(now_ms, dip, next);
     }
 
-    /// To the next level down, if there is one.
-    fn descend(&mut self, dip: Dip) -> bool {
-        let low = (dip.above / 2.0).max(self.bounds.floor.into()).round();
-        if low > dip.above * 0.8 {
-            return false;
-        }
-        self.limit = low;
+    fn proceed(&mut self, now_ms: u64, dip: Dip, next: Next) {
+        let level = match next {
+            Next::Up(level) | Next::Down(level) => level,
+            Next::Over(found) => return self.end_dip(now_ms, &dip, &found),
+        };
+        // A reload may have moved them since the dip began.
+        let level = level.clamp(self.bounds.floor.into(), self.bounds.ceiling.into());
         self.stage = Stage::Dip(dip);
-        true
+        self.limit = level;
+        self.round = Round::new(now_ms, level);
+        if matches!(next, Next::Down(_)) {
+            let latency_ms = dip.latency().exp2() / 1e3;
+            self.round.drain(now_ms + latency_ms as u64 * 2 + 100);
+        }
     }
 
-    fn end_dip(&mut self, now_ms: u64, dip: Dip, window: &Window) {
-        let mean = window.mean(now_ms);
-        if window.samples >= LEAST && window.is_saturated() {
-            let (lost, whole) = (dip.reference.rate / mean.rate, dip.above / self.limit);
-            let next = Dip {
-                above: self.limit,
-                reference: mean,
-                draining: true,
-                starting: false,
-                harmless: self.limit,
-                ..dip
-            };
-            if lost.log2() <= whole.log2() * LOST && self.descend(next) {
-                return;
-            }
+    fn end_dip(&mut self, now_ms: u64, dip: &Dip, found: &Found) {
+        self.stage = match found.starts {
+            true => Stage::Starting,
+            false => Stage::Steady,
+        };
+        self.knee = found.knee.or(self.knee);
+        if let Some(base) = found.base {
+            self.settle_base(base);
         }
-        self.recent = None;
-        self.stage = Stage::Steady;
-        let mut back = dip.from;
-        if window.samples >= LEAST {
-            let base = self.settle_base(mean.log);
-            if dip.starting && dip.reference.log - base <= TOLERANCE.log2() {
-                self.stage = Stage::Starting;
-            }
-            back = back.min(dip.harmless * TOLERANCE);
-        }
-        self.schedule(now_ms, dip.began);
-        self.set(back);
-        self.usual = self.limit;
+        self.calendar.ended(now_ms, dip.began);
+        self.set(found.limit);
+        self.trend.dip_ended(self.limit, found.rate);
     }
 
-    /// What a dip has found: if it is what was known, doubts may wait longer for the next one.
-    fn settle_base(&mut self, found: f64) -> f64 {
+    /// If it is what was known, doubts may wait longer for the next dip.
+    fn settle_base(&mut self, found: f64) {
         let known = self.base.filter(|base| (base - found).abs() < 0.25);
-        self.doubt_ms = match known {
-            Some(_) => (self.doubt_ms * 2).min(DOUBT_MS.1),
-            None => DOUBT_MS.0,
-        };
-        let base = known.map_or(found, |base| (base + found) / 2.0);
-        self.base = Some(base);
-        base
-    }
-
-    fn schedule(&mut self, now_ms: u64, began: u64) {
-        let took = now_ms.saturating_sub(began);
-        // A base that is new is asked for again before long.
-        let unconfirmed = self.doubt_ms <= DOUBT_MS.0;
-        let distance = if unconfirmed { 4 } else { 20 };
-        self.early_dip = now_ms + self.doubt_ms.max(took * distance);
-        self.next_dip = match unconfirmed {
-            true => self.early_dip,
-            false => now_ms + DIP_EVERY_MS.max(took * DIP_SHARE),
-        };
+        self.calendar.learnt(known.is_some());
+        self.base = Some(known.map_or(found, |base| (base + found) / 2.0));
     }
 
     fn set(&mut self, limit: f64) {
         let limit = limit.clamp(self.bounds.floor.into(), self.bounds.ceiling.into());
         if limit < self.limit * 0.9 || limit > self.limit * 1.3 {
-            self.unsettled = limit as u32;
+            self.round.settle(limit);
         }
         self.limit = limit;
     }

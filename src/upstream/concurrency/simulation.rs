@@ -7,42 +7,32 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use super::{Bounds, Concurrency, Seen};
 
+mod cases;
+mod noise;
+mod outcome;
+mod weather;
+mod work;
+
+use outcome::{Outcome, near_the_knee};
+use weather::{Noise, Weather};
+use work::{End, Work, exponential, fixed, random, work};
+
 const SECOND: u64 = 1_000_000;
 const MS: u64 = 1_000;
-
-/// What one request asks of the service.
-#[derive(Debug, Clone, Copy)]
-struct Work {
-    micros: u64,
-    /// Done by a worker; a long poll only waits, a fast error is refused at the door.
-    busy: bool,
-    end: End,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum End {
-    Answer,
-    Error,
-    Overload,
-}
-
-fn work(micros: f64) -> Work {
-    Work {
-        micros: micros as u64,
-        busy: true,
-        end: End::Answer,
-    }
-}
-
-fn exponential(random: &mut fastrand::Rng, mean: f64) -> f64 {
-    -mean * (1.0 - random.f64()).ln()
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrives,
+    /// Comes to the service.
+    Enters(usize),
+    /// Is done there.
     Ends(usize),
+    /// The proxy sees it.
+    Read(usize),
     Looks,
+    /// The proxy's threads stand still, and go on.
+    Stalls,
+    Wakes,
 }
 
 struct Request {
@@ -55,6 +45,7 @@ struct Request {
 struct Simulation {
     now: u64,
     random: fastrand::Rng,
+    weather: Weather,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     serial: u64,
     limit: Concurrency,
@@ -81,34 +72,6 @@ struct Simulation {
     prints: bool,
 }
 
-/// Of a span.
-#[derive(Debug, Default)]
-struct Outcome {
-    answered: u64,
-    /// Of the answered, in the service.
-    micros: Vec<u64>,
-    /// Least limit, and its mean over time.
-    least: u32,
-    most: u32,
-    seconds: f64,
-}
-
-impl Outcome {
-    fn throughput(&self) -> f64 {
-        self.answered as f64 / self.seconds
-    }
-
-    fn mean_ms(&self) -> f64 {
-        self.micros.iter().sum::<u64>() as f64 / self.micros.len().max(1) as f64 / 1e3
-    }
-
-    fn p99_ms(&mut self) -> f64 {
-        self.micros.sort_unstable();
-        let at = self.micros.len() * 99 / 100;
-        self.micros.get(at).copied().unwrap_or(0) as f64 / 1e3
-    }
-}
-
 impl Simulation {
     fn new(
         seed: u64,
@@ -120,6 +83,7 @@ impl Simulation {
         let mut simulation = Simulation {
             now: 0,
             random: fastrand::Rng::with_seed(seed),
+            weather: Weather::new(seed),
             events: BinaryHeap::new(),
             serial: 0,
             limit: Concurrency::new(bounds, 0),
@@ -184,11 +148,18 @@ impl Simulation {
             self.now = when;
             match event {
                 Event::Arrives => self.arrives(),
-                Event::Ends(id) => self.ends(id, &mut outcome),
+                Event::Enters(id) => self.enter(id),
+                Event::Ends(id) => self.ends(id),
+                Event::Read(id) => self.read(id, &mut outcome),
+                Event::Stalls => self.stalls(),
+                Event::Wakes => {}
                 Event::Looks => {
                     self.looks();
                     outcome.least = outcome.least.min(self.limit.limit());
                     outcome.most = outcome.most.max(self.limit.limit());
+                    let pace = self.limit.pace() as f64;
+                    outcome.limits += f64::from(self.limit.limit()) * pace;
+                    outcome.weights += pace;
                 }
             }
             self.admit();
@@ -215,6 +186,26 @@ impl Simulation {
         self
     }
 
+    /// From now on.
+    fn noisy(&mut self, noise: Noise) {
+        if self.weather.becomes(noise) {
+            self.at(self.now, Event::Stalls);
+        }
+    }
+
+    fn stalls(&mut self) {
+        let Some(next) = self.weather.stalls(self.now) else {
+            return;
+        };
+        if self.weather.stalled_until > self.now {
+            self.at(self.weather.stalled_until, Event::Wakes);
+        }
+        if self.weather.is_shared() {
+            self.paused_until = self.weather.stalled_until;
+        }
+        self.at(next, Event::Stalls);
+    }
+
     fn arrives(&mut self) {
         if self.closed {
             return;
@@ -227,6 +218,9 @@ impl Simulation {
     }
 
     fn admit(&mut self) {
+        if self.now < self.weather.stalled_until {
+            return;
+        }
         while let Some(&since) = self.waiting.front() {
             if since + SECOND < self.now && !self.closed {
                 self.waiting.pop_front();
@@ -247,7 +241,12 @@ impl Simulation {
             self.in_flight += 1;
             self.counted += 1;
             self.admissions.push_back(id);
-            self.enter(id);
+            let enters = self.weather.gets_to(self.now, &mut self.random);
+            if enters > self.now {
+                self.at(enters, Event::Enters(id));
+            } else {
+                self.enter(id);
+            }
         }
     }
 
@@ -279,10 +278,23 @@ impl Simulation {
         }
     }
 
-    fn ends(&mut self, id: usize, outcome: &mut Outcome) {
+    fn ends(&mut self, id: usize) {
         // A pause stops what is under way, too.
         if self.now < self.paused_until {
             self.at(self.paused_until + 1, Event::Ends(id));
+            return;
+        }
+        if self.requests[id].work.busy {
+            self.busy -= 1;
+            self.serve();
+        }
+        let read = self.weather.gets_to(self.now, &mut self.random);
+        self.at(read, Event::Read(id));
+    }
+
+    fn read(&mut self, id: usize, outcome: &mut Outcome) {
+        if self.now < self.weather.stalled_until {
+            self.at(self.weather.stalled_until, Event::Read(id));
             return;
         }
         let request = &mut self.requests[id];
@@ -291,10 +303,6 @@ impl Simulation {
             self.counted -= 1;
         }
         self.in_flight -= 1;
-        if work.busy {
-            self.busy -= 1;
-            self.serve();
-        }
         let took = (self.now - admitted).max(1);
         if self.closed {
             self.waiting.push_back(self.now);
@@ -325,6 +333,10 @@ impl Simulation {
     }
 
     fn looks(&mut self) {
+        if self.now < self.weather.stalled_until {
+            self.at(self.weather.stalled_until, Event::Looks);
+            return;
+        }
         let mut seen = std::mem::take(&mut self.seen);
         seen.in_flight = self.counted();
         self.limit.look(self.now / MS, seen, self.bounds);
@@ -334,25 +346,6 @@ impl Simulation {
     fn pause(&mut self, micros: u64) {
         self.paused_until = self.now + micros;
     }
-}
-
-/// Throughput of a share of the capacity, latency of a multiple of the service time.
-#[track_caller]
-fn near_the_knee(outcome: &Outcome, capacity: f64, unloaded_ms: f64) {
-    assert!(
-        outcome.throughput() >= 0.95 * capacity,
-        "{:.0} of {capacity:.0} per second, limit {} to {}",
-        outcome.throughput(),
-        outcome.least,
-        outcome.most
-    );
-    assert!(
-        outcome.mean_ms() <= 2.0 * unloaded_ms,
-        "{:.1} ms, {unloaded_ms:.1} ms unloaded, limit {} to {}",
-        outcome.mean_ms(),
-        outcome.least,
-        outcome.most
-    );
 }
 
 /// At three times the capacity.
@@ -369,262 +362,10 @@ fn saturated(
     )
 }
 
-#[test]
-#[ignore = "it is for people: --ignored --nocapture"]
-fn prints() {
-    let table = |name: &str, mut simulation: Simulation, capacity: f64| {
-        for span in [5.0, 30.0] {
-            let mut outcome = simulation.run(span);
-            println!(
-                "{name:28} {span:4} s  {:5.1} % of capacity  mean {:7.1} ms  p99 {:7.1} ms  limit {:4} to {:4}, now {:4}",
-                100.0 * outcome.throughput() / capacity,
-                outcome.mean_ms(),
-                outcome.p99_ms(),
-                outcome.least,
-                outcome.most,
-                simulation.limit.limit(),
-            );
-        }
-    };
-    for (workers, ms) in [
-        (1, 10.0),
-        (4, 10.0),
-        (16, 5.0),
-        (16, 50.0),
-        (100, 20.0),
-        (400, 100.0),
-        (8, 500.0),
-    ] {
-        let (simulation, capacity) = saturated(1, workers, ms, move |_| work(ms * 1e3));
-        table(&format!("{workers} x {ms} ms, fixed"), simulation, capacity);
-        let random = move |random: &mut fastrand::Rng| work(exponential(random, ms * 1e3));
-        let (simulation, capacity) = saturated(2, workers, ms, random);
-        table(
-            &format!("{workers} x {ms} ms, exponential"),
-            simulation,
-            capacity,
-        );
-    }
-}
-
-fn random(mean_ms: f64) -> impl FnMut(&mut fastrand::Rng) -> Work {
-    move |random| work(exponential(random, mean_ms * 1e3))
-}
-
-fn fixed(ms: f64) -> impl FnMut(&mut fastrand::Rng) -> Work {
-    move |_| work(ms * 1e3)
-}
-
 /// More were tried: `SEEDS=100 cargo test --release` says which.
 fn seeds() -> std::ops::Range<u64> {
     let count = std::env::var("SEEDS")
         .ok()
         .and_then(|count| count.parse().ok());
     0..count.unwrap_or(1)
-}
-
-#[test]
-fn it_settles_near_the_knee() {
-    for seed in seeds() {
-        for (workers, ms) in [
-            (1, 5.0),
-            (4, 10.0),
-            (16, 5.0),
-            (16, 50.0),
-            (100, 20.0),
-            (300, 100.0),
-        ] {
-            // One worker: a place more is twice as much.
-            let allowed = if workers == 1 { ms * 1.4 } else { ms };
-            let (mut simulation, capacity) = saturated(seed, workers, ms, fixed(ms));
-            simulation.run(10.0);
-            near_the_knee(&simulation.run(30.0), capacity, allowed);
-            let (mut simulation, capacity) = saturated(seed, workers, ms, random(ms));
-            simulation.run(10.0);
-            near_the_knee(&simulation.run(30.0), capacity, allowed);
-        }
-    }
-}
-
-#[test]
-fn it_recovers_upward_when_the_capacity_grows_and_downward_when_it_falls() {
-    for seed in seeds() {
-        let (mut simulation, capacity) = saturated(seed, 16, 10.0, random(10.0));
-        simulation.rate *= 4.0;
-        simulation.run(20.0);
-        simulation.workers = 64;
-        simulation.run(5.0);
-        near_the_knee(&simulation.run(20.0), capacity * 4.0, 10.0);
-        simulation.workers = 8;
-        simulation.run(10.0);
-        near_the_knee(&simulation.run(20.0), capacity / 2.0, 10.0);
-    }
-}
-
-#[test]
-fn it_follows_a_service_that_becomes_slower_or_faster_for_good() {
-    for seed in seeds() {
-        let (mut simulation, capacity) = saturated(seed, 16, 10.0, random(10.0));
-        simulation.run(20.0);
-        simulation.next = Box::new(random(40.0));
-        simulation.run(10.0);
-        near_the_knee(&simulation.run(20.0), capacity / 4.2, 40.0);
-        simulation.next = Box::new(random(10.0));
-        simulation.run(20.0);
-        near_the_knee(&simulation.run(20.0), capacity, 10.0);
-    }
-}
-
-#[test]
-fn a_pause_costs_no_more_than_the_pause() {
-    for seed in seeds() {
-        let (mut simulation, capacity) = saturated(seed, 16, 10.0, random(10.0));
-        simulation.run(20.0);
-        let mut answered = 0;
-        for _ in 0..5 {
-            simulation.pause(SECOND / 2);
-            let outcome = simulation.run(4.0);
-            answered += outcome.answered;
-        }
-        let possible = capacity * 20.0 * 3.5 / 4.0;
-        assert!(
-            answered as f64 > possible * 0.9,
-            "{answered} of {possible:.0} answered around five pauses"
-        );
-    }
-}
-
-#[test]
-fn one_slow_endpoint_takes_nothing_from_the_others() {
-    for seed in seeds() {
-        // One in twenty takes a hundred times as long, without work: it waits for another service.
-        let next = |random: &mut fastrand::Rng| match random.u8(0..20) {
-            0 => Work {
-                busy: false,
-                ..work(1e6)
-            },
-            _ => work(exponential(random, 1e4)),
-        };
-        let (mut simulation, capacity) = saturated(seed, 16, 10.0, next);
-        simulation.run(20.0);
-        let outcome = simulation.run(20.0);
-        assert!(
-            outcome.throughput() > 0.6 * capacity,
-            "{:.0} of {capacity:.0} per second, limit {} to {}",
-            outcome.throughput(),
-            outcome.least,
-            outcome.most
-        );
-    }
-}
-
-#[test]
-fn fast_and_slow_requests_share_one_limit() {
-    for seed in seeds() {
-        let next = |random: &mut fastrand::Rng| match random.bool() {
-            true => work(exponential(random, 2e3)),
-            false => work(exponential(random, 38e3)),
-        };
-        let (mut simulation, capacity) = saturated(seed, 16, 20.0, next);
-        simulation.run(20.0);
-        near_the_knee(&simulation.run(30.0), capacity * 0.95, 20.0);
-    }
-}
-
-#[test]
-fn long_polls_do_not_starve_the_rest() {
-    for seed in seeds() {
-        let next = |random: &mut fastrand::Rng| match random.u16(0..200) {
-            0 => Work {
-                busy: false,
-                ..work(20e6)
-            },
-            _ => work(exponential(random, 1e4)),
-        };
-        let (mut simulation, capacity) = saturated(seed, 16, 10.0, next);
-        simulation.run(20.0);
-        let outcome = simulation.run(40.0);
-        assert!(
-            outcome.throughput() > 0.6 * capacity,
-            "{:.0} of {capacity:.0} per second, limit {} to {}",
-            outcome.throughput(),
-            outcome.least,
-            outcome.most
-        );
-    }
-}
-
-#[test]
-fn fast_errors_do_not_make_the_others_look_slow() {
-    for seed in seeds() {
-        let (mut simulation, capacity) = saturated(seed, 16, 10.0, random(10.0));
-        simulation.run(20.0);
-        // Half of the requests fail at once: their places are free again at once, too.
-        simulation.next = Box::new(|random| match random.bool() {
-            true => Work {
-                micros: 100,
-                busy: false,
-                end: End::Error,
-            },
-            false => work(exponential(random, 1e4)),
-        });
-        simulation.rate *= 2.0;
-        simulation.run(10.0);
-        let outcome = simulation.run(20.0);
-        near_the_knee(&outcome, capacity, 10.0);
-        simulation.next = Box::new(random(10.0));
-        simulation.run(3.0);
-        near_the_knee(&simulation.run(20.0), capacity, 10.0);
-    }
-}
-
-#[test]
-fn refusals_keep_the_limit_near_what_the_service_takes() {
-    for seed in seeds() {
-        let (mut simulation, capacity) = saturated(seed, 16, 10.0, random(10.0));
-        simulation.refuses_over = 20;
-        simulation.run(10.0);
-        let outcome = simulation.run(20.0);
-        near_the_knee(&outcome, capacity, 10.0);
-    }
-}
-
-#[test]
-fn what_is_not_used_does_not_grow() {
-    for seed in seeds() {
-        let mut simulation = Simulation::new(seed, 100, 1_000.0, random(5.0));
-        let outcome = simulation.run(60.0);
-        assert!(
-            outcome.most <= 20,
-            "five at once need no more than the start"
-        );
-        assert!(outcome.throughput() > 950.0);
-    }
-}
-
-#[test]
-fn a_load_below_the_capacity_is_served_whole() {
-    for seed in seeds() {
-        let mut simulation = Simulation::new(seed, 16, 1_280.0, random(10.0));
-        simulation.run(5.0);
-        let outcome = simulation.run(60.0);
-        assert!(
-            outcome.throughput() > 1_260.0,
-            "{:.0} per second of 1280, limit {} to {}",
-            outcome.throughput(),
-            outcome.least,
-            outcome.most
-        );
-    }
-}
-
-#[test]
-fn clients_that_wait_for_their_answers_do_not_hide_an_overload() {
-    for seed in seeds() {
-        for clients in [30, 36, 60] {
-            let mut simulation = Simulation::new(seed, 4, 1.0, random(20.0)).clients(clients);
-            simulation.run(60.0);
-            near_the_knee(&simulation.run(20.0), 190.0, 20.0);
-        }
-    }
 }
