@@ -31,6 +31,7 @@ mod checks;
 mod clocks;
 mod deaths;
 mod files;
+mod load;
 mod logs;
 mod recovery;
 mod streams;

@@ -57,6 +57,40 @@ fn term_drains_and_exits_with_0() {
     assert_eq!(process.exit_code(), Some(0), "{}", process.log());
 }
 
+/// Who was let in by the kernel and not yet by us is not turned away by a reset: who has asked is
+/// answered, who has not hears of the end.
+#[test]
+fn term_serves_those_who_stand_in_the_queue() {
+    for workers in [1, 4] {
+        let origin = Origin::good("ok");
+        let workers = format!("[process]\nworkers = {workers}\n");
+        let mut process = Process::start(&routed(&origin, &workers));
+        process.signal(Signal::SIGSTOP);
+        let clients: Vec<_> = (0..64)
+            .map(|number| {
+                let mut client = Client::connect(process.listener);
+                if number % 4 > 0 {
+                    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+                }
+                client
+            })
+            .collect();
+        process.signal(Signal::SIGTERM);
+        process.signal(Signal::SIGCONT);
+        for (number, mut client) in clients.into_iter().enumerate() {
+            if number % 4 > 0 {
+                let answer = client.try_response();
+                let answer = answer.unwrap_or_else(|error| panic!("{number}: {error}"));
+                assert_eq!(answer.status, 200, "{number}: {}", answer.text());
+                assert_eq!(answer.header("connection"), Some("close"), "{number}");
+            }
+            let end = client.stream().read(&mut [0; 1]);
+            assert_eq!(end.expect("no reset"), 0, "{number}");
+        }
+        assert_eq!(process.exit_code(), Some(0), "{}", process.log());
+    }
+}
+
 #[test]
 fn a_second_signal_stops_now() {
     let (origin, _release) = held();

@@ -3,16 +3,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{ChildOrigin, Client, H2Origin, Origin, Proxy, Relay, eventually};
-
-const CLIENTS: usize = 32;
-/// Between two requests of one client: the load of a machine that has others to serve.
-const PACE: Duration = Duration::from_millis(20);
+use super::load::{CLIENTS, is_flawless, under_load};
+use crate::support::{ChildOrigin, H2Origin, Origin, Proxy, Relay, eventually};
 
 /// Of a server that has died without a word: what a request to it costs until checks notice.
 const FIRST_BYTE: Duration = Duration::from_secs(2);
@@ -39,109 +34,6 @@ fn config(addresses: &[SocketAddr], h2: bool) -> String {
     )
 }
 
-/// One finished request.
-#[derive(Debug, Clone)]
-pub(super) struct Done {
-    pub at: Instant,
-    pub took: Duration,
-    target: String,
-    /// What was wrong with it.
-    pub wrong: Option<String>,
-}
-
-/// What all clients saw.
-#[derive(Default)]
-pub(super) struct Load {
-    pub done: Mutex<Vec<Done>>,
-    asked: AtomicUsize,
-    over: AtomicBool,
-}
-
-impl Load {
-    /// One client on one connection for as long as it lasts, until the load is over.
-    fn client(&self, proxy: SocketAddr, method: &str) {
-        let mut client = Client::connect(proxy);
-        while !self.over.load(Ordering::Relaxed) {
-            let number = self.asked.fetch_add(1, Ordering::Relaxed);
-            let target = format!("/{number}");
-            let start = Instant::now();
-            let request = format!(
-                "{method} {target} HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody"
-            );
-            let answer = client
-                .try_send(request)
-                .and_then(|()| client.try_response());
-            let wrong = match &answer {
-                Ok(answer) if answer.status == 200 && answer.text() == "ok" => None,
-                Ok(answer) => Some(format!("{} {}", answer.status, answer.text())),
-                Err(error) => Some(error.to_string()),
-            };
-            let closed = answer.is_ok_and(|answer| answer.header("connection").is_some());
-            if closed || wrong.is_some() {
-                client = Client::connect(proxy);
-            }
-            let (at, took) = (Instant::now(), start.elapsed());
-            let done = Done {
-                at,
-                took,
-                target,
-                wrong,
-            };
-            self.done.lock().expect("no panic").push(done);
-            thread::sleep(PACE.saturating_sub(took));
-        }
-    }
-
-    fn answered(&self) -> usize {
-        let done = self.done.lock().expect("no panic");
-        done.iter().filter(|done| done.wrong.is_none()).count()
-    }
-
-    fn wrong(&self) -> Vec<Done> {
-        let done = self.done.lock().expect("no panic");
-        done.iter()
-            .filter(|done| done.wrong.is_some())
-            .cloned()
-            .collect()
-    }
-
-    /// The 99th percentile of what ended from `from` to `to`.
-    fn p99(&self, from: Instant, to: Instant) -> Duration {
-        let done = self.done.lock().expect("no panic");
-        let within = done.iter().filter(|done| done.at >= from && done.at < to);
-        let mut took: Vec<_> = within.map(|done| done.took).collect();
-        took.sort_unstable();
-        took.get(took.len() * 99 / 100)
-            .or(took.last())
-            .copied()
-            .unwrap_or(Duration::MAX)
-    }
-}
-
-/// `faults` happen while 32 clients ask with `method`.
-pub(super) fn under_load(proxy: &Proxy, method: &str, faults: impl FnOnce(&Load)) -> Load {
-    let load = Load::default();
-    let address = proxy.address();
-    thread::scope(|scope| {
-        for _ in 0..CLIENTS {
-            scope.spawn(|| load.client(address, method));
-        }
-        // Also when a fault is one too many, or nobody would hear of it.
-        let _end = End(&load.over);
-        eventually("the load is on", || load.answered() > 10 * CLIENTS);
-        faults(&load);
-    });
-    load
-}
-
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 fn three(h2: bool) -> (Vec<ChildOrigin>, Proxy) {
     let origins: Vec<_> = (0..3).map(|_| ChildOrigin::start(h2)).collect();
     let addresses: Vec<_> = origins.iter().map(ChildOrigin::address).collect();
@@ -165,15 +57,33 @@ fn any_instant() {
     thread::sleep(Duration::from_millis(fastrand::u64(0..150)));
 }
 
-pub(super) fn is_flawless(load: &Load, what: &str) {
-    let wrong = load.wrong();
-    assert!(
-        wrong.is_empty(),
-        "{what}: {} of {}: {:?}",
-        wrong.len(),
-        load.asked.load(Ordering::Relaxed),
-        &wrong[..wrong.len().min(3)]
-    );
+/// A server is gone by `fault`, without a word, and is back by `mend`: round by round.
+fn costs_no_request_and_soon_no_time(
+    proxy: &Proxy,
+    what: &str,
+    fault: impl Fn(usize),
+    mend: impl Fn(usize),
+) {
+    let mut slow = Vec::new();
+    let rounds = 4;
+    let load = under_load(proxy, "GET", |load| {
+        for round in 0..rounds {
+            any_instant();
+            fault(round);
+            let noticed = Instant::now() + NOTICED;
+            thread::sleep(NOTICED + Duration::from_secs(1));
+            let p99 = load.p99(noticed, Instant::now());
+            if p99 > NO_WAIT {
+                slow.push(p99);
+            }
+            mend(round);
+            all_are_healthy(proxy);
+            is_flawless(load, &format!("{what}, round {round}"));
+        }
+    });
+    is_flawless(&load, what);
+    // This machine may be busy, but a wait that is too long is so every time.
+    assert!(slow.len() < rounds, "{what}: p99 of {slow:?}");
 }
 
 #[test]
@@ -199,27 +109,12 @@ fn a_server_that_is_killed_costs_no_request() {
 fn a_server_that_stops_costs_no_request_and_soon_no_time() {
     for h2 in [false, true] {
         let (origins, proxy) = three(h2);
-        let mut slow = Vec::new();
-        let rounds = 4;
-        let load = under_load(&proxy, "GET", |load| {
-            for round in 0..rounds {
-                let origin = &origins[round % 3];
-                any_instant();
-                origin.stop();
-                let noticed = Instant::now() + NOTICED;
-                thread::sleep(NOTICED + Duration::from_secs(1));
-                let p99 = load.p99(noticed, Instant::now());
-                if p99 > NO_WAIT {
-                    slow.push(p99);
-                }
-                origin.go_on();
-                all_are_healthy(&proxy);
-                is_flawless(load, &format!("h2: {h2}, round {round}"));
-            }
-        });
-        is_flawless(&load, &format!("h2: {h2}"));
-        // This machine may be busy, but a wait that is too long is so every time.
-        assert!(slow.len() < rounds, "h2: {h2}: p99 of {slow:?}");
+        costs_no_request_and_soon_no_time(
+            &proxy,
+            &format!("h2: {h2}"),
+            |round| origins[round % 3].stop(),
+            |round| origins[round % 3].go_on(),
+        );
     }
 }
 
@@ -237,26 +132,106 @@ fn a_server_that_is_black_holed_costs_no_request_and_soon_no_time() {
         let addresses = relays.each_ref().map(Relay::address);
         let proxy = Proxy::start(&config(&addresses, h2));
         all_are_healthy(&proxy);
-        let mut slow = Vec::new();
-        let rounds = 4;
+        costs_no_request_and_soon_no_time(
+            &proxy,
+            &format!("h2: {h2}"),
+            |round| relays[round % 3].open_hole(),
+            |round| relays[round % 3].close_hole(),
+        );
+    }
+}
+
+/// Whatever becomes of which server at whatever instant. With checks as often as somebody sets them
+/// who wants it over within a second, it is.
+#[test]
+fn whatever_happens_to_one_of_three_costs_no_request() {
+    for h2 in [false, true] {
+        let mut origins: Vec<_> = (0..3).map(|_| ChildOrigin::start(h2)).collect();
+        let relays: Vec<_> = origins
+            .iter()
+            .map(|origin| Relay::to(origin.address()))
+            .collect();
+        let addresses: Vec<_> = relays.iter().map(Relay::address).collect();
+        let eager = config(&addresses, h2)
+            .replace("interval = \"200ms\"", "interval = \"100ms\"")
+            .replace("timeout = \"500ms\"", "timeout = \"300ms\"");
+        let proxy = Proxy::start(&eager);
+        all_are_healthy(&proxy);
+        let (mut slow, rounds) = (Vec::new(), 6);
         let load = under_load(&proxy, "GET", |load| {
             for round in 0..rounds {
-                any_instant();
-                relays[round % 3].open_hole();
-                let noticed = Instant::now() + NOTICED;
-                thread::sleep(NOTICED + Duration::from_secs(1));
-                let p99 = load.p99(noticed, Instant::now());
-                if p99 > NO_WAIT {
-                    slow.push(p99);
+                let (which, how) = (fastrand::usize(0..3), round % 3);
+                let before = Instant::now();
+                thread::sleep(Duration::from_millis(fastrand::u64(500..700)));
+                let undisturbed = load.p99(before, Instant::now());
+                let fault = Instant::now();
+                match how {
+                    0 => origins[which].kill(),
+                    1 => origins[which].stop(),
+                    _ => relays[which].open_hole(),
                 }
-                relays[round % 3].close_hole();
+                thread::sleep(Duration::from_secs(2));
+                let p99 = load.p99(fault + Duration::from_secs(1), Instant::now());
+                // Beyond what this machine costs all of them anyway.
+                if p99 > Duration::from_millis(50) + 3 * undisturbed {
+                    slow.push((how, p99, undisturbed));
+                }
+                match how {
+                    0 => origins[which].revive(),
+                    1 => origins[which].go_on(),
+                    _ => relays[which].close_hole(),
+                }
                 all_are_healthy(&proxy);
-                is_flawless(load, &format!("h2: {h2}, round {round}"));
+                is_flawless(load, &format!("h2: {h2}, round {round}, {how} of {which}"));
             }
         });
         is_flawless(&load, &format!("h2: {h2}"));
-        // This machine may be busy, but a wait that is too long is so every time.
-        assert!(slow.len() < rounds, "h2: {h2}: p99 of {slow:?}");
+        assert!(slow.len() <= rounds / 2, "h2: {h2}: {slow:?}");
+    }
+}
+
+/// Nobody asks how it is: what clients waited for in vain, and the breaker, are all there is.
+#[test]
+fn a_server_that_stops_without_checks_costs_no_request_and_comes_back() {
+    for h2 in [false, true] {
+        let origins: Vec<_> = (0..3).map(|_| ChildOrigin::start(h2)).collect();
+        let addresses: Vec<_> = origins.iter().map(ChildOrigin::address).collect();
+        let config = config(&addresses, h2).replace(
+            "[upstream.app.health]\npath = \"/healthz\"\ninterval = \"200ms\"\n\
+             timeout = \"500ms\"\nfall = 2\nrise = 2\n",
+            "",
+        );
+        assert!(!config.contains("health"), "{config}");
+        let proxy = Proxy::start(&config);
+        let breaker = |wanted: &str| {
+            let status = proxy.app_status();
+            status["servers"][0]["breaker"]["state"] == wanted
+        };
+        let served = || {
+            let address = origins[0].address();
+            let labels = format!("upstream=\"app\",server=\"{address}\",code=\"200\"");
+            proxy
+                .metric(&format!("evenkeel_upstream_requests_total{{{labels}}}"))
+                .unwrap_or_default()
+        };
+        let load = under_load(&proxy, "GET", |load| {
+            any_instant();
+            origins[0].stop();
+            eventually("its breaker opens", || breaker("open"));
+            // What had been sent to it before is over.
+            thread::sleep(FIRST_BYTE);
+            let ejected = Instant::now();
+            // Trials of the breaker go on, at the cost of one request each.
+            thread::sleep(2 * FIRST_BYTE);
+            let p90 = load.percentile(90, ejected, Instant::now());
+            assert!(p90 < FIRST_BYTE / 2, "h2: {h2}: it is asked on, {p90:?}");
+            is_flawless(load, &format!("h2: {h2}, stopped"));
+            origins[0].go_on();
+            eventually("its breaker closes", || breaker("closed"));
+            let before = served();
+            eventually("it serves again", || served() > before + 20.0);
+        });
+        is_flawless(&load, &format!("h2: {h2}"));
     }
 }
 

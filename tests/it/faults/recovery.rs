@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::deaths::{Load, is_flawless, under_load};
+use super::load::{Load, is_flawless, under_load};
 use crate::support::{ChildOrigin, Origin, Proxy, app, eventually, value_within};
 
 const CHECKS: &str =
