@@ -1,5 +1,6 @@
 //! What the admin listener needs of the rest of the process.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -152,6 +153,9 @@ pub struct ExplainRequest {
     /// `name: value` each, as `curl -H` takes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<String>,
+    /// The TCP peer; without it the request comes from this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<IpAddr>,
 }
 
 fn get() -> String {

@@ -1,28 +1,30 @@
 //! `explain`: which listener, route, upstream and servers a request would meet, and why each other
-//! one would not be chosen. The same router and sanitiser as the data plane, with a trace.
+//! one would not be chosen.
+//!
+//! The question is written as a client would write it and goes through [`rehearsal`], which is the
+//! data plane but for sockets and counters; this puts words to what came of it.
 
-use std::borrow::Cow;
-use std::fmt::Write;
-use std::net::IpAddr;
+mod question;
+mod render;
+mod why;
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::admin::ExplainRequest;
-use crate::config::model::{
-    Balance, Forward, HashKey, HostPattern, ListenerId, PathMatch, RouteId, SplitKey,
-};
-use crate::filter::answer::Own;
-use crate::filter::template::Values;
-use crate::message::{Known, Method, RequestHead, Version};
-use crate::proxy::sanitise::{self, Refused, Sanitised};
-use crate::proxy::sticky;
-use crate::router::{Outcome, Query, Rank};
-use crate::snapshot::{DestinationState, ListenerState, RouteState, Snapshot};
+use crate::config::model::{BindAddress, RouteId};
+use crate::filter::limit::Limiter;
+use crate::message::{Known, ResponseHead};
+use crate::proxy::rehearsal;
+use crate::proxy::rehearsal::{End, Keys, Question, Refusal, Rehearsed, Sent};
+use crate::snapshot::{DestinationState, RouteState, Snapshot};
+use crate::upstream::{Tag, Upstream};
+use question::Url;
 
 /// What would become of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Explanation {
     pub method: String,
     pub url: String,
@@ -30,19 +32,37 @@ pub struct Explanation {
     /// Why this listener, where the URL did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener_note: Option<String>,
+    /// The address that rules, limits and hashing go by.
+    #[serde(default)]
+    pub client: String,
+    /// Where that comes from, unless it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_note: Option<String>,
+    /// Headers that go no further than the listener.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<String>,
     pub host: Option<String>,
     /// In normal form: what is matched and forwarded.
     pub path: Option<String>,
-    /// Set when the request would be refused before routing.
+    /// "403 denied: access denied".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
     pub route: Option<String>,
+    /// Routes whose access rules and limits hold as well, the path being another spelling for
+    /// theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_to: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitView>,
     /// With shares where there are several.
     pub upstream: Option<String>,
+    /// What sticky cookies of the request say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sticky: Vec<String>,
     /// Where copies go: "shadow 1%".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
-    /// What the route answers by itself.
+    /// What is answered without a server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
     /// The path that goes on, where it is another.
@@ -54,8 +74,21 @@ pub struct Explanation {
     /// Of an upstream that is at it: new requests wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_limit: Option<u32>,
+    /// What is answered while no server takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
     pub routes: Vec<RouteVerdict>,
     pub servers: Vec<ServerVerdict>,
+}
+
+/// A rate limit that counts the request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LimitView {
+    pub route: String,
+    pub rate: String,
+    pub burst: u32,
+    /// "by client 192.0.2.1".
+    pub key: String,
 }
 
 /// How likely a server is to take the request, and why not.
@@ -75,20 +108,6 @@ pub struct ServerVerdict {
     pub why_not: Option<String>,
 }
 
-impl ServerVerdict {
-    /// With its upstream where there are several.
-    fn name(&self) -> String {
-        let address = match &self.upstream {
-            Some(upstream) => format!("{upstream}/{}", self.address),
-            None => self.address.clone(),
-        };
-        match self.names.as_slice() {
-            [] => address,
-            names => format!("{address} ({})", names.join(", ")),
-        }
-    }
-}
-
 /// What became of one route.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RouteVerdict {
@@ -102,490 +121,248 @@ pub struct RouteVerdict {
 /// Explains `ask` by `snapshot`. The error is a sentence about `ask` itself.
 pub fn explain(snapshot: &Snapshot, ask: &ExplainRequest) -> Result<Explanation, String> {
     let url = Url::parse(&ask.url)?;
-    let (listener, listener_note) = choose_listener(snapshot, &url)?;
+    let (listener, listener_note) = question::choose_listener(snapshot, &url)?;
     let rules = &snapshot.listener(listener).rules;
-    let mut head = request_head(ask, &url, &rules.address.to_string())?;
+    let address = match &rules.address {
+        BindAddress::Unix(_) => "localhost".to_owned(),
+        address => address.to_string(),
+    };
+    let head = question::head(ask, &url, &address)?;
+    let source = ask.from.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let name = url.name();
+    let rehearsed = rehearsal::rehearse(
+        snapshot,
+        &Question {
+            listener,
+            head: &head,
+            source,
+            port: match (rules.address.tcp(), &rules.tls) {
+                (Some(address), _) => address.port(),
+                (None, Some(_)) => 443,
+                (None, None) => 80,
+            },
+            server_name: name.as_deref(),
+        },
+    );
+    let name_of = |route: &RouteId| snapshot.route(*route).rules.name.to_string();
     let mut explanation = Explanation {
         method: ask.method.clone(),
         url: ask.url.clone(),
         listener: rules.name.to_string(),
         listener_note,
-        host: None,
-        path: None,
-        refused: None,
-        route: None,
-        upstream: None,
-        mirror: None,
-        answer: None,
-        forwarded: None,
-        panic: false,
-        concurrency_limit: None,
-        routes: Vec::new(),
-        servers: Vec::new(),
+        client: rehearsed.client.to_canonical().to_string(),
+        client_note: client_note(ask, source, &rehearsed),
+        dropped: dropped(ask, &rehearsed),
+        host: rehearsed.host.as_deref().map(text),
+        path: rehearsed.path.as_deref().map(text),
+        route: rehearsed.route.as_ref().map(name_of),
+        held_to: rehearsed.others.iter().map(name_of).collect(),
+        limits: limits(snapshot, &rehearsed),
+        forwarded: rehearsed.forwarded.as_deref().map(text),
+        routes: rehearsed
+            .trace
+            .iter()
+            .map(|(route, outcome)| why::verdict(snapshot, *route, *outcome))
+            .collect(),
+        ..Explanation::default()
     };
-    match sanitise::sanitise(&mut head) {
-        Err(refused) => explanation.refused = Some(describe_refusal(refused)),
-        Ok(sanitised) => route(snapshot, listener, &head, &sanitised, &mut explanation),
+    match &rehearsed.end {
+        End::Refused(refusal) => {
+            let by = refusal.by.as_ref().map(name_of);
+            let by = by.map_or(String::new(), |by| format!(" by {by}"));
+            explanation.refused = Some(describe(refusal) + &by);
+        }
+        End::Answered(head) => explanation.answer = Some(answer(head, &rehearsed)),
+        End::Sent(sent) => {
+            if let Some(route) = rehearsed.route {
+                explanation.go_on(snapshot, snapshot.route(route), sent);
+            }
+        }
     }
     Ok(explanation)
 }
 
-fn route(
-    snapshot: &Snapshot,
-    listener: ListenerId,
-    head: &RequestHead,
-    sanitised: &Sanitised,
-    explanation: &mut Explanation,
-) {
-    let path = sanitised.path(head);
-    explanation.host = sanitised.host(head).map(text);
-    explanation.path = Some(text(path));
-    let query = Query {
-        listener,
-        host: sanitised.host(head),
-        path,
-        query: sanitised.query(head),
-        method: &head.method,
-        fields: &head.fields,
+/// Says where the client's address comes from.
+fn client_note(ask: &ExplainRequest, source: IpAddr, rehearsed: &Rehearsed) -> Option<String> {
+    let asked = |name: &str| {
+        let mut names = ask
+            .headers
+            .iter()
+            .filter_map(|header| header.split_once(':'));
+        names.any(|(asked, _)| asked.eq_ignore_ascii_case(name))
     };
-    let mut trace: Vec<(RouteId, Outcome)> = Vec::new();
-    let found = snapshot.router.find(&query, &mut trace);
-    explanation.routes = trace
+    let told = ["X-Forwarded-For", "Forwarded"]
         .into_iter()
-        .map(|(route, outcome)| verdict(snapshot, route, outcome))
-        .collect();
-    let Some(found) = found else { return };
-    let state = snapshot.route(found);
-    if state.rules.forward == Forward::Raw
-        && let Err(refused) = sanitised.raw_target(head)
-    {
-        explanation.refused = Some(describe_refusal(refused));
-        return;
-    }
-    let new = match &state.rules.path_change {
-        None => Cow::Borrowed(path),
-        Some(change) => match crate::filter::path::change(change, path) {
-            Ok(new) => new,
-            Err(_) => {
-                let why = "400 bad_request: what the path is rewritten to is no path";
-                explanation.refused = Some(why.to_owned());
-                return;
-            }
-        },
-    };
-    explanation.forwarded = (*new != *path).then(|| text(&new));
-    explanation.route = Some(state.rules.name.to_string());
-    if let Some(own) = &state.own {
-        explanation.answer = Some(own_answer(
-            own,
-            snapshot,
-            state,
-            &new,
-            (head, sanitised, listener),
-        ));
-        return;
-    }
-    let mirror = state.rules.mirror.as_ref();
-    explanation.mirror = mirror.map(|mirror| mirror.describe(&snapshot.config.upstreams));
-    let target = &state.rules.target;
-    explanation.upstream = Some(target.describe(&snapshot.config.upstreams));
-    let chosen = state.split.as_ref().and_then(|split| {
-        let key = match &split.by {
-            SplitKey::Request | SplitKey::ClientIp => None,
-            SplitKey::Header(name) => head.fields.get_text(name),
-            SplitKey::Cookie(name) => {
-                crate::router::cookie_values(&head.fields, name.as_bytes()).next()
-            }
-        };
-        Some(usize::from(split.of_key(key?)))
-    });
-    let forwarded = Query {
-        path: &new,
-        ..query
-    };
-    for (index, to) in state.destinations.iter().enumerate() {
-        let share = match chosen {
-            None => target.share(&to.rules),
-            Some(chosen) if chosen == index => 1.0,
-            Some(_) => 0.0,
-        };
-        let split = state.destinations.len() > 1;
-        servers(to, share, split, &forwarded, explanation);
+        .find(|name| asked(name));
+    match told {
+        Some(told) if !rehearsed.trusted => Some(format!(
+            "{told} is not believed: {source} is none of the listener's trusted-proxies"
+        )),
+        Some(told) => Some(format!("by {told} of {source}, a trusted proxy")),
+        None if ask.from.is_none() => Some("assumed; --from ADDRESS names another".to_owned()),
+        None => None,
     }
 }
 
-/// Those of one upstream, which takes `share` of the requests.
-fn servers(
-    to: &DestinationState,
-    share: f64,
-    split: bool,
-    query: &Query<'_>,
-    explanation: &mut Explanation,
-) {
-    let upstream = to.upstream.latest();
-    explanation.panic |= upstream.is_panicking() && share > 0.0;
-    if let Some(concurrency) = upstream.concurrency()
-        && concurrency.in_flight >= concurrency.limit
-        && share > 0.0
-    {
-        explanation.concurrency_limit = Some(concurrency.limit);
-    }
-    let hash = hash_key(&upstream.config().balance, query);
-    let sticky = sticky::named(query.fields, &upstream);
-    let servers = upstream.explain(hash, sticky, Instant::now()).into_iter();
-    explanation
-        .servers
-        .extend(servers.map(|server| ServerVerdict {
-            upstream: split.then(|| upstream.name().to_string()),
-            address: server.address,
-            names: server.names,
-            chance: server.chance * share,
-            state: server.state.to_owned(),
-            why_not: server.reason,
-        }));
+/// Asked for, read, and gone.
+fn dropped(ask: &ExplainRequest, rehearsed: &Rehearsed) -> Vec<String> {
+    let Some(head) = &rehearsed.head else {
+        return Vec::new();
+    };
+    let names = ask
+        .headers
+        .iter()
+        .filter_map(|header| header.split_once(':'));
+    let names = names
+        .map(|(name, _)| name)
+        .filter(|name| name.contains('_'));
+    let gone = |name: &&str| head.fields.get_text(&name.to_ascii_lowercase()).is_none();
+    names.filter(gone).map(str::to_owned).collect()
+}
+
+/// In the order in which they are asked.
+fn limits(snapshot: &Snapshot, rehearsed: &Rehearsed) -> Vec<LimitView> {
+    let Some(head) = &rehearsed.head else {
+        return Vec::new();
+    };
+    let routes = rehearsed.others.iter().chain(&rehearsed.route);
+    let limits = routes.filter_map(|route| {
+        let state = snapshot.route(*route);
+        Some((state, state.rules.limit.as_ref()?, state.limit.as_ref()?))
+    });
+    limits
+        .map(|(state, rules, limiter)| LimitView {
+            route: state.rules.name.to_string(),
+            rate: rules.rate.to_string(),
+            burst: Limiter::burst(limiter),
+            key: limiter.describe_key(rehearsed.client, &head.fields),
+        })
+        .collect()
+}
+
+fn describe(refusal: &Refusal) -> String {
+    let Refusal { reason, detail, .. } = refusal;
+    let again = match refusal.retry_after {
+        Some(seconds) => format!("; Retry-After: {seconds}"),
+        None => String::new(),
+    };
+    format!("{} {reason}: {detail}{again}", reason.status())
 }
 
 /// "308 to https://example.org/a".
-fn own_answer(
-    own: &Own,
-    snapshot: &Snapshot,
-    state: &RouteState,
-    path: &[u8],
-    (head, sanitised, listener): (&RequestHead, &Sanitised, ListenerId),
-) -> String {
-    let rules = &snapshot.listener(listener).rules;
-    let host = head.fields.get(Known::Host).unwrap_or_default();
-    let port = memchr::memrchr(b':', host).map(|colon| text(&host[colon + 1..]));
-    let values = Values {
-        client: IpAddr::from([127, 0, 0, 1]),
-        id: SmallVec::from_slice(b"..."),
-        method: head.method.clone(),
-        scheme: if rules.tls.is_some() { "https" } else { "http" },
-        host: sanitised.host(head).unwrap_or_default().into(),
-        port: port.and_then(|port| port.parse().ok()),
-        path: sanitised.path(head).into(),
-        query: sanitised.query(head).map(Into::into),
-        route: state.rules.name.clone(),
-        listener: rules.name.clone(),
-    };
-    match own.answer(&values, path) {
-        Ok((head, _)) => match head.fields.get(Known::Location) {
-            Some(location) => format!("{} to {}", head.status, text(location)),
-            None => head.status.to_string(),
-        },
-        Err(_) => "400 bad_request: no Host".to_owned(),
+fn answer(head: &ResponseHead, rehearsed: &Rehearsed) -> String {
+    match (head.fields.get(Known::Location), rehearsed.route) {
+        (Some(location), _) => format!("{} to {}", head.status, text(location)),
+        (None, Some(_)) => head.status.to_string(),
+        (None, None) => format!("{}, by the proxy itself: Max-Forwards is 0", head.status),
     }
 }
 
-/// The hash of the request, where the policy asks for one that the request itself carries.
-fn hash_key(balance: &Balance, query: &Query<'_>) -> Option<u64> {
-    let Balance::Hash(key) = balance else {
-        return None;
-    };
-    let bytes = match key {
-        HashKey::ClientIp => None,
-        HashKey::Path => Some(query.path),
-        HashKey::Header(name) => query.fields.get_text(name),
-        HashKey::Cookie(name) => crate::router::cookie_values(query.fields, name.as_bytes()).next(),
-        HashKey::Query(name) => {
-            crate::router::query_values(query.query.unwrap_or_default(), name.as_bytes()).next()
-        }
-    };
-    bytes.map(crate::balance::hash_key)
-}
-
-fn verdict(snapshot: &Snapshot, route: RouteId, outcome: Outcome) -> RouteVerdict {
-    let rules = &snapshot.route(route).rules;
-    let why = match outcome {
-        Outcome::Chosen => "chosen".to_owned(),
-        Outcome::OtherListener => "it names other listeners".to_owned(),
-        Outcome::OtherHost => match &rules.host {
-            Some(HostPattern::Exact(host)) => format!("its host is {host}"),
-            Some(HostPattern::Wildcard(suffix)) => format!("its host is *.{suffix}"),
-            None => "its host is another".to_owned(),
-        },
-        Outcome::OtherPath => match &rules.path {
-            PathMatch::Exact(path) => format!("its path is exactly {path}"),
-            PathMatch::Prefix(prefix) => format!("its prefix is {prefix}"),
-            PathMatch::Regex(regex) => format!("its regex {} does not match", regex.source),
-        },
-        Outcome::Condition(index) => match rules.when.get(index) {
-            Some(condition) => format!("its condition on {condition} does not hold"),
-            None => "a condition does not hold".to_owned(),
-        },
-        Outcome::Outranked { by, rank } => {
-            let winner = &snapshot.route(by).rules.name;
-            format!("it matches, but {winner} {}", advantage(rank))
-        }
-    };
-    RouteVerdict {
-        name: rules.name.to_string(),
-        origin: rules.origin.clone(),
-        chosen: outcome == Outcome::Chosen,
-        why,
-    }
-}
-
-fn advantage(rank: Rank) -> &'static str {
-    match rank {
-        Rank::Listener => "names the listener",
-        Rank::Host => "has the more specific host",
-        Rank::Path => "has the more specific path",
-        Rank::Regex => "has a regex, which goes before a plain prefix of that length",
-        Rank::Conditions => "has more conditions",
-        Rank::Priority => "has the higher priority",
-    }
-}
-
-fn describe_refusal(refused: Refused) -> String {
-    match refused {
-        Refused::BadRequest(detail) => format!("400 bad_request: {detail}"),
-        Refused::MethodNotAllowed => "405 method_not_allowed".to_owned(),
-        Refused::ExpectationFailed => "417 expectation_failed".to_owned(),
-    }
-}
-
-fn choose_listener(snapshot: &Snapshot, url: &Url) -> Result<(ListenerId, Option<String>), String> {
-    let listeners = &snapshot.listeners;
-    let tcp = |one: &ListenerState| one.rules.address.tcp();
-    let wanted = |one: &ListenerState| tcp(one).is_some_and(|at| Some(at.port()) == url.port);
-    // Several may share a port on addresses of their own.
-    let named = |one: &ListenerState| wanted(one) && url.ip() == tcp(one).map(|at| at.ip());
-    let found = listeners.iter().position(named);
-    if let Some(index) = found.or_else(|| listeners.iter().position(wanted)) {
-        return Ok((ListenerId(index), None));
-    }
-    let Some(first) = listeners.first() else {
-        return Err("there is no listener".to_owned());
-    };
-    let Some(port) = url.port else {
-        let note = (listeners.len() > 1).then(|| "the first; a URL with a port chooses".to_owned());
-        return Ok((ListenerId(0), note));
-    };
-    if listeners.len() == 1 {
-        let address = &first.rules.address;
-        let note = format!("the only one; it is on {address}, not on port {port}");
-        return Ok((ListenerId(0), Some(note)));
-    }
-    if !url.port_written {
-        // As the public writes it, where something maps the port.
-        let note = format!("the first; none is on port {port}, a URL with a port chooses");
-        return Ok((ListenerId(0), Some(note)));
-    }
-    let ports: Vec<_> = listeners
-        .iter()
-        .filter_map(|one| Some(tcp(one)?.port().to_string()))
-        .collect();
-    Err(format!(
-        "no listener has port {port}; there are {}",
-        ports.join(", ")
-    ))
-}
-
-fn request_head(ask: &ExplainRequest, url: &Url, address: &str) -> Result<RequestHead, String> {
-    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    if ask.method.is_empty() || !ask.method.as_bytes().iter().all(token) {
-        return Err(format!("{:?} is not a method", ask.method));
-    }
-    let method = Method::from_token(ask.method.as_bytes());
-    let mut head = RequestHead::new(method, Version::Http11, url.target.as_bytes());
-    head.fields.set(
-        Known::Host,
-        url.authority.as_deref().unwrap_or(address).as_bytes(),
-    );
-    for header in &ask.headers {
-        let (name, value) = header
-            .split_once(':')
-            .ok_or_else(|| format!("{header:?} is not of the form \"name: value\""))?;
-        let value = value.trim();
-        if name.is_empty() || !name.as_bytes().iter().all(token) {
-            return Err(format!("{name:?} is not a header name"));
-        }
-        if value
-            .bytes()
-            .any(|byte| byte.is_ascii_control() && byte != b'\t')
-        {
-            return Err(format!("the value of {name} has control characters"));
-        }
-        if name.eq_ignore_ascii_case("host") {
-            head.fields.set(Known::Host, value.as_bytes());
-        } else {
-            head.fields.append_text(name, value.as_bytes());
-        }
-    }
-    Ok(head)
-}
-
-/// As much of a URL as a request needs; its path is judged by the sanitiser.
-struct Url {
-    /// `None`: a path alone, sent to the first listener's address.
-    authority: Option<String>,
-    port: Option<u16>,
-    /// Written, and not only meant by the scheme.
-    port_written: bool,
-    target: String,
-}
-
-impl Url {
-    /// Where the host is an address.
-    fn ip(&self) -> Option<IpAddr> {
-        let authority = self.authority.as_deref()?;
-        let host = match authority.strip_prefix('[') {
-            Some(rest) => rest.split_once(']')?.0,
-            None => authority
-                .split_once(':')
-                .map_or(authority, |(host, _)| host),
-        };
-        host.parse().ok()
-    }
-
-    fn parse(url: &str) -> Result<Url, String> {
-        if url.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-            return Err("a URL has no white space or control characters: escape them".to_owned());
-        }
-        if url.starts_with('/') || url == "*" {
-            return Ok(Url {
-                authority: None,
-                port: None,
-                port_written: false,
-                target: url.to_owned(),
-            });
-        }
-        let (rest, default_port) = match url.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (rest, 80),
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (rest, 443),
-            _ => {
-                return Err(format!(
-                    "{url:?} is neither a URL of http or https nor a path"
-                ));
+impl Explanation {
+    /// What there is to say of a request that goes to a server.
+    fn go_on(&mut self, snapshot: &Snapshot, state: &RouteState, sent: &Sent) {
+        let upstreams = &snapshot.config.upstreams;
+        let target = &state.rules.target;
+        self.upstream = Some(target.describe(upstreams));
+        self.mirror = state.rules.mirror.as_ref().map(|mirror| {
+            let to = mirror.describe(upstreams);
+            match sent.copied {
+                true => to,
+                false => format!("{to}, but no copy of this: it asks for an upgrade, or is one"),
             }
-        };
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (authority, target) = rest.split_at(end);
-        let digits = authority.rsplit_once(':').map(|(_, port)| port);
-        let digits = digits.filter(|port| !port.ends_with(']'));
-        let port = match digits {
-            None => default_port,
-            Some(port) => port
-                .parse()
-                .map_err(|_| format!("{port:?} is not a port"))?,
-        };
-        let target = if target.starts_with('/') {
-            target.to_owned()
-        } else {
-            format!("/{target}")
-        };
-        Ok(Url {
-            authority: Some(authority.to_owned()),
-            port: Some(port),
-            port_written: digits.is_some(),
-            target,
+        });
+        let mut dead = Vec::new();
+        for (index, (to, keys)) in state.destinations.iter().zip(&sent.keys).enumerate() {
+            let share = match sent.choice {
+                None => target.share(&to.rules),
+                Some(chosen) if usize::from(chosen) == index => 1.0,
+                Some(_) => 0.0,
+            };
+            let split = state.destinations.len() > 1;
+            let refused = self.servers_of(to, share, split, keys);
+            dead.extend(refused.filter(|_| share > 0.0));
+        }
+        // Of a split whose turn it is nobody knows: what one of them says.
+        self.unavailable = dead.first().map(|refused| {
+            let instead = match &state.rules.fallback {
+                Some(fallback) => match fallback.upstream {
+                    Some(id) => format!("; its fallback {} is asked", upstreams[id.0].name),
+                    None => format!("; its fallback answers {}", fallback.status),
+                },
+                None => String::new(),
+            };
+            format!("{refused}{instead}")
+        });
+    }
+
+    /// Those of one upstream, which takes `share` of the requests. What it would refuse, where no
+    /// server takes one.
+    fn servers_of(
+        &mut self,
+        to: &DestinationState,
+        share: f64,
+        split: bool,
+        keys: &Keys,
+    ) -> Option<String> {
+        let upstream = to.upstream.latest();
+        self.panic |= upstream.is_panicking() && share > 0.0;
+        if let Some(concurrency) = upstream.concurrency()
+            && concurrency.in_flight >= concurrency.limit
+            && share > 0.0
+        {
+            self.concurrency_limit = Some(concurrency.limit);
+        }
+        let now = Instant::now();
+        let servers = upstream.explain(keys.hash, keys.sticky, now);
+        let taken = servers.iter().any(|server| server.chance > 0.0);
+        let stuck = servers.iter().find(|server| server.chance == 1.0);
+        if share > 0.0 {
+            let stuck = stuck.map(|server| &*server.address);
+            self.sticky.extend(sticky(&upstream, keys.sticky, stuck));
+        }
+        self.servers
+            .extend(servers.into_iter().map(|server| ServerVerdict {
+                upstream: split.then(|| upstream.name().to_string()),
+                address: server.address,
+                names: server.names,
+                chance: server.chance * share,
+                state: server.state.to_owned(),
+                why_not: server.reason,
+            }));
+        if taken {
+            return None;
+        }
+        let refused = upstream.refuses(now)?;
+        let queue = upstream.config().queue.as_ref();
+        Some(match (refused, queue) {
+            (crate::upstream::Refused::Full, Some(_)) => "it waits in the queue".to_owned(),
+            _ => describe(&rehearsal::unavailable(refused)),
         })
     }
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// "cookie ek names 10.0.0.1:80".
+fn sticky(upstream: &Upstream, named: Option<Tag>, stuck: Option<&str>) -> Option<String> {
+    let cookie = &upstream.config().sticky.as_ref()?.cookie;
+    let Some(tag) = named else {
+        return Some(format!(
+            "no cookie {cookie} names a server of {}: the answer sets it",
+            upstream.name()
+        ));
+    };
+    let servers = upstream.servers();
+    let server = servers
+        .iter()
+        .find(|server| upstream.is_tag_of(tag, server));
+    let address = server.map(|server| server.label().to_string())?;
+    Some(match stuck == Some(&*address) {
+        true => format!("cookie {cookie} names {address}"),
+        false => {
+            format!("cookie {cookie} names {address}, which takes no request now: another does")
+        }
+    })
 }
 
-impl Explanation {
-    /// True when a route takes the request.
-    pub fn is_routed(&self) -> bool {
-        self.route.is_some()
-    }
-
-    /// For a terminal.
-    pub fn render(&self) -> String {
-        let mut out = String::new();
-        // Writing to a string cannot fail.
-        let _ = self.write(&mut out);
-        out
-    }
-
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "{} {}", self.method, self.url)?;
-        write!(out, "  listener  {}", self.listener)?;
-        match &self.listener_note {
-            Some(note) => writeln!(out, "  ({note})")?,
-            None => writeln!(out)?,
-        }
-        if let Some(host) = &self.host {
-            writeln!(out, "  host      {host}")?;
-        }
-        if let Some(path) = &self.path {
-            writeln!(out, "  path      {path}")?;
-        }
-        if let Some(path) = &self.forwarded {
-            writeln!(out, "  goes on   {path}")?;
-        }
-        if let Some(refused) = &self.refused {
-            return writeln!(out, "  refused   {refused}");
-        }
-        match (&self.route, &self.upstream) {
-            (Some(route), Some(upstream)) => {
-                write!(out, "  route     {route}\n  upstream  {upstream}")?;
-                let note = if self.panic {
-                    "  (panic: failed checks are ignored)"
-                } else {
-                    ""
-                };
-                writeln!(out, "{note}")?;
-                if let Some(limit) = self.concurrency_limit {
-                    writeln!(
-                        out,
-                        "  waits     {limit} requests are in flight, its limit now: new ones queue"
-                    )?;
-                }
-            }
-            (Some(route), None) => {
-                let answer = self.answer.as_deref().unwrap_or_default();
-                writeln!(out, "  route     {route}\n  answer    {answer}")?;
-            }
-            _ => writeln!(out, "  route     none: 404 no_route")?,
-        }
-        self.write_servers(out)?;
-        if let Some(mirror) = &self.mirror {
-            writeln!(out, "  mirror    {mirror}")?;
-        }
-        self.write_routes(out)
-    }
-
-    fn write_servers(&self, out: &mut String) -> std::fmt::Result {
-        let width = self
-            .servers
-            .iter()
-            .map(|server| server.name().len())
-            .max()
-            .unwrap_or(0);
-        for server in &self.servers {
-            let chance = server.chance * 100.0;
-            write!(out, "    {:width$}  {chance:5.1}%", server.name())?;
-            match &server.why_not {
-                Some(why) => writeln!(out, "  {why}")?,
-                None => writeln!(out)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn write_routes(&self, out: &mut String) -> std::fmt::Result {
-        let others: Vec<_> = self.routes.iter().filter(|route| !route.chosen).collect();
-        if others.is_empty() {
-            return Ok(());
-        }
-        writeln!(out, "  not chosen")?;
-        let width = others
-            .iter()
-            .map(|route| route.name.len())
-            .max()
-            .unwrap_or(0);
-        for route in others {
-            writeln!(
-                out,
-                "    {:width$}  {}  ({})",
-                route.name, route.why, route.origin
-            )?;
-        }
-        Ok(())
-    }
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -1,5 +1,6 @@
 //! `evenkeel explain`: which way a request would go, and why no other.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,6 +26,10 @@ pub struct Args {
     /// A header of the request, as `curl -H` takes it; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
+    /// Where it comes from: what `allow`, `deny`, limits and hashing by address go by, unless that is
+    /// a trusted proxy and a header says for whom it asks [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: Option<IpAddr>,
     /// Ask the running proxy: health, breakers and weights as they are now
     #[arg(long)]
     pub live: bool,
@@ -38,6 +43,7 @@ pub fn run(args: Args, config: &Path) -> ExitCode {
         method,
         url,
         headers,
+        from,
         live,
         client,
     } = args;
@@ -45,6 +51,7 @@ pub fn run(args: Args, config: &Path) -> ExitCode {
         method,
         url,
         headers,
+        from,
     };
     let explained = if live {
         ask(&request, config, &client)

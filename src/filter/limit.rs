@@ -100,12 +100,33 @@ impl Limiter {
         self.pace.burst
     }
 
+    /// Who pays for a request: "by client 192.0.2.1". Values of headers may be secrets.
+    pub fn describe_key(&self, client: IpAddr, fields: &Fields) -> String {
+        match &self.by {
+            LimitKey::Route => "all requests together".to_owned(),
+            LimitKey::ClientIp => format!("by client {}", client.to_canonical()),
+            LimitKey::Header(name) => match values(fields, name).next() {
+                Some(_) => format!("by its {name}"),
+                None => format!("by client {}, having no {name}", client.to_canonical()),
+            },
+        }
+    }
+
     /// Whether a request of `client` with these fields may go on.
     pub fn check(&self, client: IpAddr, fields: &Fields, now: Instant) -> Verdict {
-        // A second more: the clock may begin with the process.
-        let now = now.saturating_duration_since(*START) + Duration::from_secs(1);
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX >> 1);
-        let check = |hash| self.table.check(hash, self.pace, now);
+        let now = nanoseconds(now);
+        self.each_key(client, fields, |hash| {
+            self.table.check(hash, self.pace, now)
+        })
+    }
+
+    /// The same, and nothing is used up.
+    pub fn would_check(&self, client: IpAddr, fields: &Fields, now: Instant) -> Verdict {
+        let now = nanoseconds(now);
+        self.each_key(client, fields, |hash| self.table.peek(hash, self.pace, now))
+    }
+
+    fn each_key(&self, client: IpAddr, fields: &Fields, check: impl Fn(u64) -> Verdict) -> Verdict {
         let LimitKey::Header(name) = &self.by else {
             return check(match self.by {
                 LimitKey::Route => 0,
@@ -115,7 +136,7 @@ impl Limiter {
         // Which of several a server goes by is not known, so each has to have room: nobody gets
         // around his limit by a value before it or behind it.
         let mut verdict = None;
-        for value in fields.values_text(name).filter(|value| !value.is_empty()) {
+        for value in values(fields, name) {
             match check(hash_of(OfHeader { name, value })) {
                 Verdict::Admitted => verdict = Some(Verdict::Admitted),
                 refused @ Verdict::Refused { .. } => return refused,
@@ -123,6 +144,11 @@ impl Limiter {
         }
         verdict.unwrap_or_else(|| check(hash_of(of_client(client))))
     }
+}
+
+/// That may be keys.
+fn values<'a>(fields: &'a Fields, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    fields.values_text(name).filter(|value| !value.is_empty())
 }
 
 /// The key that a field's value is.
@@ -166,6 +192,13 @@ fn hash_of(key: impl Hash) -> u64 {
     KEYS.hash_one(key)
 }
 
+/// Since all workers began to count.
+fn nanoseconds(now: Instant) -> u64 {
+    // A second more: the clock may begin with the process.
+    let now = now.saturating_duration_since(*START) + Duration::from_secs(1);
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX >> 1)
+}
+
 /// What all workers count from.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -180,6 +213,22 @@ impl Pace {
             tolerance: interval.saturating_mul(u64::from(burst - 1)),
             burst,
         }
+    }
+
+    /// A key whose time is so far ahead of now.
+    fn judge(self, ahead: u64) -> Verdict {
+        if ahead <= self.tolerance {
+            return Verdict::Admitted;
+        }
+        Verdict::Refused {
+            retry_after: Duration::from_nanos(ahead - self.tolerance),
+            reset: Duration::from_nanos(ahead),
+        }
+    }
+
+    /// No request of this pace takes a key's time further.
+    fn farthest(self, now: u64) -> u64 {
+        now + self.tolerance + self.interval
     }
 }
 
@@ -209,7 +258,7 @@ impl Table {
         let mut time = place.time.load(Relaxed);
         loop {
             // Further ahead than any request of this pace goes: from a slower one, before a reload.
-            let farthest = now + pace.tolerance + pace.interval;
+            let farthest = pace.farthest(now);
             if time > farthest {
                 time = match place
                     .time
@@ -221,12 +270,8 @@ impl Table {
                 continue;
             }
             let from = time.max(now);
-            let ahead = from - now;
-            if ahead > pace.tolerance {
-                return Verdict::Refused {
-                    retry_after: Duration::from_nanos(ahead - pace.tolerance),
-                    reset: Duration::from_nanos(ahead),
-                };
+            if let refused @ Verdict::Refused { .. } = pace.judge(from - now) {
+                return refused;
             }
             let next = from + pace.interval;
             match place
@@ -240,10 +285,25 @@ impl Table {
     }
 }
 
+impl Table {
+    /// What [`Table::check`] would say; nobody's time moves and no place is taken.
+    pub fn peek(&self, hash: u64, pace: Pace, now: u64) -> Verdict {
+        let bucket = &self.buckets[(hash as usize) % self.buckets.len()];
+        let time = bucket
+            .own(hash | 1 << 63)
+            .map_or(0, |own| own.time.load(Relaxed));
+        pace.judge(time.min(pace.farthest(now)).saturating_sub(now))
+    }
+}
+
 impl Bucket {
+    fn own(&self, mark: u64) -> Option<&Place> {
+        self.0.iter().find(|place| place.mark.load(Relaxed) == mark)
+    }
+
     /// The key's own place, or one that it takes.
     fn place(&self, mark: u64, now: u64) -> &Place {
-        if let Some(own) = self.0.iter().find(|place| place.mark.load(Relaxed) == mark) {
+        if let Some(own) = self.own(mark) {
             return own;
         }
         loop {
@@ -299,6 +359,23 @@ mod tests {
             again, 5,
             "what was not used does not add up beyond the burst"
         );
+    }
+
+    #[test]
+    fn a_look_says_what_a_check_would_and_moves_nothing() {
+        let pace = Pace::new(10, Duration::from_secs(1), 2);
+        let table = Table::keyed();
+        for _ in 0..2 {
+            for _ in 0..5 {
+                assert_eq!(table.peek(7, pace, SECOND), Verdict::Admitted);
+            }
+            assert!(admitted(&table, 7, pace, SECOND));
+        }
+        let seen = table.peek(7, pace, SECOND);
+        assert!(matches!(seen, Verdict::Refused { .. }));
+        assert_eq!(seen, table.check(7, pace, SECOND));
+        assert_eq!(table.peek(8, pace, SECOND), Verdict::Admitted);
+        assert!(admitted(&table, 7, pace, SECOND + SECOND / 10));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::model::{BindAddress, ListenerId, ProxyProtocol};
+use crate::config::model::{BindAddress, Listener, ListenerId, ProxyProtocol};
 use crate::proxy::forwarding::Introductions;
 use crate::snapshot::{Pin, Reader};
 use crate::telemetry::{AccessLog, Metrics};
@@ -152,21 +152,7 @@ impl Current {
     fn of(pin: Pin, address: &BindAddress) -> Option<Self> {
         let listener = pin.listener_at(address)?;
         let rules = &pin.listener(listener).rules;
-        let limits = Limits {
-            header_timeout: rules.limits.header_timeout,
-            idle_timeout: rules.limits.idle_timeout,
-            max_header_bytes: rules.limits.max_header_bytes,
-            max_headers: rules.limits.max_headers,
-            max_requests: rules.limits.max_requests_per_connection,
-            underscore_headers: rules.underscore_headers,
-            half_close: rules.half_close,
-            connection_buffer: rules.limits.connection_buffer,
-            http1: rules.protocols.http1,
-            h2: rules.protocols.h2,
-            max_concurrent_streams: rules.limits.max_concurrent_streams,
-            h2_stream_window: rules.limits.h2_stream_window,
-            h2_connection_window: rules.limits.h2_connection_window,
-        };
+        let limits = limits(rules);
         let max_age = rules.limits.max_age;
         Some(Current {
             pin,
@@ -174,6 +160,25 @@ impl Current {
             limits,
             max_age,
         })
+    }
+}
+
+/// What the wire of a listener may take in.
+pub(super) fn limits(rules: &Listener) -> Limits {
+    Limits {
+        header_timeout: rules.limits.header_timeout,
+        idle_timeout: rules.limits.idle_timeout,
+        max_header_bytes: rules.limits.max_header_bytes,
+        max_headers: rules.limits.max_headers,
+        max_requests: rules.limits.max_requests_per_connection,
+        underscore_headers: rules.underscore_headers,
+        half_close: rules.half_close,
+        connection_buffer: rules.limits.connection_buffer,
+        http1: rules.protocols.http1,
+        h2: rules.protocols.h2,
+        max_concurrent_streams: rules.limits.max_concurrent_streams,
+        h2_stream_window: rules.limits.h2_stream_window,
+        h2_connection_window: rules.limits.h2_connection_window,
     }
 }
 

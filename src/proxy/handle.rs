@@ -21,15 +21,7 @@ pub fn refuse(
     connection: &Rc<ConnectionInfo>,
     refusal: Refusal,
 ) -> Response {
-    let reason = match refusal.reason {
-        RefusalReason::BadRequest => Reason::BadRequest,
-        RefusalReason::UriTooLong => Reason::UriTooLong,
-        RefusalReason::HeaderTooLarge => Reason::HeaderTooLarge,
-        RefusalReason::RequestTimeout => Reason::RequestTimeout,
-        RefusalReason::NotImplemented => Reason::NotImplemented,
-        RefusalReason::VersionNotSupported => Reason::VersionNotSupported,
-        RefusalReason::ExpectationFailed => Reason::ExpectationFailed,
-    };
+    let reason = reason(refusal.reason);
     let head = refusal.head.unwrap_or_else(|| {
         let method = refusal.method.as_deref().unwrap_or_default();
         let target = refusal.target.as_deref().unwrap_or_default();
@@ -41,6 +33,18 @@ pub fn refuse(
     });
     let response = error::answer(&Failure::because(reason, refusal.detail), Some(&head));
     Account::open(context, connection, head, None).refused(reason, response)
+}
+
+pub(super) fn reason(refusal: RefusalReason) -> Reason {
+    match refusal {
+        RefusalReason::BadRequest => Reason::BadRequest,
+        RefusalReason::UriTooLong => Reason::UriTooLong,
+        RefusalReason::HeaderTooLarge => Reason::HeaderTooLarge,
+        RefusalReason::RequestTimeout => Reason::RequestTimeout,
+        RefusalReason::NotImplemented => Reason::NotImplemented,
+        RefusalReason::VersionNotSupported => Reason::VersionNotSupported,
+        RefusalReason::ExpectationFailed => Reason::ExpectationFailed,
+    }
 }
 
 /// A connection that never brought a byte of a request was closed in silence.

@@ -34,6 +34,8 @@ use crate::proxy::attempt::{self, Classified, Held};
 use crate::proxy::context::Context;
 use crate::proxy::head_wait::WaitError;
 use crate::proxy::request_body::Whole;
+use crate::proxy::steps;
+use crate::proxy::steps::MARK;
 use crate::proxy::transaction::Transaction;
 use crate::proxy::{answer, dial, retry};
 use crate::snapshot::RouteState;
@@ -44,9 +46,6 @@ use crate::upstream::{FailureKind, Pick, Upstream};
 use crate::util::clock;
 use crate::util::timer::Deadline;
 use crate::wire::client::{Answer, Connection, Exchange, ExchangeError, Request, ResponseBody};
-
-/// Marks copies.
-const MARK: &str = "x-evenkeel-mirror";
 
 /// How long a copy may wait for an answer where the upstream's timeouts are off.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -85,8 +84,8 @@ impl Transaction {
     #[cold]
     pub(super) fn sample(&self, route: &RouteState) -> Option<Ticket> {
         let mirror = route.mirror.as_ref()?;
-        let copied_already = self.account.head.fields.get_text(MARK).is_some();
-        if self.upgrade.is_some() || copied_already || !mirror.sampler.turn() {
+        let upgrade = self.upgrade.as_deref();
+        if !steps::may_be_copied(&self.account.head, upgrade) || !mirror.sampler.turn() {
             return None;
         }
         Some(Ticket {

@@ -2,7 +2,7 @@
 //!
 //! 1. [`handle`]: opens the [`account`] (one record on every way out) and a [`transaction`].
 //! 2. [`sanitise`]: target, Host and path become one reading for everybody; then the router.
-//! 3. [`actions`]: what the route does beside sending; [`hop_by_hop`], [`client_address`],
+//! 3. [`steps`] of a head on its way; [`actions`]: what the route does beside sending; [`hop_by_hop`], [`client_address`],
 //!    [`forwarding`]: which fields go and which come; [`sticky`]: where the client was before.
 //! 4. [`exchange`]: attempts until one answers; [`selection`] picks, [`attempt`] tries one server,
 //!    [`dial`] connects to it, [`head_wait`] watches it, [`retry`] judges a failure,
@@ -10,6 +10,8 @@
 //!    [`mirror`] sends copies elsewhere, beside all this.
 //! 5. [`answer`]: the response head cleaned, the body ([`response_body`]) or [`tunnel`] wrapped.
 //! 6. [`error`]: the only place that turns a failure into a status; [`grpc`] says it to a call.
+//!
+//! [`rehearsal`] goes the first half of it with a request that nobody sent, for `explain`.
 
 mod account;
 mod actions;
@@ -28,11 +30,13 @@ pub mod hop_by_hop;
 mod mirror;
 mod passage;
 mod patience;
+pub mod rehearsal;
 mod request_body;
 mod response_body;
 mod retry;
 pub mod sanitise;
 mod selection;
+mod steps;
 pub mod sticky;
 mod transaction;
 mod tunnel;

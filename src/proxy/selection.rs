@@ -1,18 +1,16 @@
 //! Which server an attempt goes to: a lease and a connection slot, or the reason why not.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::Context as TaskContext;
 
-use crate::balance;
-use crate::config::model::{Balance, HashKey, ProxyProtocol};
+use crate::config::model::ProxyProtocol;
 use crate::proxy::attempt::Held;
 use crate::proxy::context::Bound;
 use crate::proxy::error::Failure;
 use crate::proxy::exchange::Journey;
 use crate::proxy::retry;
+use crate::proxy::steps;
 use crate::proxy::transaction::Transaction;
-use crate::router;
 use crate::telemetry::Reason;
 use crate::upstream::pool::{Acquired, Claim};
 use crate::upstream::{Lease, Pick, Refused, ServerId, Upstream};
@@ -204,36 +202,9 @@ impl Transaction {
         Some(Selected { held, via })
     }
 
-    /// Of `balance = "hash"`; a missing key falls back to the client's address.
     pub(super) fn hash_key(&self, upstream: &Upstream) -> Option<u64> {
-        let Balance::Hash(key) = &upstream.config().balance else {
-            return None;
-        };
-        let key = self.key_bytes(key).unwrap_or_else(|| self.client_bytes());
-        Some(balance::hash_key(&key))
-    }
-
-    fn key_bytes<'a>(&'a self, key: &'a HashKey) -> Option<Cow<'a, [u8]>> {
-        let head = &self.account.head;
-        let (path, query) = split_query(head.outgoing_target());
-        match key {
-            HashKey::ClientIp => None,
-            HashKey::Path => Some(Cow::Borrowed(path)),
-            HashKey::Header(name) => head.fields.get_text(name).map(Cow::Borrowed),
-            HashKey::Cookie(name) => router::cookie_values(&head.fields, name.as_bytes())
-                .next()
-                .map(Cow::Borrowed),
-            HashKey::Query(name) => router::query_values(query?, name.as_bytes())
-                .next()
-                .map(Cow::Borrowed),
-        }
-    }
-
-    fn client_bytes(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(match self.account.client {
-            std::net::IpAddr::V4(address) => address.octets().to_vec(),
-            std::net::IpAddr::V6(address) => address.octets().to_vec(),
-        })
+        let account = &self.account;
+        steps::hash_key(&upstream.config().balance, &account.head, account.client)
     }
 }
 
@@ -242,13 +213,6 @@ fn claimed(acquired: Acquired<Connection>) -> Option<(Claim<Connection>, Via)> {
         Acquired::Kept(connection, claim) => Some((claim, Via::Kept(connection))),
         Acquired::Dial(claim) => Some((claim, Via::Dial)),
         Acquired::Full => None,
-    }
-}
-
-fn split_query(target: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match memchr::memchr(b'?', target) {
-        Some(at) => (&target[..at], Some(&target[at + 1..])),
-        None => (target, None),
     }
 }
 

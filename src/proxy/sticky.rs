@@ -56,7 +56,7 @@ fn given(fields: &Fields, rules: &Sticky, upstream: &Upstream) -> Option<Given> 
 }
 
 /// The server that the cookies of a request name.
-pub fn named(fields: &Fields, upstream: &Upstream) -> Option<Tag> {
+pub(super) fn named(fields: &Fields, upstream: &Upstream) -> Option<Tag> {
     given(fields, upstream.config().sticky.as_ref()?, upstream)?.named
 }
 

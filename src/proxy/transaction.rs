@@ -6,18 +6,17 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::model::{Forward, Protocol, RouteId};
-use crate::message::{Body, Downstream, Known, Length, Method, ResponseHead, Version};
+use crate::config::model::{Protocol, RouteId};
+use crate::message::{Body, Downstream, Known, Length, Method};
 use crate::proxy::account::Account;
 use crate::proxy::context::{ConnectionInfo, Context};
 use crate::proxy::error::Failure;
 use crate::proxy::forwarding::Arrival;
 use crate::proxy::patience::Patience;
 use crate::proxy::request_body::RequestBody;
-use crate::proxy::sanitise::{Refused, Sanitised};
 use crate::proxy::sticky::Given;
-use crate::proxy::{client_address, forwarding, grpc, hop_by_hop, sanitise};
-use crate::router::{NoTrace, Query};
+use crate::proxy::{client_address, forwarding, grpc, sanitise, steps};
+use crate::router::NoTrace;
 use crate::snapshot::{DestinationState, Pin, RouteState};
 use crate::telemetry::Reason;
 use crate::util::clock;
@@ -78,7 +77,7 @@ impl Transaction {
         }
         self.find_client(&pin.listener(self.account.listener).rules.trusted_proxies);
         let head = &mut self.account.head;
-        let sanitised = sanitise::sanitise(head).map_err(refused)?;
+        let sanitised = sanitise::sanitise(head).map_err(steps::refused)?;
         self.host_missing = sanitised.host_is_missing();
         if let Some(secured) = &self.connection.secured
             && !secured.is_for(sanitised.host(head))
@@ -86,9 +85,19 @@ impl Transaction {
             return Err(Failure::new(Reason::Misdirected));
         }
         if sanitised.answer_here {
-            return Ok(Prepared::Answer(options_answer()));
+            return Ok(Prepared::Answer(Response {
+                head: steps::options_answer(),
+                body: Body::Empty,
+                close: false,
+            }));
         }
-        let route = self.find_route(pin, sanitised.path(&self.account.head), &sanitised);
+        let query = steps::query(
+            self.account.listener,
+            head,
+            &sanitised,
+            sanitised.path(head),
+        );
+        let route = pin.router.find(&query, &mut NoTrace);
         let route = route.ok_or(Failure::new(Reason::NoRoute))?;
         if pin.guarded {
             self.guard_spellings(pin, route, &sanitised)?;
@@ -98,7 +107,7 @@ impl Transaction {
         if state.acts {
             self.admit(state)?;
         }
-        self.set_target(state, &sanitised)?;
+        steps::set_target(&mut self.account.head, state.rules.forward, &sanitised)?;
         self.rewrite_fields(pin, state)?;
         if state.acts
             && let Some(answer) = self.act(pin, route, &sanitised)?
@@ -152,64 +161,14 @@ impl Transaction {
         }
     }
 
-    /// The route of this request, had it asked for `path`.
-    pub(super) fn find_route(
-        &self,
-        pin: &Pin,
-        path: &[u8],
-        sanitised: &Sanitised,
-    ) -> Option<RouteId> {
-        let head = &self.account.head;
-        let query = Query {
-            listener: self.account.listener,
-            host: sanitised.host(head),
-            path,
-            query: sanitised.query(head),
-            method: &head.method,
-            fields: &head.fields,
-        };
-        pin.router.find(&query, &mut NoTrace)
-    }
-
-    fn set_target(&mut self, route: &RouteState, sanitised: &Sanitised) -> Result<(), Failure> {
-        let head = &mut self.account.head;
-        match route.rules.forward {
-            Forward::Normalized => {
-                if let Some(target) = sanitised.rewritten_target() {
-                    head.set_target(target);
-                }
-            }
-            Forward::Raw => {
-                let target = sanitised.raw_target(head).map_err(refused)?;
-                if target != head.target() {
-                    let target = target.to_vec();
-                    head.set_target(&target);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Hop-by-hop fields go, forwarding fields come.
     fn rewrite_fields(&mut self, pin: &Pin, route: &RouteState) -> Result<(), Failure> {
         let rules = &pin.listener(self.account.listener).rules;
         let connection = &self.connection;
         let head = &mut self.account.head;
-        // In HTTP/2 only an extended CONNECT comes with it, which is nothing without its tunnel
-        // (RFC 8441 section 4).
-        let tunnel = head.version == Version::H2 && head.fields.contains(Known::Upgrade);
-        let requested =
-            hop_by_hop::clean_request(&mut head.fields, head.version, &route.rules.upgrades);
-        // RFC 6455 section 4.1: a WebSocket begins with GET.
-        let method = &head.method;
+        let requested = steps::clean(head, &route.rules.upgrades)?;
         self.te_trailers = requested.te_trailers;
-        self.upgrade = requested
-            .upgrade
-            .filter(|token| *method == Method::Get || !token.eq_ignore_ascii_case("websocket"));
-        if tunnel && self.upgrade.is_none() {
-            const NOT_LET_THROUGH: &str = "this route lets no such protocol through";
-            return Err(Failure::because(Reason::NotImplemented, NOT_LET_THROUGH));
-        }
+        self.upgrade = requested.upgrade;
         let arrival = Arrival {
             source: connection.peer.ip(),
             trusted: self.trusted,
@@ -245,14 +204,11 @@ impl Transaction {
         copied: bool,
     ) -> Result<(), Failure> {
         let length = self.downstream.length();
-        let limit = route.rules.max_body.map(|size| size.0);
-        match length {
-            Length::Exact(0) => return Ok(()),
-            Length::Exact(bytes) if limit.is_some_and(|limit| bytes > limit) => {
-                return Err(Failure::new(Reason::BodyTooLarge));
-            }
-            _ => {}
+        if length == Length::Exact(0) {
+            return Ok(());
         }
+        steps::check_length(route, length)?;
+        let limit = route.rules.max_body.map(|size| size.0);
         let replay = self.replay_bytes(route, to, length, copied);
         let body = Rc::new(RequestBody::new(self.downstream.clone(), limit, replay));
         self.downstream = body.clone();
@@ -337,24 +293,4 @@ pub(super) enum Prepared {
     Route(RouteId),
     /// Needs no server.
     Answer(Response),
-}
-
-fn refused(refused: Refused) -> Failure {
-    match refused {
-        Refused::BadRequest(detail) => Failure::because(Reason::BadRequest, detail),
-        Refused::MethodNotAllowed => Failure::new(Reason::MethodNotAllowed),
-        Refused::ExpectationFailed => Failure::new(Reason::ExpectationFailed),
-    }
-}
-
-/// `OPTIONS` with `Max-Forwards: 0` ends here (RFC 9110 section 7.6.2).
-fn options_answer() -> Response {
-    let mut head = ResponseHead::new(200);
-    head.fields
-        .set_text("allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-    Response {
-        head,
-        body: Body::Empty,
-        close: false,
-    }
 }

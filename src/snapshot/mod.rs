@@ -223,7 +223,7 @@ fn has_variables(rules: &model::Route) -> bool {
 
 impl RouteState {
     /// It does not admit everybody, or not always.
-    fn guards(&self) -> bool {
+    pub fn guards(&self) -> bool {
         self.rules.access != model::Access::default() || self.limit.is_some()
     }
 

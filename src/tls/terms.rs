@@ -133,6 +133,12 @@ impl Terms {
         self.names.places(Some(name)).contains(&shown)
     }
 
+    /// The certificate that a client which asks for `name` (in lower case) is shown, as far as its
+    /// keys' kinds do not decide.
+    pub fn shown_to(&self, name: Option<&str>) -> Option<usize> {
+        self.names.places(name).first().copied()
+    }
+
     /// What connections were let in by: those of another admission have to end. Certificates are
     /// not part of it, they count with the next handshake.
     pub fn admission(&self) -> Admission {

@@ -202,6 +202,21 @@ impl Upstream {
         current.admit(lease, true).ok()
     }
 
+    /// Why no server takes a first attempt now; `None` where one does. Nothing is claimed.
+    pub fn refuses(&self, now: Instant) -> Option<Refused> {
+        let set = self.load_set();
+        let candidates = Candidates {
+            set: &set,
+            config: self.config(),
+            tried: &[],
+            carry: &AnyConnection,
+            now_ms: self.common().ms(now),
+        };
+        let takes = |index| candidates.obstacle(index).is_none();
+        let free = !self.common().limit().is_full() && (0..set.members().len()).any(takes);
+        (!free).then(|| self.refusal(&candidates))
+    }
+
     /// Why nothing took the request. A look at every server: only on the way to a refusal.
     fn refusal(&self, candidates: &Candidates<'_>) -> Refused {
         let mut ejected = false;

@@ -1,5 +1,7 @@
 //! `explain`, offline and live: the words for each answer, and that the data plane does the same.
 
+mod agrees;
+
 use serde_json::{Value, json};
 
 use super::support::{Client, Origin, Process, Proxy, app, app_with, eventually, says};
@@ -190,6 +192,12 @@ fn chances_are_shares_and_live_ones_know_what_happened() {
     assert_eq!(server(&explained, &heavy), (0.0, "is draining".into()));
     assert_eq!(server(&explained, &light), (0.0, "its weight is 0".into()));
     assert_eq!(server(&explained, &backup), (1.0, String::new()));
+    assert_eq!(explained["unavailable"], Value::Null);
+    proxy.put_server(&backup, "{\"drain\": true}");
+    let unavailable = &ask(&proxy, "/", &[])["unavailable"];
+    let said = unavailable.as_str().unwrap_or_default();
+    assert!(said.starts_with("503 no_server: "), "{unavailable}");
+    assert_eq!(proxy.get("/").evenkeel_reason(), Some("no_server"));
 }
 
 #[test]
@@ -305,7 +313,7 @@ fn a_raw_path_with_dot_segments_is_refused_as_on_the_wire() {
     let explained = ask(&proxy, "/a/../b", &[]);
     let refused = explained["refused"].as_str().unwrap_or_default();
     assert!(refused.starts_with("400 bad_request"), "{explained}");
-    assert_eq!(explained["route"], Value::Null);
+    assert_eq!(explained["route"], "/", "it is that route that refuses it");
     assert_eq!(proxy.get("/a/../b").status, 400);
     assert_eq!(ask(&proxy, "/a//b", &[])["refused"], Value::Null);
 }
@@ -334,5 +342,106 @@ fn of_listeners_on_one_port_the_address_chooses() {
         ]);
         let line = format!("listener  {chosen}\n");
         assert!(said.stdout.contains(&line), "{host}: {said:?}");
+    }
+}
+
+#[test]
+fn what_rules_go_by_is_said() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("evenkeel.toml");
+    let config = r#"
+        [[listener]]
+        address = "127.0.0.1:8080"
+        trusted-proxies = ["10.0.0.0/8"]
+        [upstream.app]
+        servers = ["127.0.0.1:9"]
+        [upstream.shadow]
+        servers = ["127.0.0.1:10"]
+        [[route]]
+        prefix = "/"
+        upstream = "app"
+        mirror = { upstream = "shadow", percent = "5%" }
+        [[route]]
+        name = "admin"
+        prefix = "/admin"
+        allow = ["192.0.2.0/24"]
+        limit = { rate = "10/s", burst = 20, by = "client-ip" }
+        upstream = "app"
+    "#;
+    std::fs::write(&file, config).expect("it is written");
+    let file = file.to_str().expect("text");
+    let cases: &[(&[&str], i32, &[&str])] = &[
+        (
+            &["/admin"],
+            1,
+            &[
+                "client    127.0.0.1  (assumed; --from ADDRESS names another)",
+                "route     admin",
+                "refused   403 denied: access denied",
+            ],
+        ),
+        (
+            &["/admin", "--from", "192.0.2.7"],
+            0,
+            &[
+                "client    192.0.2.7\n",
+                "limit     10/s, at most 20 at once, by client 192.0.2.7  (of admin)",
+            ],
+        ),
+        (
+            &["/admin%2Fx"],
+            1,
+            &[
+                "held to   admin as well",
+                "refused   403 denied: the path is another spelling of one that is denied by admin",
+            ],
+        ),
+        (
+            &["/admin%2Fx", "--from", "192.0.2.7"],
+            0,
+            &["route     /\n", "held to   admin as well", "limit     10/s"],
+        ),
+        (
+            &["/admin", "-H", "X-Forwarded-For: 192.0.2.7"],
+            1,
+            &["client    127.0.0.1  (X-Forwarded-For is not believed: 127.0.0.1 is none of"],
+        ),
+        (
+            &[
+                "/admin",
+                "--from",
+                "10.0.0.1",
+                "-H",
+                "X-Forwarded-For: 192.0.2.7",
+            ],
+            0,
+            &["client    192.0.2.7  (by X-Forwarded-For of 10.0.0.1, a trusted proxy)"],
+        ),
+        (
+            &["/", "-H", "X_User: 1"],
+            0,
+            &[
+                "dropped   X_User  (underscore-headers)",
+                "mirror    shadow 5%\n",
+            ],
+        ),
+        (
+            &["/", "-H", "Upgrade: websocket", "-H", "Connection: upgrade"],
+            0,
+            &["mirror    shadow 5%, but no copy of this"],
+        ),
+        (
+            &["/", "--from", "nobody"],
+            2,
+            &["invalid value 'nobody' for '--from <ADDRESS>'"],
+        ),
+    ];
+    for (arguments, code, words) in cases {
+        let said = says([&["explain", "GET"], *arguments, &["-c", file]].concat());
+        assert_eq!(said.code, Some(*code), "{arguments:?}: {said:?}");
+        let text = said.stdout + &said.stderr;
+        for words in *words {
+            assert!(text.contains(words), "{arguments:?}: {words:?} in {text}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::message::Known;
 use crate::message::fields::{Buffer, Noted};
 use crate::message::known::{WINDOW, halves};
 use crate::util::scan::{Lanes, from_control};
-use crate::wire::RefusalReason;
+use crate::wire::{Limits, RefusalReason};
 
 /// What one head may be.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,17 @@ pub(super) struct HeadLimits {
     pub(super) bytes: usize,
     pub(super) fields: usize,
     pub(super) underscores: UnderscoreHeaders,
+}
+
+impl HeadLimits {
+    /// Of a request.
+    pub(super) fn of(limits: &Limits) -> Self {
+        HeadLimits {
+            bytes: limits.max_header_bytes,
+            fields: limits.max_headers,
+            underscores: limits.underscore_headers,
+        }
+    }
 }
 
 /// Why a head or trailer section is refused.

@@ -14,5 +14,7 @@ mod reader;
 pub mod server;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use server::{Ended, LAST_REQUEST_GRACE, Serve, serve};
+pub use whole::{Unreadable, read};

@@ -289,12 +289,7 @@ impl<H: Handler> Serve<H> {
         if !head.may_be_whole(limits.max_header_bytes) {
             return false;
         }
-        let head_limits = HeadLimits {
-            bytes: limits.max_header_bytes,
-            fields: limits.max_headers,
-            underscores: limits.underscore_headers,
-        };
-        match parse::request(head.inbound.bytes(), &head_limits) {
+        match parse::request(head.inbound.bytes(), &HeadLimits::of(limits)) {
             Ok(None) => return false,
             Ok(Some((parsed, length))) => {
                 head.inbound.consume(length);
