@@ -121,6 +121,7 @@ fn refused(error: &OverrideError) -> Refused {
         OverrideError::Weight | OverrideError::RoundRobin | OverrideError::Empty => {
             StatusCode::BAD_REQUEST
         }
+        OverrideError::HandedOver => StatusCode::SERVICE_UNAVAILABLE,
     };
     Refused::new(status, error.to_string())
 }

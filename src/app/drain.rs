@@ -20,6 +20,7 @@ use crate::admin;
 use crate::config::model::BindAddress;
 use crate::reload;
 use crate::telemetry::{Metrics, events};
+use crate::upstream::Registry;
 use crate::worker::Workers;
 
 /// For the last who ask the admin listener, when nothing else is under way any more.
@@ -38,6 +39,7 @@ pub enum Stop {
 pub(super) struct Serving {
     pub reload: reload::Handle,
     pub workers: Arc<Workers>,
+    pub registry: Arc<Registry>,
     pub metrics: Arc<Metrics>,
     pub admin: Option<AdminListener>,
     pub notify: Notify,
@@ -109,6 +111,7 @@ impl Serving {
             program,
             reload: &self.reload,
             workers: &self.workers,
+            registry: &self.registry,
             admin: admin.map(|admin| (&*admin.bound, &admin.configured)),
         };
         let ended = offer.run(stops, again).await;

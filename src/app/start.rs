@@ -284,7 +284,7 @@ async fn start(
         .await
         .map_err(StartError::Refused)?;
     if let Some(succession) = succession {
-        succession.ready().await?;
+        registry.inherit(succession.ready().await?);
     }
     opened.set(true);
     let first = unopened.open().await.map_err(StartError::Refused)?;
@@ -311,7 +311,7 @@ async fn start(
         let control = Control {
             capacity: capacity.clone(),
             reload: first.handle.clone(),
-            registry,
+            registry: registry.clone(),
             metrics: metrics.clone(),
             workers: first.workers.clone(),
             tasks: tokio::runtime::Handle::current().metrics(),
@@ -351,6 +351,7 @@ async fn start(
     let serving = Serving {
         reload: first.handle.clone(),
         workers: first.workers,
+        registry,
         metrics: metrics.clone(),
         admin,
         notify: notify.unwrap_or_default(),

@@ -14,7 +14,7 @@
 //! | passes the sockets | `sockets` → | |
 //! | | | reads its configuration, takes the sockets, builds everything |
 //! | | ← `ready` or `failed` | |
-//! | *from here on it may be too late to go back* | `begin` → | |
+//! | *from here on it may be too late to go back* | `state`, `begin` → | |
 //! | | | accepts |
 //! | | ← `accepting`, with the sockets that it uses | |
 //! | tells the service manager, stops accepting | `yours` → | tells the service manager |
@@ -33,6 +33,11 @@
 //!
 //! Which process is which version does not matter: messages are JSON objects with a length in
 //! front, unknown fields and messages are passed over, and `hello` has the number of the protocol.
+//!
+//! `state` is what is known of the upstreams at that moment: overrides, health, breakers
+//! ([`crate::upstream::carried`]). An old process that does not say it, or says what makes no sense,
+//! is no reason to fail; the new one begins afresh then. From `state` on overrides are refused
+//! (503): the old process would forget them, and the new one is not to be asked yet.
 //!
 //! A process that is number 1 (of a container) cannot be replaced, because everything else ends
 //! with it: there the container is what is replaced.

@@ -156,7 +156,6 @@ pub async fn first(
     limit(&parts.capacity, &loaded.config, count);
     let workers = Arc::new(Workers::start(count, &shared).map_err(Rejection::Workers)?);
     parts.access.apply(access);
-    parts.registry.publish(&snapshot.upstreams);
     parts.metrics.set_certificates(certificates(&snapshot));
 
     let seen = loaded.sources.fingerprint();
@@ -218,7 +217,8 @@ pub async fn first(
 }
 
 impl Unopened {
-    /// Every listener accepts from here on.
+    /// Every listener accepts from here on. Checks and questions for names begin here too: what
+    /// another process knows until now is there before ([`Registry::inherit`]).
     pub async fn open(self) -> Result<First, Rejection> {
         let Unopened { first, sockets } = self;
         let current = first.handle.current();
@@ -226,6 +226,8 @@ impl Unopened {
         for (_, bound) in &sockets {
             bound.own();
         }
+        let upstreams = &current.snapshot.upstreams;
+        first.reloader.parts.registry.publish(upstreams);
         first.workers.follow(into_listeners(sockets)).await;
         Ok(first)
     }

@@ -168,6 +168,26 @@ pub fn taking_over(pid: u32, version: &str) {
     tracing::info!(pid, version, "upgrade: taking over from the old process");
 }
 
+/// The new process has been told what the old one knew.
+pub fn carried(overrides: usize, servers: usize, names: usize) {
+    tracing::info!(
+        overrides,
+        servers,
+        names,
+        "upgrade: took over what is known"
+    );
+}
+
+/// It has not, or not so that it understands.
+pub fn nothing_carried(reason: &dyn Display) {
+    tracing::warn!(%reason, "upgrade: overrides, health and breakers begin afresh");
+}
+
+/// The old process cannot tell it.
+pub fn carried_too_much(reason: &dyn Display) {
+    tracing::warn!(%reason, "upgrade: the new process is not told of overrides, health and breakers");
+}
+
 /// The servers of a name are others than before. Of many, a few are shown.
 pub fn name_moved(
     name: &dyn Display,

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::model::{Breaker as Settings, BreakerMode};
+use crate::upstream::carried::CarriedBreaker;
 use crate::upstream::rules::OfBreaker;
 use crate::util::random::mix;
 use crate::util::window::{At, Span};
@@ -422,6 +423,47 @@ impl Breaker {
         }
     }
 
+    /// For another process; `None` when it is closed.
+    pub fn carried(&self, now_ms: u64, settings: &Settings) -> Option<CarriedBreaker> {
+        let word = self.load();
+        let open_ms = match word.phase {
+            _ if settings.mode != BreakerMode::On => return None,
+            Phase::Closed => return None,
+            Phase::Open { since } => {
+                let until = self.open_until(word, since, now_ms, settings);
+                Some(until.saturating_sub(now_ms))
+            }
+            Phase::HalfOpen { .. } => None,
+        };
+        let trips = word.trips;
+        Some(CarriedBreaker { trips, open_ms })
+    }
+
+    /// Goes on as another process left it, with a place for the control task to settle. For one
+    /// that nobody has used yet.
+    pub fn resume(&self, carried: CarriedBreaker, now_ms: u64, settings: &Settings) {
+        if settings.mode != BreakerMode::On {
+            return;
+        }
+        let before = Word {
+            trips: carried.trips.saturating_sub(1),
+            ..self.load()
+        };
+        let word = before.tripped(0, false);
+        let word = match carried.open_ms {
+            None => word.half_opened(),
+            Some(left) => {
+                // As long ago as leaves that; no longer than these settings give.
+                let whole = self.open_for(word, settings).as_millis() as i64;
+                let left = i64::try_from(left).unwrap_or(i64::MAX).min(whole);
+                let since_ms = (now_ms as i64).saturating_add(left) - whole;
+                let since = since_ms.div_euclid(UNIT_MS as i64) + 1;
+                before.tripped(since as u32, false)
+            }
+        };
+        self.word.store(word.pack(), Ordering::SeqCst);
+    }
+
     /// Says whether the server is one of those that `max-ejected` is a share of (with weight,
     /// neither draining nor backup) and gives its place back or takes one over; others trip
     /// without a place. The control task calls it when that changes, and with `false` when the
@@ -541,8 +583,10 @@ impl Breaker {
     fn open_until(&self, word: Word, since: u32, now_ms: u64, settings: &Settings) -> u64 {
         // Signed: a worker's clock may have been read a little after the caller's.
         let units = ((now_ms / UNIT_MS) as u32).wrapping_sub(since) as i32;
-        let since_ms = (now_ms / UNIT_MS).saturating_add_signed(-i64::from(units)) * UNIT_MS;
-        since_ms.saturating_add(self.open_for(word, settings).as_millis() as u64)
+        // Before the clock began, perhaps: in the process before this one.
+        let since_ms = ((now_ms / UNIT_MS) as i64 - i64::from(units)) * UNIT_MS as i64;
+        let open_ms = self.open_for(word, settings).as_millis() as i64;
+        u64::try_from(since_ms.saturating_add(open_ms)).unwrap_or(0)
     }
 }
 

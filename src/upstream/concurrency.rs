@@ -58,6 +58,8 @@ use dip::{Calendar, Dip, Found, From, Next};
 use round::{EXACT, LEAST, Mean, Round, Wants, Window};
 use trend::{Reached, Trend};
 
+use crate::upstream::carried::CarriedLimit;
+
 /// Slower than the base by this factor is not a queue yet.
 const TOLERANCE: f64 = 1.3;
 
@@ -101,6 +103,9 @@ pub struct Seen {
     pub in_flight: u32,
 }
 
+/// However many may be asked for.
+const MOST_AT_ONCE: u32 = 1_000_000;
+
 /// Between what the limit stays.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
@@ -115,7 +120,7 @@ impl Bounds {
         let ceiling = u32::try_from(max_requests).unwrap_or(u32::MAX);
         Bounds {
             floor,
-            ceiling: ceiling.clamp(floor, 1_000_000),
+            ceiling: ceiling.clamp(floor, MOST_AT_ONCE),
         }
     }
 }
@@ -160,6 +165,40 @@ impl Concurrency {
             calendar: Calendar::new(now_ms),
             no_growth_before: now_ms,
         }
+    }
+
+    /// What another process is to begin with: of a dip, what it interrupts.
+    pub fn carried(&self) -> CarriedLimit {
+        let (limit, found) = match self.stage {
+            Stage::Starting => (self.limit, false),
+            Stage::Steady => (self.limit, true),
+            Stage::Dip(dip) => (dip.from, !dip.starting),
+        };
+        CarriedLimit {
+            limit,
+            base_us: self.base.map(f64::exp2),
+            found,
+        }
+    }
+
+    /// Goes on as another process left it. The bounds are the next look's to keep.
+    pub fn resume(&mut self, carried: CarriedLimit, now_ms: u64) {
+        let limit = carried.limit.clamp(1.0, f64::from(MOST_AT_ONCE));
+        let base = carried.base_us.filter(|base| *base >= 1.0);
+        let found = carried.found && base.is_some();
+        let begun = Concurrency::new(self.bounds, now_ms);
+        *self = Concurrency {
+            limit,
+            usual: limit,
+            unsettled: limit as u32,
+            base: base.map(f64::log2),
+            verified: found,
+            stage: match found {
+                true => Stage::Steady,
+                false => Stage::Starting,
+            },
+            ..begun
+        };
     }
 
     /// Requests that may be under way at once.

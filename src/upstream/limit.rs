@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::model;
+use crate::upstream::carried::CarriedLimit;
 use crate::upstream::common::lock;
 use crate::upstream::concurrency::{Bounds, Concurrency, Seen};
 use crate::upstream::lease::FailureKind;
@@ -105,6 +106,27 @@ impl Limit {
         });
         self.limit
             .store(control.concurrency.limit(), Ordering::SeqCst);
+    }
+
+    /// For another process; `None` without a limit.
+    pub(super) fn carried(&self) -> Option<CarriedLimit> {
+        let control = lock(&self.control);
+        control
+            .as_ref()
+            .map(|control| control.concurrency.carried())
+    }
+
+    /// Goes on as another process left it. After [`Limit::follow`].
+    pub(super) fn resume(&self, carried: CarriedLimit, now_ms: u64) {
+        if let Some(control) = &mut *lock(&self.control) {
+            control.concurrency.resume(carried, now_ms);
+            let base = control.concurrency.base_seconds();
+            let base = base.and_then(|base| Duration::try_from_secs_f64(base).ok());
+            let base = base.map_or(0, |base| logarithm(base) as u32);
+            self.base.store(base, Ordering::Relaxed);
+            self.limit
+                .store(control.concurrency.limit(), Ordering::SeqCst);
+        }
     }
 
     /// A place for a request, and one over the limit if it goes `past` it. `None`: it is full.

@@ -6,6 +6,7 @@
 
 pub mod breaker;
 pub mod budget;
+pub mod carried;
 pub mod common;
 pub mod concurrency;
 pub mod connector;

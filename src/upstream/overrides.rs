@@ -7,8 +7,12 @@ use std::sync::Arc;
 
 use crate::config::model::{self, ServerAddress};
 use crate::telemetry::events;
+use crate::upstream::carried::CarriedOverride;
 use crate::upstream::seats::{Seat, Seats};
 use crate::upstream::upstream::Upstream;
+
+/// The heaviest that a server may be.
+const MOST: u32 = 1_000;
 
 /// What the admin API set for one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -33,6 +37,8 @@ pub enum OverrideError {
     RoundRobin,
     #[error("neither weight nor drain given")]
     Empty,
+    #[error("another process is taking over: ask again in a moment, on a new connection")]
+    HandedOver,
 }
 
 /// All overrides, by (upstream, server).
@@ -230,6 +236,43 @@ impl Overrides {
         });
     }
 
+    /// For another process.
+    pub(super) fn carried(&self) -> Vec<CarriedOverride> {
+        let entries = self.0.iter();
+        let row = |((upstream, server), entry): (&(Arc<str>, Arc<str>), &Entry)| CarriedOverride {
+            upstream: upstream.to_string(),
+            server: server.to_string(),
+            weight: entry.value.weight,
+            drain: entry.value.drain,
+            entry: entry.from.to_string(),
+            file_weight: entry.file.weight,
+            file_backup: entry.file.backup,
+            file_drain: entry.file.drain,
+        };
+        entries.map(row).collect()
+    }
+
+    /// Those of the process before. Whether they still hold is for [`Overrides::forget_changed`].
+    pub fn inherit(&mut self, carried: Vec<CarriedOverride>) {
+        for one in carried {
+            let value = Override {
+                weight: one.weight.filter(|weight| *weight <= MOST),
+                drain: one.drain,
+            };
+            if value == Override::default() {
+                continue;
+            }
+            let file = FileEntry {
+                weight: one.file_weight,
+                backup: one.file_backup,
+                drain: one.file_drain,
+            };
+            let from = one.entry.into();
+            let key = (one.upstream.into(), one.server.into());
+            self.0.insert(key, Entry { value, from, file });
+        }
+    }
+
     pub fn list(&self) -> Vec<(Arc<str>, Arc<str>, Override)> {
         let entries = self.0.iter();
         let row = |((upstream, server), entry): (&(Arc<str>, Arc<str>), &Entry)| {
@@ -247,7 +290,7 @@ fn check_weight(
     let Some(weight) = weight else {
         return Ok(());
     };
-    if weight > 1_000 {
+    if weight > MOST {
         return Err(OverrideError::Weight);
     }
     if weight == 0 || upstream.config().balance != model::Balance::RoundRobin {

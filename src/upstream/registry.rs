@@ -8,6 +8,7 @@
 //! Live state is held by who uses it (generations, leases); the registry itself holds the current
 //! generation and overrides only, so a removed server is gone with its last request.
 
+mod carried;
 mod look;
 mod seating;
 
@@ -44,6 +45,10 @@ struct Inner {
     gone: Vec<Weak<Upstream>>,
     overrides: Overrides,
     names: Names,
+    /// Of the process before this one, until the first generation is published.
+    inherited: Option<carried::Inherited>,
+    /// Another process is told what there is: what is set from then on it would not know.
+    handed_over: bool,
 }
 
 impl Inner {
@@ -79,6 +84,8 @@ impl Registry {
                 gone: Vec::new(),
                 overrides: Overrides::default(),
                 names: Names::new(wake.clone(), resolver, metrics),
+                inherited: None,
+                handed_over: false,
             }),
             wake,
             metrics: metrics.clone(),
@@ -118,6 +125,10 @@ impl Registry {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
         let now = Instant::now();
+        let mut inherited = inner.inherited.take();
+        if let Some(inherited) = &mut inherited {
+            inner.inherit_names(inherited, upstreams);
+        }
         inner.overrides.forget_changed(upstreams);
         let entries = upstreams.iter().flat_map(|next| &next.config().servers);
         let names = entries.map(|entry| &entry.address);
@@ -140,6 +151,9 @@ impl Registry {
             let roster = next.roster();
             // Sockets were bound since it was prepared: an operator may have been faster.
             next.set_overrides(inner.overrides.of(next.config(), &roster.seats));
+            if let Some(inherited) = &inherited {
+                inherited.give(next, now);
+            }
             for (seat, server) in roster.members() {
                 common.adopt(server);
                 tasks::attach(server, seat, next.config());
@@ -192,6 +206,9 @@ impl Registry {
         change: impl FnOnce(&mut Overrides, &Upstream, Subject) -> Result<(), OverrideError>,
     ) -> Result<OverriddenView, OverrideError> {
         let mut inner = lock(&self.inner);
+        if inner.handed_over {
+            return Err(OverrideError::HandedOver);
+        }
         let named = |candidate: &&Arc<Upstream>| &**candidate.name() == upstream;
         let upstream = inner.current.iter().find(named).cloned();
         let upstream = upstream.ok_or(OverrideError::NoUpstream)?;

@@ -385,6 +385,10 @@ impl Server {
         }
     }
 
+    pub(super) fn is_unreached(&self) -> bool {
+        self.unreached.load(Ordering::Relaxed)
+    }
+
     pub(super) fn set_unreached(&self, unreached: bool) {
         self.unreached.store(unreached, Ordering::Relaxed);
     }
@@ -392,7 +396,7 @@ impl Server {
     /// It took a connection while that trip held its breaker open. That is news only of a server
     /// that could not be reached: one that takes connections and fails requests is not vouched for.
     pub(super) fn reached(&self, opened: u32) -> bool {
-        let news = self.unreached.load(Ordering::Relaxed) && self.breaker.vouch(opened);
+        let news = self.is_unreached() && self.breaker.vouch(opened);
         if news {
             self.set_unreached(false);
             self.common.touch();

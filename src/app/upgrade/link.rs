@@ -11,6 +11,7 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
@@ -50,6 +51,12 @@ pub enum FromOld {
         pid: u32,
         sockets: Vec<Passed>,
     },
+    /// What is known of the upstreams, as of now: comes right before `begin`, if at all. Whether
+    /// it can be read is another matter than whether the two understand each other.
+    State {
+        #[serde(default)]
+        state: Value,
+    },
     Begin,
     Yours,
     #[serde(other)]
@@ -84,6 +91,10 @@ impl Link {
 
     pub async fn say(&mut self, message: &impl Serialize) -> io::Result<()> {
         let body = serde_json::to_vec(message)?;
+        if body.len() > LONGEST {
+            // Nothing was sent: something else may be.
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let length = u32::try_from(body.len()).map_err(io::Error::other)?;
         let mut frame = length.to_be_bytes().to_vec();
         frame.extend(body);

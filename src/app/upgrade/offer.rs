@@ -26,6 +26,7 @@ use crate::listener::Lent;
 use crate::reload;
 use crate::reload::{Frozen, Held};
 use crate::telemetry::events;
+use crate::upstream::Registry;
 use crate::worker::Workers;
 
 /// A worker that has not come round by then hangs.
@@ -42,6 +43,7 @@ pub(in crate::app) struct Offer<'a> {
     pub program: &'a Program,
     pub reload: &'a reload::Handle,
     pub workers: &'a Workers,
+    pub registry: &'a Registry,
     /// With its address in the file.
     pub admin: Option<(&'a admin::Bound, &'a BindAddress)>,
 }
@@ -147,6 +149,18 @@ impl Offer<'_> {
         stops: &mut mpsc::UnboundedReceiver<Stop>,
         again: &mut mpsc::UnboundedReceiver<()>,
     ) -> Ended {
+        let ended = self.once(stops, again).await;
+        if !matches!(ended, Ended::HandedOver(_)) {
+            self.registry.take_back();
+        }
+        ended
+    }
+
+    async fn once(
+        &self,
+        stops: &mut mpsc::UnboundedReceiver<Stop>,
+        again: &mut mpsc::UnboundedReceiver<()>,
+    ) -> Ended {
         let committed = Cell::new(false);
         let (mut started, mut late) = (None, None);
         let attempt = self.attempt(&mut started, &committed);
@@ -208,7 +222,7 @@ impl Offer<'_> {
         let (child, _) = started.insert((child, pid));
         // A process can end while somebody that it started still holds its end of the socket.
         let (link, adopted) = {
-            let mut talk = pin!(talk(link, &goods, committed));
+            let mut talk = pin!(talk(link, &goods, self.registry, committed));
             tokio::select! {
                 biased;
                 outcome = talk.as_mut() => outcome,
@@ -316,6 +330,7 @@ fn passed(held: &Held, lent: &Lent, admin: bool) -> Passed {
 async fn talk(
     mut link: Link,
     goods: &Goods,
+    registry: &Registry,
     committed: &Cell<bool>,
 ) -> Result<(Link, Vec<usize>), Failure> {
     let sockets = FromOld::Sockets {
@@ -342,6 +357,13 @@ async fn talk(
     .await?;
     committed.set(true);
     let adopted = within("accepting", ACCEPTING, async {
+        // As late as can be: what happens from here on nobody tells it.
+        let state = serde_json::to_value(registry.hand_over());
+        let state = state.map_err(|error| Failure::Nonsense(error.into()))?;
+        if let Err(error) = link.say(&FromOld::State { state }).await {
+            // If nobody is there, the next word will say so.
+            events::carried_too_much(&error);
+        }
         link.say(&FromOld::Begin).await.map_err(Failure::Nonsense)?;
         loop {
             if let FromNew::Accepting { adopted } = hear(&mut link).await? {

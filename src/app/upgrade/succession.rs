@@ -12,6 +12,7 @@ use crate::app::activation::bound;
 use crate::config::model::BindAddress;
 use crate::listener::inherited::{Handed, Purpose};
 use crate::telemetry::events;
+use crate::upstream::carried::Carried;
 
 /// A process that takes over.
 #[derive(Debug)]
@@ -60,15 +61,35 @@ impl Succession {
         events::taking_over(self.pid, &self.version);
     }
 
-    /// Everything is built: returns when it is our turn to accept.
-    pub async fn ready(&mut self) -> Result<(), SuccessionError> {
+    /// Everything is built: returns when it is our turn to accept, with what the old process knows
+    /// of the upstreams.
+    pub async fn ready(&mut self) -> Result<Carried, SuccessionError> {
         self.link.say(&FromNew::Ready).await?;
-        within(READY, async {
-            while !matches!(self.link.hear().await?, FromOld::Begin) {}
-            Ok(())
+        let state = within(READY, async {
+            let mut told = None;
+            loop {
+                match self.link.hear().await? {
+                    FromOld::State { state } => told = Some(state),
+                    FromOld::Begin => return Ok(told),
+                    _ => {}
+                }
+            }
         })
         .await?;
-        Ok(())
+        let Some(state) = state else {
+            events::nothing_carried(&"the old process says nothing of it");
+            return Ok(Carried::default());
+        };
+        Ok(match Carried::read(state) {
+            Ok(carried) => {
+                events::carried(carried.overrides(), carried.servers(), carried.names());
+                carried
+            }
+            Err(error) => {
+                events::nothing_carried(&error);
+                Carried::default()
+            }
+        })
     }
 
     /// We accept on the sockets `adopted`. Returns when the old process has told everybody who must

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::config::model::{self, ServerAddress};
 use crate::telemetry::{Metrics, NameMetrics, ResolveResult, events};
+use crate::upstream::carried::{CarriedName, millis};
 use crate::upstream::common::lock;
 use crate::upstream::resolve::refresh::{self, Answer, Trouble};
 use crate::upstream::resolve::{Addresses, Says, SystemResolver, Told};
@@ -155,6 +156,13 @@ impl Names {
         }
     }
 
+    /// For another process.
+    pub(in crate::upstream) fn carried(&self, now: Instant) -> Vec<CarriedName> {
+        let sources = self.sources.values();
+        let told = sources.filter_map(|(source, _)| source.carried(now));
+        told.collect()
+    }
+
     /// Of the names in `config`, in its order.
     pub fn view(&self, config: &model::Upstream, now: Instant) -> Vec<NameView> {
         let names = config.servers.iter();
@@ -243,10 +251,42 @@ impl Source {
         if !added.is_empty() || !removed.is_empty() {
             events::name_moved(&self.name, told.len(), &added, &removed);
         }
+        self.know(told);
+    }
+
+    /// Has the last answer of the process before this one: nobody was asked.
+    pub(in crate::upstream) fn inherit(&self, told: Vec<Told>, age: Duration) {
+        if told.is_empty() {
+            return;
+        }
+        let (told, left_out) = settle(told, &[]);
+        {
+            let mut record = lock(&self.record);
+            record.answered = Instant::now().checked_sub(age);
+            record.left_out = left_out;
+        }
+        self.know(told);
+    }
+
+    fn know(&self, told: Box<[Told]>) {
         let primary = told.iter().filter(|told| !told.backup);
         let primary: Vec<SocketAddr> = primary.map(|told| told.at).collect();
         self.first.publish(&primary);
         self.say(Says::Known(told));
+    }
+
+    /// The last good answer, for another process.
+    fn carried(&self, now: Instant) -> Option<CarriedName> {
+        let Says::Known(told) = &**self.says.load() else {
+            return None;
+        };
+        let answered = lock(&self.record).answered;
+        let age = answered.map(|at| now.saturating_duration_since(at));
+        Some(CarriedName {
+            name: self.name.to_string(),
+            age_ms: millis(age.unwrap_or_default()),
+            servers: told.iter().copied().map(Into::into).collect(),
+        })
     }
 
     /// No answer: the last good one stays, however long that takes. Only where the answer is that
