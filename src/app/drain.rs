@@ -162,7 +162,7 @@ impl Serving {
         };
         self.notify.main_pid(pid);
         successor.released().await;
-        self.replaced.by(pid);
+        self.replaced.by(pid, successor.heir().clone());
         self.reload.stop();
         successor.thaw();
         events::handed_over(pid);
@@ -170,10 +170,10 @@ impl Serving {
         let process = self.reload.current().snapshot.config.process.clone();
         self.workers.leave(std::mem::take(&mut successor.adopted));
         if successor.stop {
-            successor.signal(Signal::SIGTERM);
+            successor.heir().signal(Signal::SIGTERM);
         }
         if self
-            .drained(process.drain_timeout, &mut successor, &mut stops)
+            .drained(process.drain_timeout, &successor, &mut stops)
             .await
         {
             if let Some(answered) = answered {
@@ -188,7 +188,7 @@ impl Serving {
     async fn drained(
         &self,
         patience: Duration,
-        successor: &mut Successor,
+        successor: &Successor,
         stops: &mut mpsc::UnboundedReceiver<Stop>,
     ) -> bool {
         let pid = successor.pid;
@@ -205,7 +205,7 @@ impl Serving {
                     }
                     _ => return false,
                 },
-                status = successor.ended(), if alive => {
+                status = successor.heir().ended(), if alive => {
                     alive = false;
                     self.replaced.gone();
                     events::successor_ended(pid, status);

@@ -11,6 +11,7 @@ use socket2::{Domain, SockRef, Type};
 use super::activation;
 use super::activation::Passed;
 use super::program::Program;
+use super::signals;
 use super::systemd::Notify;
 
 /// Set for a process that is to replace the one that started it; its standard input is a socket
@@ -31,6 +32,7 @@ pub struct Launch {
 impl Launch {
     /// To be called once, before any thread is started.
     pub fn take() -> io::Result<Self> {
+        signals::hold()?;
         Ok(Launch {
             program: Program::this()?,
             passed: activation::take(),

@@ -4,13 +4,14 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use nix::sys::signal::Signal::{SIGHUP, SIGUSR1, SIGXFSZ};
+use nix::sys::signal::Signal::{SIGHUP, SIGUSR1, SIGUSR2, SIGXFSZ};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::Stop;
 use super::systemd::{self, Notify};
-use super::upgrade::signal_to;
+use super::upgrade::Heir;
 use crate::reload::{Handle, Outcome, Trigger};
 use crate::telemetry::AccessLogWriter;
 
@@ -33,15 +34,15 @@ pub(super) struct Replaced(Arc<Successor>);
 
 #[derive(Debug, Default)]
 struct Successor {
-    pid: OnceLock<u32>,
-    /// Its number may be another process' by now. Relaxed: nothing else is read by it.
+    heir: OnceLock<(u32, Heir)>,
+    /// It has ended. Relaxed: nothing else is read by it.
     gone: AtomicBool,
 }
 
 impl Replaced {
-    pub fn by(&self, pid: u32) {
+    pub fn by(&self, pid: u32, heir: Heir) {
         // There is no second one.
-        let _ = self.0.pid.set(pid);
+        let _ = self.0.heir.set((pid, heir));
     }
 
     /// It has ended.
@@ -50,7 +51,7 @@ impl Replaced {
     }
 
     pub fn pid(&self) -> Option<u32> {
-        self.0.pid.get().copied()
+        self.0.heir.get().map(|(pid, _)| *pid)
     }
 
     /// It serves in our place.
@@ -58,12 +59,10 @@ impl Replaced {
         self.pid().is_some() && !self.0.gone.load(Ordering::Relaxed)
     }
 
-    /// Passes a signal on.
+    /// Passes a signal on, if there is somebody still.
     fn signal(&self, signal: nix::sys::signal::Signal) {
-        if let Some(pid) = self.pid()
-            && self.serves()
-        {
-            signal_to(pid, signal);
+        if let Some((_, heir)) = self.0.heir.get() {
+            heir.signal(signal);
         }
     }
 }
@@ -79,9 +78,29 @@ pub(super) struct Targets {
     pub replaced: Replaced,
 }
 
+/// Signals that ask a process for something else than its end.
+fn requests() -> SigSet {
+    SigSet::from_iter([SIGHUP, SIGUSR1, SIGUSR2])
+}
+
+/// Requests wait from here on until [`Signals`] are there; in every thread that this one starts
+/// they wait for ever. A process that replaces another one begins like that.
+pub(super) fn hold() -> io::Result<()> {
+    Ok(requests().thread_block()?)
+}
+
+/// In a process that `start` starts they wait from before its first instruction.
+pub(super) fn held<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let mask = requests().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let started = start();
+    mask.thread_set_mask()?;
+    started
+}
+
 impl Signals {
+    /// To be called in a thread that lasts as long as the process.
     pub fn new() -> io::Result<Self> {
-        Ok(Signals {
+        let signals = Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -89,7 +108,10 @@ impl Signals {
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
             _file_size: signal(SignalKind::from_raw(SIGXFSZ as i32))?,
-        })
+        };
+        // In this thread: one that takes them is enough.
+        requests().thread_unblock()?;
+        Ok(signals)
     }
 
     /// The name of a signal that asks for the end. The others stay where they are meanwhile.

@@ -39,14 +39,21 @@
 //! is no reason to fail; the new one begins afresh then. From `state` on overrides are refused
 //! (503): the old process would forget them, and the new one is not to be asked yet.
 //!
+//! What asks a process for something (HUP, USR1, USR2) ends it for as long as it has not said what
+//! that is to mean. So these are blocked in the new process from before its first instruction, by
+//! the mask that it inherits (signal(7)): one that comes too early waits until the handlers are
+//! there. What asks for the end is not: who wants it gone has it.
+//!
 //! A process that is number 1 (of a container) cannot be replaced, because everything else ends
 //! with it: there the container is what is replaced.
 
+mod heir;
 mod link;
 mod offer;
 mod succession;
 
-pub(super) use offer::{Ended, Offer, Successor, signal_to};
+pub(super) use heir::Heir;
+pub(super) use offer::{Ended, Offer, Successor};
 pub(super) use succession::{Succession, SuccessionError};
 
 use std::time::Duration;

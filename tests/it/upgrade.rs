@@ -2,6 +2,7 @@
 //! that the test may replace, and clients that count everything that is not an answer.
 
 mod after;
+mod carried;
 mod failures;
 mod kept;
 mod load;

@@ -9,18 +9,18 @@ use std::pin::pin;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::heir::Heir;
 use super::link::{FromNew, FromOld, Link, Passed};
 use super::{ACCEPTING, HELLO, READY};
 use crate::admin;
 use crate::app::Stop;
 use crate::app::launch::REPLACES;
 use crate::app::program::Program;
+use crate::app::signals;
 use crate::config::model::BindAddress;
 use crate::listener::Lent;
 use crate::reload;
@@ -61,7 +61,7 @@ pub(in crate::app) enum Ended {
 /// The process in our place.
 pub(in crate::app) struct Successor {
     pub pid: u32,
-    child: Child,
+    heir: Heir,
     link: Link,
     /// Configured addresses of the listeners whose sockets it has; the others are ours to close.
     pub adopted: HashSet<BindAddress>,
@@ -83,21 +83,9 @@ impl Successor {
         self.frozen = None;
     }
 
-    /// Passes a signal on.
-    pub fn signal(&self, signal: Signal) {
-        signal_to(self.pid, signal);
-    }
-
-    /// Returns when it has ended, which it should not while we drain.
-    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait().await
-    }
-}
-
-/// One that has ended needs no signal.
-pub(in crate::app) fn signal_to(pid: u32, signal: Signal) {
-    if let Ok(pid) = i32::try_from(pid) {
-        let _ = kill(Pid::from_raw(pid), signal);
+    /// To be signalled, and to be waited for: it should not end while we drain.
+    pub fn heir(&self) -> &Heir {
+        &self.heir
     }
 }
 
@@ -182,7 +170,7 @@ impl Offer<'_> {
         match (outcome, started) {
             (Ok(Ok(agreed)), Some((child, pid))) => Ended::HandedOver(Box::new(Successor {
                 pid,
-                child,
+                heir: Heir::new(child),
                 link: agreed.link,
                 adopted: agreed.adopted,
                 admin: agreed.admin,
@@ -307,7 +295,8 @@ impl Offer<'_> {
             .env_remove("LISTEN_FDNAMES")
             .env_remove("WATCHDOG_PID");
         // Reads the file, which may be far away.
-        let spawned = tokio::task::spawn_blocking(move || command.spawn()).await;
+        let spawn = move || signals::held(|| command.spawn());
+        let spawned = tokio::task::spawn_blocking(spawn).await;
         let spawned = spawned.unwrap_or_else(|error| Err(io::Error::other(error)));
         spawned.map_err(|cause| Failure::Start {
             path: self.program.path().display().to_string(),

@@ -172,6 +172,36 @@ fn a_drain_loses_no_request() {
 }
 
 #[test]
+fn a_drain_ends_a_connection_in_two_steps() {
+    let (origin, release) = held();
+    let proxy = listening(&origin, "");
+    let mut raw = Raw::connect(proxy.address());
+    raw.send(get(1));
+    eventually("a request is under way", || origin.connections() == 1);
+    proxy.drain();
+    // RFC 9113 section 6.8: that the end comes, and nothing yet about which stream is the last.
+    let first = raw.until(|frame| frame.kind == GOAWAY).expect("a word");
+    assert_eq!(first.code(), NO_ERROR);
+    assert_eq!(first.payload[..4], 0x7fff_ffffu32.to_be_bytes());
+    let ping = raw.until(|frame| frame.kind == PING).expect("a question");
+    // A client that has not heard it asks for more: that is served.
+    raw.send(get(3));
+    release.store(true, Ordering::SeqCst);
+    for stream in [1, 3] {
+        let head = raw.until(|frame| frame.kind == HEADERS);
+        let head = head.expect("an answer, and no last word before it");
+        assert_eq!(head.status(), 200, "{stream}");
+    }
+    raw.send(frame(PING, ACK, 0, &ping.payload));
+    let last = raw
+        .until(|frame| frame.kind == GOAWAY)
+        .expect("the last word");
+    assert_eq!(last.payload[..4], 3u32.to_be_bytes());
+    assert!(raw.next().is_none());
+    assert!(proxy.wait() < Duration::from_secs(5));
+}
+
+#[test]
 fn a_reload_closes_nothing_and_its_rules_are_for_the_next_request() {
     let origin = Origin::good("ok");
     let proxy = listening(&origin, "limits = { max-headers = 50 }");

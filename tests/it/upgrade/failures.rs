@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::carried::admin;
 use super::load::Load;
-use super::service::{Service, install, install_bytes, is_alive};
+use super::service::{Service, install, install_bytes, is_alive, signal_to};
 use crate::support::{Client, Origin, app, eventually, value_within};
 
 fn script(text: &str) -> Vec<u8> {
@@ -143,6 +144,71 @@ fn one_that_hangs_is_ended_and_whatever_comes_meanwhile_is_heard() {
     eventually("the reload is made", || {
         Client::connect(address).get("/").text() == "other"
     });
+}
+
+/// A message of the protocol.
+fn frame(message: &str) -> Vec<u8> {
+    let length = u32::try_from(message.len()).expect("short");
+    [&length.to_be_bytes(), message.as_bytes()].concat()
+}
+
+#[test]
+fn one_that_dies_right_after_it_said_that_it_accepts_changes_nothing() {
+    let origin = Origin::good("ok");
+    let mut service = Service::start(&app(&[&origin], ""));
+    let (first, address) = (service.pid(), service.listener("web"));
+    let mut load = Load::new();
+    load.kept(address);
+    // It says everything that a new process has to say, the last of it when it is told to.
+    let binary = service.binary();
+    let beside = |ending: &str| binary.with_extension(ending);
+    let words = [
+        frame(r#"{"say":"hello","protocol":1,"version":"9"}"#),
+        frame(r#"{"say":"ready"}"#),
+    ];
+    fs::write(beside("words"), words.concat()).expect("writes");
+    let last = frame(r#"{"say":"accepting","adopted":[0,1,2,3]}"#);
+    fs::write(beside("last"), last).expect("writes");
+    let text = "cat \"$0.words\" >&0; while [ ! -e \"$0.go\" ]; do sleep 0.01; done; \
+        exec cat \"$0.last\" >&0";
+    install_bytes(&binary, &script(text), 0o755);
+    service.signal(Signal::SIGUSR2);
+    // What is set from the handing over on would be lost, and is refused.
+    let weight = || admin(&service, "PUT", origin.address(), r#"{"weight": 2}"#).status;
+    eventually("it is told what is known", || weight() == 503);
+    let pid = service.tried().expect("it was started");
+    signal_to(first, Signal::SIGSTOP);
+    fs::write(beside("go"), "").expect("writes");
+    eventually("it has ended", || !is_alive(pid));
+    signal_to(first, Signal::SIGCONT);
+    let reason = reason(&service, 1);
+    assert!(reason.contains("exit status: 0"), "{reason}");
+    assert_eq!(weight(), 200, "this process goes on");
+    load.fresh(address);
+    load.end();
+    assert_eq!(Client::connect(service.admin()).get("/readyz").status, 200);
+    install(&service.binary());
+    service.upgrade();
+    assert_eq!(service.exit_code(first), Some(0));
+}
+
+#[test]
+fn requests_to_one_that_does_not_know_them_yet_wait() {
+    let origin = Origin::good("ok");
+    let mut service = Service::start(&app(&[&origin], ""));
+    let real = env!("CARGO_BIN_EXE_evenkeel");
+    let text = format!("kill -HUP $$; kill -USR1 $$; exec {real} \"$@\"");
+    install_bytes(&service.binary(), &script(&text), 0o755);
+    let first = service.upgrade();
+    assert_eq!(service.exit_code(first), Some(0), "{}", service.log());
+    assert_eq!(
+        Client::connect(service.listener("web")).get("/").text(),
+        "ok"
+    );
+    // And they are heard in the end: so are those that come later.
+    service.write(&app(&[&Origin::good("other")], ""));
+    service.signal(Signal::SIGHUP);
+    service.eventually_said("trigger=\"signal\"");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -34,6 +34,9 @@ impl New {
         fs::write(&path, complete(config)).expect("writes");
         let (link, theirs) = UnixStream::pair().expect("a pair");
         link.set_read_timeout(Some(DEADLINE)).expect("a socket");
+        // As an old process does: what asks for something waits for the handlers.
+        let requests = SigSet::from_iter([Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2]);
+        let mask = requests.thread_swap_mask(SigmaskHow::SIG_BLOCK);
         let child = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
             .args(["run", "-c"])
             .arg(&path)
@@ -44,6 +47,7 @@ impl New {
             .stdout(Stdio::null())
             .spawn()
             .expect("it starts");
+        mask.and_then(|mask| mask.thread_set_mask()).expect("ours");
         New { child, link, place }
     }
 
@@ -145,6 +149,87 @@ fn a_reload_and_a_rotation_during_the_start_wait_for_its_end() {
     });
     new.signal(Signal::SIGTERM);
     assert_eq!(new.exit_code(), Some(0), "{}", new.log());
+}
+
+#[test]
+fn whatever_is_asked_before_its_first_instruction_is_done_once_it_serves() {
+    let (origin, other) = (Origin::good("ok"), Origin::good("other"));
+    let mut new = New::start(&app(&[&origin], ""));
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+        new.signal(signal);
+    }
+    assert_eq!(new.hear()["say"], "hello", "it is not gone");
+    new.say(&no_sockets());
+    assert_eq!(new.hear()["say"], "ready");
+    let path = new.path().join("evenkeel.toml");
+    fs::write(path, complete(&app(&[&other], ""))).expect("writes");
+    new.say(&json!({ "say": "begin" }));
+    assert_eq!(new.hear()["say"], "accepting");
+    new.say(&json!({ "say": "yours" }));
+    eventually("the reload is made", || {
+        new.log().contains("reloaded") && new.log().contains("trigger=\"signal\"")
+    });
+    eventually("the upgrade is tried", || {
+        new.log().contains("upgrade: started the new process")
+    });
+    // The one that it has started ends with it, or has taken over.
+    new.signal(Signal::SIGTERM);
+    assert_eq!(new.exit_code(), Some(0), "{}", new.log());
+}
+
+#[test]
+fn a_state_that_it_cannot_read_is_no_reason_to_fail() {
+    let origin = Origin::good("ok");
+    let key = origin.address().to_string();
+    let stranger = json!({ "upstream": "app", "server": 7, "drain": true });
+    let drained = json!({
+        "upstream": "app", "server": key, "drain": true, "entry": key,
+        "file_weight": 1, "file_backup": false, "file_drain": false, "mood": "good",
+    });
+    let whole = json!({ "version": 1, "overrides": [stranger, drained], "later": [1] });
+    for (message, said, status) in [
+        (None, "says nothing of it", 200),
+        (Some(json!({ "say": "state" })), "makes no sense", 200),
+        (
+            Some(json!({ "say": "state", "state": "?" })),
+            "makes no sense",
+            200,
+        ),
+        (
+            Some(json!({ "say": "state", "state": { "version": 7 } })),
+            "of version 7",
+            200,
+        ),
+        (
+            Some(json!({ "say": "state", "state": whole })),
+            "overrides=1",
+            503,
+        ),
+    ] {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = socket.local_addr().expect("bound");
+        let mut new = New::start(&format!(
+            "[[listener]]\naddress = \"{address}\"\n{}",
+            app(&[&origin], "")
+        ));
+        assert_eq!(new.hear()["say"], "hello");
+        let text = address.to_string();
+        new.say(&json!({
+            "say": "sockets", "version": "0", "pid": 1,
+            "sockets": [{ "name": "web", "configured": text, "bound": text }],
+        }));
+        new.pass(&socket);
+        assert_eq!(new.hear()["say"], "ready");
+        if let Some(message) = message {
+            new.say(&message);
+        }
+        new.say(&json!({ "say": "begin" }));
+        assert_eq!(new.hear()["say"], "accepting");
+        new.say(&json!({ "say": "yours" }));
+        drop(socket);
+        assert_eq!(Client::connect(address).get("/").status, status, "{said}");
+        assert!(new.log().contains(said), "{}", new.log());
+    }
 }
 
 #[test]
