@@ -140,6 +140,9 @@ pub struct CarriedLimit {
     /// The time to a response head without a queue, once it is known.
     #[serde(default)]
     pub base_us: Option<f64>,
+    /// Less than that costs throughput, if that is known.
+    #[serde(default)]
+    pub knee: Option<f64>,
     /// It has met a queue.
     pub found: bool,
 }
@@ -312,6 +315,7 @@ mod tests {
                 limit: Some(CarriedLimit {
                     limit: 12.5,
                     base_us: Some(1_000.0),
+                    knee: None,
                     found: true,
                 }),
                 servers: vec![CarriedServer {

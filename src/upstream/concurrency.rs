@@ -172,11 +172,12 @@ impl Concurrency {
         let (limit, found) = match self.stage {
             Stage::Starting => (self.limit, false),
             Stage::Steady => (self.limit, true),
-            Stage::Dip(dip) => (dip.from, !dip.starting),
+            Stage::Dip(dip) => dip.interrupts(),
         };
         CarriedLimit {
             limit,
             base_us: self.base.map(f64::exp2),
+            knee: self.knee,
             found,
         }
     }
@@ -189,10 +190,10 @@ impl Concurrency {
         let begun = Concurrency::new(self.bounds, now_ms);
         *self = Concurrency {
             limit,
-            usual: limit,
-            unsettled: limit as u32,
             base: base.map(f64::log2),
-            verified: found,
+            knee: carried.knee.filter(|knee| found && *knee <= limit),
+            round: Round::new(now_ms, limit),
+            trend: Trend::new(limit),
             stage: match found {
                 true => Stage::Steady,
                 false => Stage::Starting,

@@ -111,6 +111,11 @@ impl Dip {
         (dip, next)
     }
 
+    /// The limit that it interrupts, and whether that was found already.
+    pub fn interrupts(&self) -> (f64, bool) {
+        (self.top.limit, !self.starting)
+    }
+
     /// Logarithm of the latency that was seen last.
     pub fn latency(&self) -> f64 {
         self.harmless.mean.log
