@@ -139,7 +139,8 @@ fn least_requests_goes_where_less_is_under_way() {
 
 #[test]
 fn peak_ewma_prefers_the_faster_server() {
-    let pause = Duration::from_millis(30);
+    // More than a fast one is ever late on a busy machine.
+    let pause = Duration::from_millis(200);
     let slow = Origin::scripted(move |connection| {
         while connection.request().is_some() {
             connection.drip(
