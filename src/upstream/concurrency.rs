@@ -273,7 +273,10 @@ impl Concurrency {
         if f64::from(window.drops) > f64::from(all) * OVERLOADED {
             self.no_growth_before = now_ms + HOLD_MS;
             let least = self.trend.least_under_drops().min(self.limit);
-            return self.set((self.limit * 0.9).max(least));
+            self.set((self.limit * 0.9).max(least));
+            // What is refused is not needed, and not to be tried again by a dip.
+            self.knee = self.knee.map(|knee| knee.min(self.limit));
+            return;
         }
         if window.samples < LEAST {
             return;

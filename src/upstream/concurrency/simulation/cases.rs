@@ -207,6 +207,24 @@ fn refusals_keep_the_limit_near_what_the_service_takes() {
 }
 
 #[test]
+fn a_service_that_begins_to_refuse_is_not_pushed_back_over_what_it_takes() {
+    for seed in seeds() {
+        let (mut simulation, capacity) = saturated(seed, 64, 10.0, random(10.0));
+        simulation.run(20.0);
+        (simulation.workers, simulation.refuses_over) = (8, 12);
+        simulation.run(20.0);
+        let outcome = simulation.run(20.0);
+        assert!(
+            outcome.most <= 24,
+            "limit {} to {}",
+            outcome.least,
+            outcome.most
+        );
+        near_the_knee(&outcome, capacity / 8.0, 10.0);
+    }
+}
+
+#[test]
 fn what_is_not_used_does_not_grow() {
     for seed in seeds() {
         let mut simulation = Simulation::new(seed, 100, 1_000.0, random(5.0));
