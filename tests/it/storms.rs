@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::support::{Client, Origin, Proxy, eventually};
+use super::support::{Client, Origin, Proxy, balances, eventually};
 
 /// What one round of the storm makes of the upstream: each setting with a rhythm of its own, so
 /// that they meet in ever new ways.
@@ -16,13 +16,10 @@ fn configuration(round: usize, origins: &[Origin]) -> String {
         .filter(|(index, _)| !(round + index).is_multiple_of(origins.len()))
         .map(|(index, origin)| format!("\"{}\" = {}", origin.address(), 1 + (round + index) % 5))
         .collect();
-    let balance = pick(&[
-        "\"smooth-weighted\"",
-        "\"random\"",
-        "\"least-requests\"",
-        "\"peak-ewma\"",
-        "\"hash\"\nhash = { by = \"path\" }",
-    ]);
+    let mut balances = balances("path").to_vec();
+    // Wants equal weights.
+    balances.retain(|balance| !balance.contains("round-robin"));
+    let balance = &balances[round % balances.len()];
     let tables = [
         pick(&["", "[upstream.NAME.health]\npath = \"/healthz\"\n"]),
         pick(&["", "[upstream.NAME.breaker]\nmode = \"watch\"\n", ""]),
@@ -35,7 +32,7 @@ fn configuration(round: usize, origins: &[Origin]) -> String {
     ]);
     format!(
         "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\nbacklog = {}\n{extra}\
-         [upstream.NAME]\nservers = {{ {} }}\nbalance = {balance}\nmax-requests = {}\n{}\
+         [upstream.NAME]\nservers = {{ {} }}\n{balance}max-requests = {}\n{}\
          [[route]]\nname = \"route-{}\"\nprefix = \"/\"\nupstream = \"NAME\"\n",
         100 + round % 3,
         servers.join(", "),

@@ -24,6 +24,22 @@ pub fn app(origins: &[&Origin], more: &str) -> String {
     app_with(&servers, more)
 }
 
+/// Every policy, as keys of the upstream; `hash` by this key.
+pub fn balances(hash_by: &str) -> [String; 6] {
+    [
+        "random",
+        "round-robin",
+        "smooth-weighted",
+        "least-requests",
+        "peak-ewma",
+        "hash",
+    ]
+    .map(|policy| match policy {
+        "hash" => format!("balance = \"hash\"\nhash = {{ by = \"{hash_by}\" }}\n"),
+        _ => format!("balance = \"{policy}\"\n"),
+    })
+}
+
 /// As many workers as that, for a test whose subject is not how workers share.
 pub const ONE_WORKER: &str = "[process]\nworkers = 1\n";
 

@@ -16,12 +16,18 @@ pub const CONTINUATION: u8 = 0x9;
 pub const END_STREAM: u8 = 0x1;
 pub const ACK: u8 = 0x1;
 pub const END_HEADERS: u8 = 0x4;
+pub const PADDED: u8 = 0x8;
+pub const PRIORITIZED: u8 = 0x20;
 
 pub const NO_ERROR: u32 = 0x0;
 pub const PROTOCOL_ERROR: u32 = 0x1;
 pub const INTERNAL_ERROR: u32 = 0x2;
+pub const FLOW_CONTROL_ERROR: u32 = 0x3;
+pub const STREAM_CLOSED: u32 = 0x5;
+pub const FRAME_SIZE_ERROR: u32 = 0x6;
 pub const REFUSED_STREAM: u32 = 0x7;
 pub const CANCEL: u32 = 0x8;
+pub const COMPRESSION_ERROR: u32 = 0x9;
 pub const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 pub const MAX_CONCURRENT_STREAMS: u16 = 0x3;
@@ -48,6 +54,50 @@ impl Frame {
         let bytes = self.payload[at..at + 4].try_into().expect("four bytes");
         u32::from_be_bytes(bytes)
     }
+
+    pub fn ends_stream(&self) -> bool {
+        matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
+    }
+
+    /// `:status`, which comes first.
+    pub fn status(&self) -> u16 {
+        match self.payload[..] {
+            [index @ 0x88..=0x8e, ..] => {
+                [200, 204, 206, 304, 400, 404, 500][usize::from(index - 0x88)]
+            }
+            [0x08 | 0x18 | 0x48, length, ref rest @ ..] if length & 0x80 == 0 => {
+                let text = &rest[..usize::from(length)];
+                std::str::from_utf8(text)
+                    .expect("digits")
+                    .parse()
+                    .expect("digits")
+            }
+            [0x08 | 0x18 | 0x48, length, ref rest @ ..] => {
+                huffman_digits(&rest[..usize::from(length & 0x7f)])
+            }
+            _ => panic!("no status first: {:x?}", self.payload),
+        }
+    }
+}
+
+/// RFC 7541 appendix B, of digits alone.
+fn huffman_digits(bytes: &[u8]) -> u16 {
+    let bits: String = bytes.iter().map(|byte| format!("{byte:08b}")).collect();
+    let (mut rest, mut number) = (&bits[..], 0);
+    for _ in 0..3 {
+        let (digit, length) = match &rest[..5] {
+            "00000" => (0, 5),
+            "00001" => (1, 5),
+            "00010" => (2, 5),
+            _ => (
+                u16::from_str_radix(&rest[..6], 2).expect("bits") - 25 + 3,
+                6,
+            ),
+        };
+        number = number * 10 + digit;
+        rest = &rest[length..];
+    }
+    number
 }
 
 /// The first 9 bytes of a frame say how long it is.
@@ -76,32 +126,32 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: impl AsRef<[u8]>) -> Vec
     bytes
 }
 
-/// A header block of literals without indexing and without Huffman coding (RFC 7541 section
-/// 6.2.2).
+/// A header block of literals that are never indexed, without Huffman coding (RFC 7541 section
+/// 6.2.3).
 pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            integer(&mut block, text.len());
-            block.extend(text.as_bytes());
-        }
+        block.push(0x10);
+        push_text(&mut block, name.as_bytes());
+        push_text(&mut block, value.as_bytes());
     }
     block
 }
 
-/// With a prefix of seven bits (RFC 7541 section 5.1).
-fn integer(block: &mut Vec<u8>, mut value: usize) {
-    if value < 127 {
-        return block.push(value as u8);
+/// Its length has a prefix of seven bits (RFC 7541 section 5.1).
+pub fn push_text(bytes: &mut Vec<u8>, text: &[u8]) {
+    if text.len() < 127 {
+        bytes.push(text.len() as u8);
+    } else {
+        let mut rest = text.len() - 127;
+        bytes.push(127);
+        while rest >= 128 {
+            bytes.push((rest & 127) as u8 | 128);
+            rest >>= 7;
+        }
+        bytes.push(rest as u8);
     }
-    block.push(127);
-    value -= 127;
-    while value >= 128 {
-        block.push(value as u8 | 128);
-        value >>= 7;
-    }
-    block.push(value as u8);
+    bytes.extend(text);
 }
 
 /// HEADERS with a whole block.

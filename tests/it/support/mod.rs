@@ -23,7 +23,7 @@ pub mod tls_front;
 pub mod tls_origin;
 pub mod wait;
 
-pub use app::{ONE_WORKER, app, app_with, count};
+pub use app::{ONE_WORKER, app, app_with, balances, count};
 pub use child::ChildOrigin;
 pub use client::{Client, Response};
 pub use dns::{Dns, Manner};

@@ -4,129 +4,11 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub use super::frames::*;
 
-pub const DATA: u8 = 0;
-pub const HEADERS: u8 = 1;
-pub const PRIORITY: u8 = 2;
-pub const RST_STREAM: u8 = 3;
-pub const SETTINGS: u8 = 4;
-pub const PUSH_PROMISE: u8 = 5;
-pub const PING: u8 = 6;
-pub const GOAWAY: u8 = 7;
-pub const WINDOW_UPDATE: u8 = 8;
-pub const CONTINUATION: u8 = 9;
-
-pub const END_STREAM: u8 = 1;
-pub const ACK: u8 = 1;
-pub const END_HEADERS: u8 = 4;
-pub const PADDED: u8 = 8;
-pub const PRIORITIZED: u8 = 0x20;
-
-pub const NO_ERROR: u32 = 0;
-pub const PROTOCOL_ERROR: u32 = 1;
-pub const FLOW_CONTROL_ERROR: u32 = 3;
-pub const STREAM_CLOSED: u32 = 5;
-pub const FRAME_SIZE_ERROR: u32 = 6;
-pub const REFUSED_STREAM: u32 = 7;
-pub const COMPRESSION_ERROR: u32 = 9;
-pub const ENHANCE_YOUR_CALM: u32 = 11;
-
-/// One frame as it came.
-#[derive(Debug, Clone)]
-pub struct Frame {
-    pub kind: u8,
-    pub flags: u8,
-    pub stream: u32,
-    pub payload: Vec<u8>,
-}
-
-impl Frame {
-    /// Of RST_STREAM and GOAWAY.
-    pub fn code(&self) -> u32 {
-        let at = if self.kind == GOAWAY { 4 } else { 0 };
-        let bytes = self.payload[at..at + 4].try_into().expect("four bytes");
-        u32::from_be_bytes(bytes)
-    }
-
-    pub fn ends_stream(&self) -> bool {
-        matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
-    }
-
-    /// `:status`, which comes first.
-    pub fn status(&self) -> u16 {
-        match self.payload[..] {
-            [index @ 0x88..=0x8e, ..] => {
-                [200, 204, 206, 304, 400, 404, 500][usize::from(index - 0x88)]
-            }
-            [0x08 | 0x18 | 0x48, length, ref rest @ ..] if length & 0x80 == 0 => {
-                let text = &rest[..usize::from(length)];
-                std::str::from_utf8(text)
-                    .expect("digits")
-                    .parse()
-                    .expect("digits")
-            }
-            [0x08 | 0x18 | 0x48, length, ref rest @ ..] => {
-                huffman_digits(&rest[..usize::from(length & 0x7f)])
-            }
-            _ => panic!("no status first: {:x?}", self.payload),
-        }
-    }
-}
-
-/// RFC 7541 appendix B, of digits alone.
-fn huffman_digits(bytes: &[u8]) -> u16 {
-    let bits: String = bytes.iter().map(|byte| format!("{byte:08b}")).collect();
-    let (mut rest, mut number) = (&bits[..], 0);
-    for _ in 0..3 {
-        let (digit, length) = match &rest[..5] {
-            "00000" => (0, 5),
-            "00001" => (1, 5),
-            "00010" => (2, 5),
-            _ => (
-                u16::from_str_radix(&rest[..6], 2).expect("bits") - 25 + 3,
-                6,
-            ),
-        };
-        number = number * 10 + digit;
-        rest = &rest[length..];
-    }
-    number
-}
-
+/// As [`super::frames::frame`], where the payload is often none.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len() as u32;
-    let mut bytes = length.to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// A header block of literals that are never indexed.
-pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (name, value) in fields {
-        bytes.push(0x10);
-        push_text(&mut bytes, name.as_bytes());
-        push_text(&mut bytes, value.as_bytes());
-    }
-    bytes
-}
-
-pub fn push_text(bytes: &mut Vec<u8>, text: &[u8]) {
-    if text.len() < 127 {
-        bytes.push(text.len() as u8);
-    } else {
-        let mut rest = text.len() - 127;
-        bytes.push(127);
-        while rest >= 128 {
-            bytes.push((rest & 127) as u8 | 128);
-            rest >>= 7;
-        }
-        bytes.push(rest as u8);
-    }
-    bytes.extend(text);
+    super::frames::frame(kind, flags, stream, payload)
 }
 
 /// The pseudo-header fields of a GET.
@@ -219,16 +101,10 @@ impl Raw {
         let Some(head) = self.exactly(9)? else {
             return Ok(None);
         };
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let Some(payload) = self.exactly(length)? else {
+        let Some(payload) = self.exactly(length(&head))? else {
             return Ok(None);
         };
-        Ok(Some(Frame {
-            kind: head[3],
-            flags: head[4],
-            stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]),
-            payload,
-        }))
+        Ok(Some(parse(&head, payload)))
     }
 
     fn exactly(&mut self, count: usize) -> io::Result<Option<Vec<u8>>> {
