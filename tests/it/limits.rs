@@ -17,20 +17,21 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
 /// Timeouts of the listener are kept to within a second.
 #[track_caller]
-fn closes_silently(client: &mut Client, after: Duration) {
-    let start = Instant::now();
+/// `start` is before whatever the time runs from: this thread may be late to hear of that.
+fn closes_silently(client: &mut Client, start: Instant, after: Duration) {
     let rest = client.rest();
     assert!(rest.is_empty(), "not a word: {}", rest.escape_ascii());
     let took = start.elapsed();
-    assert!(took + Duration::from_millis(50) > after, "{took:?}");
-    assert!(took < after + Duration::from_secs(2), "{took:?}");
+    assert!(took >= after, "too early: {took:?}");
+    assert!(took < after + Duration::from_secs(2), "too late: {took:?}");
 }
 
 #[test]
 fn connection_that_sends_nothing_is_closed_without_a_word_and_counted() {
     let origin = Origin::good("ok");
     let proxy = start(&origin, "header-timeout = \"400ms\", idle-timeout = \"5s\"");
-    closes_silently(&mut proxy.client(), Duration::from_millis(400));
+    let start = Instant::now();
+    closes_silently(&mut proxy.client(), start, Duration::from_millis(400));
     let series = "evenkeel_rejected_total{reason=\"request_timeout\"}";
     eventually("it is counted", || proxy.metric(series) == Some(1.0));
 }
@@ -40,11 +41,13 @@ fn connection_between_two_requests_is_closed_without_a_word() {
     let origin = Origin::good("ok");
     let proxy = start(&origin, "header-timeout = \"5s\", idle-timeout = \"400ms\"");
     let mut client = proxy.client();
+    let mut start = Instant::now();
     for _ in 0..3 {
+        start = Instant::now();
         client.send(GET);
         assert_eq!(client.response().status, 200);
     }
-    closes_silently(&mut client, Duration::from_millis(400));
+    closes_silently(&mut client, start, Duration::from_millis(400));
     let series = "evenkeel_rejected_total{reason=\"request_timeout\"}";
     assert_eq!(proxy.metric(series), Some(0.0), "nobody was refused");
 }
@@ -58,10 +61,11 @@ fn empty_line_between_two_requests_is_not_a_byte_of_one() {
     );
     for line in ["\r\n", "\r"] {
         let mut client = proxy.client();
+        let start = Instant::now();
         client.send(GET);
         assert_eq!(client.response().status, 200);
         client.send(line);
-        closes_silently(&mut client, Duration::from_millis(900));
+        closes_silently(&mut client, start, Duration::from_millis(900));
     }
     let mut client = proxy.client();
     for _ in 0..3 {

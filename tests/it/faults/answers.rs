@@ -23,13 +23,14 @@ use super::Seen::{Cut, Told, Whole};
 use super::{Ear, Row, Seen, verdict};
 use crate::h2_upstream::raw::raw;
 use crate::support::h2::{H2, PATIENCE, block_on, try_whole};
-use crate::support::tls::{Authority, replace, try_connect};
+use crate::support::tls::{Authority, Issued, replace, try_connect};
 use crate::support::{Origin, Proxy, TlsFront, eventually};
 
 const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Keys are expensive.
 static CA: LazyLock<Authority> = LazyLock::new(Authority::new);
+static IDENTITY: LazyLock<Issued> = LazyLock::new(|| CA.issue(&["127.0.0.1", "a.example"]));
 
 /// What is spoken.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,7 +68,7 @@ struct Server {
 impl Server {
     fn new(origin: Origin, way: Way) -> Self {
         let front = way.tls.then(|| {
-            let tls = CA.issue(&["127.0.0.1"]).server(&[way.server.name()]);
+            let tls = IDENTITY.server(&[way.server.name()]);
             TlsFront::before(origin.address(), tls)
         });
         Server { origin, front }
@@ -107,7 +108,7 @@ fn scene(servers: &[&Server], way: Way, what: &str, attempts: u32) -> Scene {
     let (mut listener, mut tls) = ("", "");
     if way.tls {
         replace(&directory.path().join("ca.pem"), &CA.pem());
-        CA.issue(&["a.example"]).write(directory.path(), "site");
+        IDENTITY.write(directory.path(), "site");
         tls = "[upstream.app.tls]\nca = \"ca.pem\"\n";
         listener = "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n\
                     tls = { certificates = [{ cert = \"site.pem\", key = \"site.key\" }] }\n";
