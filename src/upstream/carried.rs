@@ -17,6 +17,8 @@
 //!
 //! Left behind is what comes back by itself with the traffic of a moment and costs nobody anything
 //! until then: latencies, what a closed breaker has counted, retry budgets, places in an order.
+//! Rate limits begin anew as well, so a client has one burst more: their keys are hashed with a
+//! secret of the process, which is not for telling.
 //!
 //! # The form
 //!
