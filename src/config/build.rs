@@ -9,6 +9,7 @@ mod headers;
 mod health;
 mod listener;
 mod listener_tls;
+mod one_of;
 mod process;
 mod retry;
 mod rewrite;

@@ -283,7 +283,9 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     if metadata.len() > MAX_FILE {
         return Err(too_large());
     }
-    let mut bytes = Vec::new();
+    // `take` hides the size of the file from the vector, which would feel its way in small steps.
+    let size = usize::try_from(metadata.len()).unwrap_or(0);
+    let mut bytes = Vec::with_capacity(size + 1);
     file.take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| plain(&error))?;

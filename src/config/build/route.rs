@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::config::build::listener::networks;
+use crate::config::build::one_of::{Hint, OneOf};
 use crate::config::build::{Building, headers, rewrite, target, when};
 use crate::config::keys;
 use crate::config::model::{
@@ -116,36 +117,13 @@ fn listeners(reader: Reader<'_>, names: &Names, building: &mut Building<'_>) -> 
 }
 
 fn path_match(reader: Reader<'_>, building: &mut Building<'_>) -> PathMatch {
-    const KEYS: [&str; 3] = ["path", "prefix", "regex"];
-    let given: Vec<&str> = KEYS
-        .into_iter()
-        .filter(|key| reader.node(key).is_some())
-        .collect();
-    match given.as_slice() {
-        [] if !reader.all_known() => {}
-        [] => {
-            let message = "a route needs one of `path`, `prefix` and `regex`";
-            let error = building.problems.error("missing-key", reader.span, message);
-            error.help("prefix = \"/\" takes every path");
-        }
-        [first, second, ..] => {
-            let message = format!(
-                "a route has one of `path`, `prefix` and `regex`, not {}",
-                given.len()
-            );
-            let mut spans = [first, second].map(|key| {
-                reader
-                    .entry(key)
-                    .map_or(reader.span, |entry| entry.key_span)
-            });
-            spans.sort();
-            let [first, second] = spans;
-            let error = building.problems.error("conflicting-keys", second, message);
-            error.label("a second match").related(first, "the first");
-            error.help("write a route for each");
-        }
-        _ => {}
-    }
+    const MATCH: OneOf = OneOf {
+        keys: &["path", "prefix", "regex"],
+        missing: Hint::Help("prefix = \"/\" takes every path"),
+        second: "a second match",
+        instead: Some("write a route for each"),
+    };
+    MATCH.given(reader, building);
     if let Some(text) = reader.node("regex").and_then(Node::as_text) {
         return regex(text);
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::build::Building;
+use crate::config::build::one_of::{Hint, OneOf};
 use crate::config::build::retry;
 use crate::config::build::route::{Names, find};
 use crate::config::keys;
@@ -14,7 +15,12 @@ use crate::config::reader::Reader;
 use crate::config::tree::{Entry, Node, Span, Value, quote};
 use crate::config::values::text;
 
-const KEYS: [&str; 4] = ["upstream", "split", "redirect", "respond"];
+const TARGET: OneOf = OneOf {
+    keys: &["upstream", "split", "redirect", "respond"],
+    missing: Hint::Label("where do its requests go?"),
+    second: "another answer",
+    instead: None,
+};
 
 /// `moved`: the route changes the path.
 pub(super) fn target(
@@ -24,33 +30,7 @@ pub(super) fn target(
     moved: bool,
     building: &mut Building<'_>,
 ) -> Target {
-    let given: Vec<&str> = KEYS
-        .into_iter()
-        .filter(|key| reader.node(key).is_some())
-        .collect();
-    match given.as_slice() {
-        [] if !reader.all_known() => {}
-        [] => {
-            let message = "a route needs one of `upstream`, `split`, `redirect` and `respond`";
-            let error = building.problems.error("missing-key", reader.span, message);
-            error.label("where do its requests go?");
-        }
-        [first, second, ..] => {
-            let message = format!("a route has `{first}` or `{second}`, not both");
-            let span = |key: &str| {
-                reader
-                    .entry(key)
-                    .map_or(reader.span, |entry| entry.key_span)
-            };
-            let mut spans = [span(first), span(second)];
-            spans.sort();
-            let error = building
-                .problems
-                .error("conflicting-keys", spans[1], message);
-            error.label("another answer").related(spans[0], "the first");
-        }
-        _ => {}
-    }
+    let given = TARGET.given(reader, building);
     off_timeout(reader, building);
     if let (Some(entry), None) = (reader.entry("split-by"), reader.node("split"))
         && reader.written("split-by").is_some()
@@ -59,9 +39,9 @@ pub(super) fn target(
         let problems = &mut building.problems;
         problems.error("conflicting-keys", entry.key_span, message);
     }
-    match given.first() {
-        Some(&"split") => split(reader, names, upstreams, building),
-        Some(&"redirect") => {
+    match given {
+        Some("split") => split(reader, names, upstreams, building),
+        Some("redirect") => {
             without_effect(reader, "redirect", &UNUSED, building);
             Target::Redirect(redirect(
                 reader.table_or_empty("redirect", &keys::REDIRECT),
@@ -69,7 +49,7 @@ pub(super) fn target(
                 building,
             ))
         }
-        Some(&"respond") => {
+        Some("respond") => {
             without_effect(reader, "respond", &UNUSED, building);
             without_effect(
                 reader,

@@ -258,23 +258,23 @@ pub(in crate::config) static ROUTE_RETRY: Section = Section {
     ],
 };
 
+/// `status` of an answer of our own.
+const fn answer_status(about: &'static str, default: &'static str) -> Key {
+    key("status", Kind::Integer { min: 200, max: 599 }, about).default(default)
+}
+
+/// Its `body`.
+const fn answer_body(about: &'static str) -> Key {
+    key("body", Kind::Template(&rules::ANY), about).default("\"\"")
+}
+
 pub(in crate::config) static FALLBACK: Section = Section {
     name: "fallback",
     about: "Instead of our own 502, 503 and 504; absent: none",
     exclusive: &[],
     keys: &[
-        key(
-            "status",
-            Kind::Integer { min: 200, max: 599 },
-            "Of the fixed answer",
-        )
-        .default("503"),
-        key(
-            "body",
-            Kind::Template(&rules::ANY),
-            "Of the fixed answer; variables like ${request.id} are of the request",
-        )
-        .default("\"\""),
+        answer_status("Of the fixed answer", "503"),
+        answer_body("Of the fixed answer; variables like ${request.id} are of the request"),
         key(
             "upstream",
             Kind::Text(&rules::ANY),
@@ -396,18 +396,10 @@ pub(in crate::config) static RESPOND: Section = Section {
     about: "A fixed answer",
     exclusive: &[],
     keys: &[
-        key(
-            "status",
-            Kind::Integer { min: 200, max: 599 },
-            "Of the answer",
-        )
-        .default("200"),
-        key(
-            "body",
-            Kind::Template(&rules::ANY),
+        answer_status("Of the answer", "200"),
+        answer_body(
             "Variables like ${request.id} are of the request, escaped as the content type wants it",
-        )
-        .default("\"\""),
+        ),
         key(
             "content-type",
             Kind::Text(&rules::MEDIA_TYPE),
