@@ -72,29 +72,39 @@
 //! # Memory
 //!
 //! Everything that grows with traffic has a bound, so that they add up to a number. Keys are those
-//! of the file, with their defaults; the rows marked * are asserted by `tests/it/overload/memory.rs`.
+//! of the file, with their defaults; the rows marked * are measured by `tests/it/overload/table.rs`.
 //!
 //! | each | holds at most |
 //! |---|---|
 //! | idle connection, plain HTTP/1 * | 2 KiB |
-//! | idle connection over TLS | 12 KiB |
-//! | idle connection, HTTP/2 | 16 KiB and the tables of its header compression, 8 KiB |
+//! | idle connection over TLS * | 8 KiB |
+//! | idle connection, HTTP/2 * | 28 KiB; 56 KiB where both tables of header compression are full |
 //! | head that has begun * | 2 x `max-header-bytes`, and 2 KiB: 66 KiB |
 //! | request under way | its head, `max-replay-body` where it may be sent again, 8 KiB: 104 KiB |
-//! | body that somebody does not take, HTTP/1 * | `connection-buffer` each way, once more while it moves on: 512 KiB |
-//! | bodies of one HTTP/2 connection | `h2-connection-window` from its client (1 MiB); 512 KiB to it and a piece of 32 KiB per stream |
-//! | request in a queue | as one under way; `queue.size` of them per upstream |
-//! | kept connection to a server | 2 KiB, over TLS 12 KiB; `max-idle` of them per server |
-//! | worker | 16 scratch buffers of 128 KiB, 32 batches of the access log's `buffer` (64 KiB): 4 MiB |
+//! | body that somebody does not take, HTTP/1 * | `connection-buffer` each way, once more while it moves on: 512 KiB; next to nothing where the kernel moves it |
+//! | bodies of one HTTP/2 connection * | `h2-connection-window` from its client (1 MiB); 512 KiB to it and a piece of 32 KiB per stream |
+//! | request in a queue * | as one under way; `queue.size` of them per upstream |
+//! | copy of a request (`mirror`) | as one under way; 128 of them per route: 13 MiB |
+//! | kept connection to a server | 2 KiB, over TLS 8 KiB; `max-idle` of them per server |
+//! | server * | breaker and limit windows, and counts on each worker: 4 KiB with two; of one name at most 256 servers |
+//! | worker * | 16 scratch buffers of 128 KiB, 32 batches of the access log's `buffer` (64 KiB): 4 MiB |
 //! | rate limit with keys | 1 MiB |
 //! | server in `hash` | 65,537 places of 4 bytes per upstream, shared |
 //! | admin listener | 256 connections with a head of 32 KiB and a body of 64 KiB: 24 MiB |
 //!
+//! Sticky cookies are with the clients; a body for another try is in its request; what a name server
+//! said is kept for the names in the file only.
+//!
 //! So with C connections (`process.max-connections`) of which R are busy, over HTTP/1 the most is
-//! about C x 2 KiB + R x (104 + 512) KiB + workers x 4 MiB + 24 MiB; what clients that read hold is
-//! a small part of that. The kernel's socket buffers are its own (`net.ipv4.tcp_mem`). What an
-//! allocator keeps of freed memory comes on top; how `memory-limit` deals with that is in
-//! [`util::memory`].
+//! about C x 2 KiB + R x (104 + 512) KiB + workers x 4 MiB + 24 MiB, and the rows of the file's own
+//! making; what clients that read hold is a small part of that. A connection of HTTP/2 is 56 KiB
+//! instead, with up to `max-concurrent-streams` requests of 104 + 32 KiB and 1.5 MiB of bodies: at its
+//! worst 19 MiB, which is what `memory-limit` is there for. The kernel's socket and pipe buffers are
+//! its own (`net.ipv4.tcp_mem`, `fs.pipe-user-pages-soft`).
+//!
+//! What an allocator keeps of freed memory comes on top. It does not grow with each crowd that comes
+//! and goes, but glibc gives little of it back; how `memory-limit` deals with that, and what to set
+//! where memory is scarce, is in [`util::memory`].
 //!
 //! # Who may use whom
 //!

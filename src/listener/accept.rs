@@ -4,7 +4,7 @@
 //! waits in the queue of a closed one (of 40 queued connections 16 were seen lost). One that another
 //! process has taken over is let go of with whatever is in its queue, which is the other's now.
 //!
-//! At `max-connections` new connections are left in the backlog as long as there is hope: somebody
+//! At `max-connections`, of the process or of the listener, new connections are left in the backlog as long as there is hope: somebody
 //! leaves, or is let go of because nobody needs him. When no place was free for [`HOPE`], those that
 //! wait and those that come are accepted and closed at once, so that they hear of it, until there is
 //! a place again. Short of memory they are closed without waiting.
@@ -15,6 +15,7 @@ use std::io;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -25,12 +26,13 @@ use tokio::time::Instant;
 use super::acceptor::{Acceptor, Detached, Listening};
 use super::connection;
 use super::group::{Group, Phase};
+use super::room::{Admitted, Full, Room};
 use super::share::{Fresh, Share};
 use crate::config::model::BindAddress;
 use crate::proxy::{Context, ListenerRules};
-use crate::util::capacity::Place;
 use crate::util::descriptors;
 use crate::util::exhaustion::is_exhaustion;
+use crate::util::timer::SweepSlot;
 use crate::wire::io::Socket;
 
 /// Connections taken in one go: enough for a burst, few enough not to starve the open ones.
@@ -58,6 +60,7 @@ pub struct Door {
     pub rules: Rc<ListenerRules>,
     pub(super) context: Rc<Context>,
     share: Rc<Share>,
+    room: Arc<Room>,
     /// Of connections that enter now.
     group: RefCell<Rc<Group>>,
 }
@@ -82,14 +85,32 @@ impl Door {
         context: Rc<Context>,
         share: Rc<Share>,
     ) -> Rc<Self> {
-        Rc::new(Door {
+        let room = share.room(&address);
+        let door = Door {
             address,
             port,
             rules,
             context,
             share,
+            room,
             group: RefCell::new(Group::new()),
-        })
+        };
+        door.refresh();
+        Rc::new(door)
+    }
+
+    /// Takes up the limits of the current snapshot.
+    pub fn refresh(&self) {
+        let (snapshot, listener) = self.rules.current(&self.context);
+        let most = snapshot.listener(listener).rules.limits.max_connections;
+        let min_rate = snapshot.config.process.min_rate;
+        self.room
+            .set(most, min_rate.map_or(0, |rate| rate.bytes_per_second));
+    }
+
+    /// One more deadline for a connection of this listener.
+    pub(super) fn slot(&self) -> SweepSlot {
+        self.context.timers.slot_of(self.room.number())
     }
 
     pub fn group(&self) -> Rc<Group> {
@@ -114,13 +135,12 @@ impl Door {
     }
 
     /// Serves an accepted connection here, or hands it over. One without a place is closed.
-    fn accepted(&self, socket: Socket, peer: SocketAddr, place: Option<Place<'_>>) {
-        let Some(place) = place else {
-            self.share.capacity().refused();
-            let (snapshot, listener) = self.rules.current(&self.context);
-            return snapshot.listener(listener).metrics.connection_refused();
+    fn accepted(&self, socket: Socket, peer: SocketAddr, place: Result<Admitted<'_>, Full>) {
+        let admitted = match place {
+            Ok(admitted) => admitted,
+            Err(full) => return self.turn_away(full),
         };
-        let slot = self.share.slot(place);
+        let slot = self.share.slot(&self.room, admitted);
         let better = match self.group.borrow().phase() {
             Phase::Serving => self.share.better(),
             Phase::Ending | Phase::Aborted => None,
@@ -142,6 +162,16 @@ impl Door {
             }
             Err(error) => self.refuse(&error),
         }
+    }
+
+    /// Counts one that is closed because there is no place for it.
+    fn turn_away(&self, full: Full) {
+        match full {
+            Full::Process => self.share.capacity().refused(),
+            Full::Listener => self.room.capacity().refused(),
+        }
+        let (snapshot, listener) = self.rules.current(&self.context);
+        snapshot.listener(listener).metrics.connection_refused();
     }
 
     /// Connections are left in the backlog for a while.
@@ -213,7 +243,7 @@ pub async fn run(door: Rc<Door>, socket: Rc<Acceptor>, mut stop: oneshot::Receiv
             match step {
                 Step::Stop(end) => return Some(end),
                 Step::Burst => tokio::task::yield_now().await,
-                Step::Full => full(&door, &mut mood).await,
+                Step::Full(of) => full(&door, &mut mood, of).await,
                 Step::Exhausted(error) => exhausted(&door, &mut mood, &error).await,
             }
             None
@@ -242,23 +272,39 @@ pub async fn run(door: Rc<Door>, socket: Rc<Acceptor>, mut stop: oneshot::Receiv
 }
 
 /// All places are taken: waits for one.
-async fn full(door: &Door, mood: &mut Mood) {
-    let capacity = door.share.capacity();
+async fn full(door: &Door, mood: &mut Mood, full: Full) {
     if mood.full.is_none() {
         mood.full = Some(Instant::now());
         door.pauses();
     }
-    if capacity.crowds() {
-        let most = capacity.most();
-        tracing::warn!(
-            most,
-            "connections are at process.max-connections: new ones wait"
-        );
+    let (timers, now) = (&door.context.timers, Instant::now());
+    let relieves = mood.is_time_to_relieve();
+    match full {
+        Full::Process => {
+            let capacity = door.share.capacity();
+            if capacity.crowds() {
+                let most = capacity.most();
+                tracing::warn!(
+                    most,
+                    "connections are at process.max-connections: new ones wait"
+                );
+            }
+            if relieves {
+                door.share.relieve_all(timers, now);
+            }
+            capacity.room().await;
+        }
+        Full::Listener => {
+            let (snapshot, listener) = door.rules.current(&door.context);
+            door.room
+                .tell_of_crowd(&snapshot.listener(listener).rules.name);
+            drop(snapshot);
+            if relieves {
+                door.share.relieve_room(timers, now, &door.room);
+            }
+            door.room.capacity().room().await;
+        }
     }
-    if mood.is_time_to_relieve() {
-        door.share.relieve(&door.context.timers, Instant::now());
-    }
-    capacity.room().await;
 }
 
 /// Nothing left to accept with: waits until something was freed.
@@ -278,7 +324,7 @@ enum Step {
     Stop(Option<End>),
     Burst,
     /// There is no place for one more.
-    Full,
+    Full(Full),
     /// Out of descriptors or memory.
     Exhausted(io::Error),
 }
@@ -292,14 +338,18 @@ fn poll_burst(
     let capacity = door.share.capacity();
     for _ in 0..BURST {
         // Before anybody is accepted: whoever is must be served.
-        let place = match capacity.lacks_memory() {
-            true => None,
-            false => capacity.place(),
+        let lacks_memory = capacity.lacks_memory();
+        let place = match lacks_memory {
+            true => Err(Full::Process),
+            false => door.room.admit(),
         };
-        if place.is_none() && !capacity.lacks_memory() && !mood.refuses() {
-            return Poll::Ready(Step::Full);
+        if let Err(full) = place
+            && !lacks_memory
+            && !mood.refuses()
+        {
+            return Poll::Ready(Step::Full(full));
         }
-        if place.is_some() {
+        if place.is_ok() {
             // Whether anybody comes for it or not: the next time without one begins anew.
             mood.full = None;
         }
@@ -309,7 +359,7 @@ fn poll_burst(
                 if descriptors::is_last(socket.descriptor()) {
                     // Servers have taken what was left: whoever is in needs the rest.
                     drop(place);
-                    door.accepted(socket, peer, None);
+                    door.accepted(socket, peer, Err(Full::Process));
                     return Poll::Ready(Step::Exhausted(Errno::EMFILE.into()));
                 }
                 door.accepted(socket, peer, place);
@@ -328,7 +378,7 @@ fn take_queued(door: &Door, socket: &Listening) {
     loop {
         match socket.accept() {
             Ok((stream, peer)) => match stream.into_socket() {
-                Ok(socket) => door.accepted(socket, peer, door.share.capacity().place()),
+                Ok(socket) => door.accepted(socket, peer, door.room.admit()),
                 Err(error) => door.refuse(&error),
             },
             // One that was shut is invalid where another only has nobody waiting.

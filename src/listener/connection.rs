@@ -66,21 +66,11 @@ impl Handler for Connection {
 struct Open(Arc<ListenerMetrics>);
 
 impl Open {
-    /// `None`, and counted, at `max-connections`. Workers that open one at the same moment may not
-    /// see each other: it may be exceeded by as many as there are.
-    fn new(context: &Context, rules: &ListenerRules) -> Option<Self> {
+    fn new(context: &Context, rules: &ListenerRules) -> Self {
         let (snapshot, listener) = rules.current(context);
-        let state = snapshot.listener(listener);
-        if let Some(most) = state.rules.limits.max_connections
-            && u64::try_from(state.metrics.connections_active()).is_ok_and(|open| open >= most)
-        {
-            state.metrics.connection_refused();
-            tracing::debug!(listener = %state.rules.name, most, "connection over max-connections");
-            return None;
-        }
-        let metrics = state.metrics.clone();
+        let metrics = snapshot.listener(listener).metrics.clone();
         metrics.connection_opened();
-        Some(Open(metrics))
+        Open(metrics)
     }
 }
 
@@ -205,9 +195,7 @@ impl Future for Life {
 
 /// Serves `socket` on this worker until it ends.
 pub(super) fn spawn(door: &Door, socket: Socket, peer: SocketAddr, slot: Slot) {
-    let Some(open) = Open::new(&door.context, &door.rules) else {
-        return;
-    };
+    let open = Open::new(&door.context, &door.rules);
     let opened = Opened {
         destination: destination(door, &socket),
         socket,
@@ -216,7 +204,7 @@ pub(super) fn spawn(door: &Door, socket: Socket, peer: SocketAddr, slot: Slot) {
         http2: false,
         secured: None,
     };
-    let deadline = door.context.timers.slot();
+    let deadline = door.slot();
     let patience = door.rules.limits(&door.context).header_timeout;
     deadline.set_first(clock::now() + patience, patience);
     let entered = Entered {

@@ -5,6 +5,7 @@
 //!   reload can fail before anybody sees it.
 //! - [`acceptor`]: TCP and unix sockets as one type.
 //! - [`accept`]: one loop per socket; a socket is closed only after `accept` found nothing more.
+//! - [`room`]: how many connections a listener may have, and what happens near that.
 //! - [`share`]: a worker clearly over its fair share hands a connection on before its first byte.
 //! - [`inherited`]: listening sockets that another process bound.
 //! - `opening`: what comes before the first request; `proxy_header` is its first step,
@@ -19,6 +20,7 @@ pub mod group;
 pub mod inherited;
 mod opening;
 mod proxy_header;
+pub mod room;
 mod secure;
 pub mod share;
 pub mod sockets;

@@ -14,9 +14,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use super::acceptor::Detached;
+use super::room::{Admitted, Room, Rooms};
 use crate::config::model::BindAddress;
-use crate::util::capacity::{Capacity, Place};
-use crate::util::timer::Timers;
+use crate::util::capacity::Capacity;
+use crate::util::timer::{Rule, Timers};
 
 /// Open connections of every worker.
 ///
@@ -28,6 +29,7 @@ pub struct Loads {
     workers: Box<[Load]>,
     /// Of all of them together.
     capacity: Arc<Capacity>,
+    rooms: Rooms,
 }
 
 /// On a cache line of its own.
@@ -39,10 +41,10 @@ struct Load {
     empty: Notify,
 }
 
-/// One connection counted with one worker, from accept to close.
+/// One connection counted with one worker and its listener, from accept to close.
 #[derive(Debug)]
 pub struct Slot {
-    loads: Arc<Loads>,
+    room: Arc<Room>,
     worker: usize,
 }
 
@@ -69,7 +71,12 @@ impl Loads {
         Arc::new(Loads {
             workers: (0..workers).map(|_| Load::default()).collect(),
             capacity,
+            rooms: Rooms::default(),
         })
+    }
+
+    pub(super) fn capacity(&self) -> &Capacity {
+        &self.capacity
     }
 
     pub fn of(&self, worker: usize) -> usize {
@@ -104,16 +111,17 @@ impl Loads {
 impl Slot {
     /// Counted with another worker from here on.
     fn move_to(&mut self, worker: usize) {
-        self.loads.count(worker);
-        self.loads.discount(self.worker);
+        let loads = self.room.loads();
+        loads.count(worker);
+        loads.discount(self.worker);
         self.worker = worker;
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.loads.discount(self.worker);
-        self.loads.capacity.leave();
+        self.room.loads().discount(self.worker);
+        self.room.leave();
     }
 }
 
@@ -131,24 +139,55 @@ impl Share {
         &self.loads.capacity
     }
 
+    /// The listener's room that all workers share.
+    pub fn room(&self, listener: &BindAddress) -> Arc<Room> {
+        self.loads.rooms.of(listener, &self.loads)
+    }
+
     /// The slot of a connection that was accepted here.
-    pub fn slot(&self, place: Place<'_>) -> Slot {
-        place.keep();
+    pub fn slot(&self, room: &Arc<Room>, admitted: Admitted<'_>) -> Slot {
+        admitted.keep();
         self.loads.count(self.worker);
         Slot {
-            loads: self.loads.clone(),
+            room: room.clone(),
             worker: self.worker,
         }
     }
 
-    /// Where there is too much of everything, this worker lets go of its share of it.
+    /// Where there is too much of everything, or of one listener's connections, this worker lets go
+    /// of those of its own that are first in turn.
     pub fn relieve(&self, timers: &Timers, now: Instant) {
-        let Some(excess) = self.loads.capacity.excess() else {
+        self.relieve_all(timers, now);
+        for room in self.loads.rooms.all() {
+            self.relieve_room(timers, now, &room);
+            room.tell_of_relief();
+        }
+    }
+
+    /// Of one listener only.
+    pub fn relieve_room(&self, timers: &Timers, now: Instant, room: &Room) {
+        self.relieve_crowd(timers, now, room.capacity(), Some(room.number()));
+    }
+
+    /// Of the process.
+    pub fn relieve_all(&self, timers: &Timers, now: Instant) {
+        self.relieve_crowd(timers, now, &self.loads.capacity, None);
+    }
+
+    fn relieve_crowd(&self, timers: &Timers, now: Instant, of: &Capacity, crowd: Option<u16>) {
+        let Some(excess) = of.excess() else {
             return;
         };
-        let mine = self.loads.of(self.worker);
-        let count = (excess.connections * mine).div_ceil(excess.open.max(1));
-        timers.relieve(now, count, excess.min_rate, excess.full);
+        let rule = Rule {
+            crowd,
+            min_rate: excess.min_rate,
+            haste: excess.full,
+        };
+        let candidates = timers.candidates(now, rule);
+        let me = (self.worker, self.workers.len());
+        let count = candidates.count();
+        let mine = of.census().share(now, me, count, excess.connections);
+        timers.let_go(candidates, mine);
     }
 
     /// The worker that a fresh connection, already counted here, should move to.
@@ -200,13 +239,15 @@ mod tests {
         let loads = Loads::new(2, capacity.clone());
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         let share = Share::new(loads.clone(), 0, vec![sender.clone(), sender]);
-        let first = share.slot(capacity.place().expect("of two"));
-        assert_eq!(share.better(), None, "one connection has no better place");
-        let second = share.slot(capacity.place().expect("of two"));
-        assert_eq!(share.better(), Some(1));
-
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
         let peer = listener.local_addr().expect("bound");
+        let room = share.room(&BindAddress::Tcp(peer));
+        room.set(None, 0);
+        let first = share.slot(&room, room.admit().expect("of two"));
+        assert_eq!(share.better(), None, "one connection has no better place");
+        let second = share.slot(&room, room.admit().expect("of two"));
+        assert_eq!(share.better(), Some(1));
+
         let stream = std::net::TcpStream::connect(peer).expect("listening");
         let fresh = Fresh {
             stream: Detached::Tcp(stream),
@@ -217,7 +258,7 @@ mod tests {
         share.hand_over(1, fresh).expect("the worker is there");
         assert_eq!((loads.of(0), loads.of(1)), (1, 1), "counted where it goes");
 
-        assert!(capacity.place().is_none(), "counted once on its way");
+        assert!(room.admit().is_err(), "counted once on its way");
         drop(receiver.recv().await);
         loads.empty(1).await;
         drop(first);

@@ -35,12 +35,17 @@ impl Patience {
     /// waited for any longer: it is slow, and its place is needed.
     pub fn awaits(&self, awaits: Awaits, moved: u64) -> bool {
         self.slot.awaits(awaits, moved);
-        awaits != Awaits::Nothing && self.slot.is_shed()
+        let over = awaits != Awaits::Nothing && self.slot.is_shed();
+        if over {
+            // Counted by who asked: the wire looks, too, for those that it waits for itself.
+            self.slot.clear();
+        }
+        over
     }
 
-    /// Has the task woken when that comes to be so, whatever else it waits for.
+    /// Has the task woken when that comes to be so, and for nothing else until [`Patience::wake_at`].
     pub fn watch(&self, cx: &mut TaskContext<'_>) {
-        let _registered = self.slot.poll_expired(cx);
+        self.slot.watch(cx);
     }
 }
 
@@ -70,6 +75,8 @@ impl IdleClock {
     /// Call when nothing else is ready.
     pub fn poll_expired(&mut self, patience: &Patience, cx: &mut TaskContext<'_>) -> Poll<()> {
         let Some(limit) = self.limit else {
+            // It is slow for ever, as long as its place is not needed.
+            patience.watch(cx);
             return Poll::Pending;
         };
         let slot = &patience.slot;

@@ -1,18 +1,20 @@
-//! What the process as a whole may hold, and how near it is to that.
+//! What the process as a whole may hold, and each of its listeners, and how near it is to that.
 //!
-//! Two limits: connections of clients (`max-connections`), and resident memory (`memory-limit`). A
-//! connection takes its [`Place`] before it is accepted and gives it back when its descriptor is
-//! closed: one number for all workers and listeners, so that the count is exact. Memory is measured
-//! by control ([`super::memory`]), which leaves its verdict here.
+//! Two limits: connections of clients (`max-connections`), and resident memory (`memory-limit`, of the
+//! process only). A connection takes its [`Place`] before it is accepted and gives it back when its
+//! descriptor is closed: one number for all workers, so that the count is exact. Memory is measured by
+//! control ([`super::memory`]), which leaves its verdict here.
 //!
 //! From nine tenths of either on, workers look for connections that nobody needs
-//! ([`Capacity::excess`], [`super::timer::Timers::relieve`]); below that nobody looks at anything but one number per
-//! sweep.
+//! ([`Capacity::excess`], [`super::timer::Timers::candidates`]) and agree on who goes ([`Census`]);
+//! below that nobody looks at anything but one number per sweep.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+
+use super::census::Census;
 
 /// In case that room was made between the last look and the wait for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -44,6 +46,7 @@ pub struct Capacity {
     /// Connections refused and requests shed, ever.
     refused: AtomicU64,
     shed: AtomicU64,
+    census: Census,
 }
 
 /// On a cache line of its own: written for every connection.
@@ -73,9 +76,7 @@ impl Drop for Place<'_> {
 pub struct Excess {
     /// Connections that should go.
     pub connections: usize,
-    /// Of how many.
-    pub open: usize,
-    /// No place is left.
+    /// Newcomers are kept out.
     pub full: bool,
     /// Bytes per second below which a head or a body is slow; 0: none is.
     pub min_rate: u64,
@@ -98,6 +99,11 @@ impl Capacity {
         self.most.load(Ordering::Relaxed)
     }
 
+    /// Bytes per second; 0 is none.
+    pub fn min_rate(&self) -> u64 {
+        self.min_rate.load(Ordering::Relaxed)
+    }
+
     /// A place for one more connection.
     pub fn place(&self) -> Option<Place<'_>> {
         let most = self.most();
@@ -108,6 +114,11 @@ impl Capacity {
         open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
             .ok()
             .map(|_| Place(self))
+    }
+
+    /// Nobody would get one now.
+    pub fn is_full(&self) -> bool {
+        self.open() >= self.most()
     }
 
     /// Gives a place back.
@@ -121,7 +132,7 @@ impl Capacity {
     /// Returns when there may be a place.
     pub async fn room(&self) {
         let made = self.left(LOOK_AGAIN);
-        if self.open() >= self.most() {
+        if self.is_full() {
             made.await;
         }
     }
@@ -174,6 +185,10 @@ impl Capacity {
         self.memory.load(Ordering::Relaxed) == Memory::Over as u8
     }
 
+    pub fn census(&self) -> &Census {
+        &self.census
+    }
+
     /// Where either limit is near.
     pub fn excess(&self) -> Option<Excess> {
         let (open, threshold) = (self.open(), threshold(self.most()));
@@ -184,9 +199,8 @@ impl Capacity {
         }
         (connections > 0 && open > 0).then(|| Excess {
             connections,
-            open,
-            full: open >= self.most(),
-            min_rate: self.min_rate.load(Ordering::Relaxed),
+            full: open >= self.most() || self.lacks_memory(),
+            min_rate: self.min_rate(),
         })
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod base64;
 pub mod capacity;
+pub mod census;
 pub mod clock;
 pub mod descriptors;
 pub mod ewma;

@@ -29,7 +29,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-pub use self::relief::Awaits;
+pub use self::relief::{Awaits, Candidates, Rule};
 
 /// How late a [`SweepSlot`] may be.
 pub const SWEEP: Duration = Duration::from_millis(250);
@@ -64,8 +64,10 @@ struct Shared {
 
 #[derive(Default)]
 struct Slot {
-    /// Handles on it but one.
-    shared: u32,
+    /// Handles on it but one: its owner's, its request's.
+    shared: u16,
+    /// Whose it is among those that are let go of together; 0: nobody's.
+    crowd: u16,
     deadline: Option<Instant>,
     /// Of a duration that cannot wait for the regular sweep.
     short: bool,
@@ -173,7 +175,16 @@ impl Timers {
 
     /// A deadline that is kept to within a sweep (250 ms), at the price of one store.
     pub fn slot(&self) -> SweepSlot {
-        let key = self.shared.slots.borrow_mut().insert(Slot::default());
+        self.slot_of(0)
+    }
+
+    /// The same, of a crowd (a listener's connections) that may be too many by itself.
+    pub fn slot_of(&self, crowd: u16) -> SweepSlot {
+        let slot = Slot {
+            crowd,
+            ..Slot::default()
+        };
+        let key = self.shared.slots.borrow_mut().insert(slot);
         SweepSlot {
             shared: Rc::clone(&self.shared),
             key,
@@ -380,6 +391,15 @@ pub struct SweepSlot {
 }
 
 impl SweepSlot {
+    /// One more deadline of the same crowd.
+    pub fn another(&self) -> SweepSlot {
+        let crowd = self.shared.slots.borrow()[self.key].crowd;
+        Timers {
+            shared: Rc::clone(&self.shared),
+        }
+        .slot_of(crowd)
+    }
+
     /// Up to a sweep late.
     pub fn set(&self, deadline: Instant) {
         let slot = &mut self.shared.slots.borrow_mut()[self.key];

@@ -324,6 +324,7 @@ impl Worker {
 impl Open {
     /// Takes over what the current snapshot says. Gives the connections that must end by it.
     fn refresh(&mut self, context: &Context) -> Option<Rc<Group>> {
+        self.door.refresh();
         // Also lets go of the snapshot before.
         let (pin, listener) = self.door.rules.current(context);
         let config = &pin.listener(listener).rules;

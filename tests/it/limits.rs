@@ -252,28 +252,3 @@ fn old_connections_of_http_2_go_away_after_their_next_request() {
     while raw.next().is_some() {}
     assert!(began.elapsed() < Duration::from_secs(5), "it ends then");
 }
-
-#[test]
-fn connections_over_the_listener_s_limit_are_closed_and_counted() {
-    let origin = Origin::good("ok");
-    let proxy = start(&origin, "max-connections = 2");
-    let mut clients: Vec<Client> = Vec::new();
-    for _ in 0..2 {
-        let mut client = proxy.client();
-        assert_eq!(client.get("/").status, 200);
-        clients.push(client);
-    }
-    let mut third = proxy.client();
-    assert_eq!(third.rest(), b"");
-    let listener = format!("{{listener=\"{}\"}}", "127.0.0.1:0");
-    let refused = format!("evenkeel_connections_refused_total{listener}");
-    eventually("it is counted", || proxy.metric(&refused) == Some(1.0));
-    let active = format!("evenkeel_connections_active{listener}");
-    assert_eq!(proxy.metric(&active), Some(2.0));
-    for client in &mut clients {
-        assert_eq!(client.get("/").status, 200, "those that are in stay");
-    }
-    drop(clients.pop());
-    eventually("its place is free", || proxy.metric(&active) == Some(1.0));
-    assert_eq!(proxy.client().get("/").status, 200);
-}

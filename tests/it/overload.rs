@@ -4,8 +4,11 @@
 mod admin;
 mod connections;
 mod descriptors;
+mod listeners;
 mod memory;
 mod rates;
+mod storm;
+mod table;
 
 use std::time::Duration;
 
@@ -69,8 +72,12 @@ fn refused(proxy: &Proxy) -> f64 {
 }
 
 fn cut(proxy: &Proxy, cause: &str) -> f64 {
+    cut_at(proxy, "web", cause)
+}
+
+fn cut_at(proxy: &Proxy, listener: &str, cause: &str) -> f64 {
     let family = "evenkeel_downstream_connections_cut_total";
-    let series = format!("{family}{{listener=\"web\",cause=\"{cause}\"}}");
+    let series = format!("{family}{{listener=\"{listener}\",cause=\"{cause}\"}}");
     proxy.metric(&series).unwrap_or(0.0)
 }
 

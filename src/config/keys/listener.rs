@@ -173,7 +173,8 @@ pub(in crate::config) static LIMITS: Section = Section {
                 min: 1,
                 max: 1_000_000_000,
             },
-            "Of this listener, over all workers; beyond it new ones are closed and counted",
+            "Of this listener, over all workers; from 90% on idle and slow ones of this listener are \
+             closed, beyond it new ones wait for a free place for up to 3s, then are closed and counted",
         )
         .or_off()
         .default("\"off\""),

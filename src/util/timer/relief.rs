@@ -1,20 +1,23 @@
 //! Who is let go of when there is too much: the table of slots says who waits for what.
 //!
 //! First those that lie idle, before all others those that have never asked for anything; the one
-//! whose time is up soonest first, which of one listener is the one that has been idle for longest;
-//! only as many as it takes. Then those whose peer is slow: its
+//! that has been idle for longest first; only as many as it takes. Then those whose peer is slow: its
 //! bytes are counted over a window that begins when somebody first looks, so that nothing is
-//! counted while there is no need. Their slots expire early, and everything else is as if their
+//! counted while there is no need. How many go of each worker's is agreed on among them
+//! ([`census`](crate::util::census)). Their slots expire early, and everything else is as if their
 //! time had passed ([`SweepSlot::is_shed`] tells the two apart).
 //!
 //! What waits for a server, a tunnel, a stream of events, a call of gRPC waits for nothing of the
 //! kind and is never let go of here.
 
+use std::cmp::Reverse;
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Slot, SweepSlot, Timers};
+use super::{Slot, SweepSlot, Timers, store_waker};
+use crate::util::census::{Class, Count};
 
 /// What a slot's owner waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,12 +35,16 @@ pub enum Awaits {
     Reader,
     /// Only for the end.
     End,
+    /// A client that has had its last answer to close.
+    Close,
 }
 
 /// Younger ones may have a request on its way.
 const IDLE_FOR: Duration = Duration::from_secs(1);
 /// Over which bytes that come are counted.
 const WINDOW: Duration = Duration::from_secs(2);
+/// For a client to take the last words.
+const LINGERS_FOR: Duration = Duration::from_millis(100);
 /// The share of both that is enough while somebody waits at the door.
 const HASTE: u32 = 4;
 /// Over which those are that go: a socket takes them in lumps.
@@ -45,77 +52,135 @@ const READER_WINDOW: Duration = Duration::from_secs(10);
 /// Nobody has looked for so long: what is known is of an earlier time.
 const STALE: u32 = 20_000;
 
+/// Whose connections are looked at, and what is slow.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// Of one crowd only ([`Timers::slot_of`]).
+    pub crowd: Option<u16>,
+    /// In bytes per second; 0: nobody is slow.
+    pub min_rate: u64,
+    /// All places are taken.
+    pub haste: bool,
+}
+
+/// Whom one worker could let go of, as of now.
+pub struct Candidates {
+    these: Vec<Candidate>,
+    going: usize,
+}
+
+struct Candidate {
+    class: Class,
+    /// Within a class: the longest idle, the slowest first.
+    order: Reverse<u64>,
+    key: usize,
+}
+
+impl Candidates {
+    pub fn count(&self) -> Count {
+        let mut classes: Vec<_> = self.these.iter().map(|one| one.class).collect();
+        classes.sort_unstable();
+        let alike = classes.chunk_by(|one, next| one == next);
+        Count {
+            classes: alike.map(|alike| (alike[0], alike.len())).collect(),
+            going: self.going,
+        }
+    }
+}
+
 impl Timers {
-    /// Lets go of up to `count`, fewer those that are going already. `min_rate` is in bytes per
-    /// second; 0: nobody is slow. `haste`: all places are taken.
-    pub fn relieve(&self, now: Instant, count: usize, min_rate: u64, haste: bool) {
-        let hurried = |time: Duration| if haste { time / HASTE } else { time };
+    /// Looks at all that wait; whose bytes are not counted yet is counted from here on.
+    pub fn candidates(&self, now: Instant, rule: Rule) -> Candidates {
+        let hurried = |time: Duration| match rule.haste {
+            true => time / HASTE,
+            false => time,
+        };
         let mut slots = self.shared.slots.borrow_mut();
         let millis = self.shared.millis(now);
-        let mut going = 0;
-        let mut idle = Vec::new();
-        let mut slow = Vec::new();
+        let (mut these, mut going) = (Vec::new(), 0);
         for (key, slot) in slots.iter_mut() {
-            if slot.shed || slot.awaits == Awaits::End {
+            if rule.crowd.is_some_and(|crowd| crowd != slot.crowd) {
+                continue;
+            }
+            let lingers = slot.awaits == Awaits::Close;
+            let lingers_long = lingers && slot.idle_for(now).is_some_and(|age| age >= LINGERS_FOR);
+            // Whoever waits at the door needs the place more than who has had his answer.
+            let may_close = rule.haste && lingers_long;
+            if slot.shed || slot.awaits == Awaits::End || (lingers && !may_close) {
                 going += 1;
                 continue;
             }
-            let Some(deadline) = slot.deadline.filter(|_| !slot.expired) else {
+            if slot.expired {
                 continue;
-            };
+            }
             let window = match slot.awaits {
+                Awaits::Close => {
+                    these.push(Candidate {
+                        class: Class::OVER,
+                        order: Reverse(0),
+                        key,
+                    });
+                    continue;
+                }
                 Awaits::First | Awaits::Idle => {
                     let kept = slot.awaits == Awaits::Idle;
                     // Closed a moment too early, a kept connection costs its client a request.
-                    let age = if kept { IDLE_FOR } else { hurried(IDLE_FOR) };
-                    if slot.idle_since(deadline) + age <= now {
-                        idle.push(((kept, deadline), key));
-                    }
+                    let least = if kept { IDLE_FOR } else { hurried(IDLE_FOR) };
+                    let Some(age) = slot.idle_for(now).filter(|age| *age >= least) else {
+                        continue;
+                    };
+                    let class = if kept { Class::idle } else { Class::first };
+                    these.push(Candidate {
+                        class: class(age),
+                        order: Reverse(age.as_nanos() as u64),
+                        key,
+                    });
                     continue;
                 }
                 Awaits::Bytes => hurried(WINDOW),
                 Awaits::Reader => READER_WINDOW,
                 Awaits::Nothing | Awaits::End => continue,
             };
-            if slot.is_slow(millis, window, min_rate) {
-                slow.push((slot.moved.wrapping_sub(slot.moved_then), key));
+            if slot.is_slow(millis, window, rule.min_rate) {
+                let moved = slot.moved.wrapping_sub(slot.moved_then);
+                these.push(Candidate {
+                    class: Class::slow(moved),
+                    order: Reverse(u64::from(u32::MAX - moved)),
+                    key,
+                });
             }
         }
-        let mut count = count.saturating_sub(going);
-        count -= let_go(&mut slots, idle, count);
-        let_go(&mut slots, slow, count);
+        Candidates { these, going }
     }
-}
 
-/// The first `count` of them, in their order.
-fn let_go<K: Ord + Copy>(
-    slots: &mut slab::Slab<Slot>,
-    mut these: Vec<(K, usize)>,
-    count: usize,
-) -> usize {
-    let count = count.min(these.len());
-    if count == 0 {
-        return 0;
-    }
-    if count < these.len() {
-        these.select_nth_unstable(count);
-    }
-    for (_, key) in &these[..count] {
-        let slot = &mut slots[*key];
-        (slot.shed, slot.expired) = (true, true);
-        if let Some(waker) = slot.waker.take() {
-            waker.wake();
+    /// Of those the first `count`.
+    pub fn let_go(&self, candidates: Candidates, count: usize) {
+        let mut these = candidates.these;
+        let count = count.min(these.len());
+        if count == 0 {
+            return;
+        }
+        if count < these.len() {
+            these.select_nth_unstable_by_key(count, |one| (one.class, one.order));
+        }
+        let mut slots = self.shared.slots.borrow_mut();
+        for one in &these[..count] {
+            let slot = &mut slots[one.key];
+            (slot.shed, slot.expired) = (true, true);
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
         }
     }
-    count
 }
 
 impl Slot {
-    fn idle_since(&self, deadline: Instant) -> Instant {
-        // Of an idle time with a fraction of a second it is less than a second too late.
-        deadline
-            .checked_sub(Duration::from_secs(u64::from(self.patience)))
-            .unwrap_or(deadline)
+    fn idle_for(&self, now: Instant) -> Option<Duration> {
+        // Of an idle time with a fraction of a second it is less than a second too little.
+        let since = self
+            .deadline?
+            .checked_sub(Duration::from_secs(u64::from(self.patience)))?;
+        now.checked_duration_since(since)
     }
 
     fn is_slow(&mut self, now: u32, window: Duration, min_rate: u64) -> bool {
@@ -154,6 +219,12 @@ impl SweepSlot {
         slot.patience = u32::try_from(patience.as_secs()).unwrap_or(u32::MAX);
     }
 
+    /// Says that all is said, and until when its client may take it and close.
+    pub fn set_close(&self, deadline: Instant, patience: Duration) {
+        self.set_idle(deadline, patience);
+        self.awaits(Awaits::Close, 0);
+    }
+
     /// Says what is waited for, and how many bytes have moved there so far. Leaves the deadline.
     #[inline]
     pub fn awaits(&self, awaits: Awaits, moved: u64) {
@@ -161,9 +232,23 @@ impl SweepSlot {
         if slot.awaits != awaits {
             slot.awaits = awaits;
             slot.watched = 0;
+            if slot.shed && slot.moved != moved as u32 {
+                // For another wait than this one.
+                (slot.shed, slot.expired) = (false, false);
+            }
         }
         // Only differences count.
         slot.moved = moved as u32;
+    }
+
+    /// Waits for nothing but to be let go of: no deadline.
+    pub fn watch(&self, cx: &mut Context<'_>) {
+        let slot = &mut self.shared.slots.borrow_mut()[self.key];
+        slot.deadline = None;
+        slot.expired = slot.shed;
+        if !slot.shed {
+            store_waker(&mut slot.waker, cx);
+        }
     }
 
     /// It expired before its time: there is too much of everything.
@@ -177,6 +262,20 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    impl Timers {
+        /// As the only worker.
+        fn relieve(&self, now: Instant, count: usize, min_rate: u64, haste: bool) {
+            let rule = Rule {
+                crowd: None,
+                min_rate,
+                haste,
+            };
+            let candidates = self.candidates(now, rule);
+            let going = candidates.going;
+            self.let_go(candidates, count.saturating_sub(going));
+        }
+    }
 
     fn shed(slots: &[SweepSlot]) -> Vec<bool> {
         slots.iter().map(SweepSlot::is_shed).collect()

@@ -290,7 +290,7 @@ impl<H: Handler> Serve<H> {
         }
         let faults = self.link.borrow().guard.faults.clone();
         let of_connection = (&self.stock, &faults);
-        match Arrival::new(arrived, self.timers.slot(), of_connection, &limits) {
+        match Arrival::new(arrived, self.slot.another(), of_connection, &limits) {
             // Those that wait already go first.
             Ok(arrival) => self.waiting.push_back(arrival),
             Err(unwelcome) => self.refuse(*unwelcome),
@@ -398,7 +398,7 @@ impl<H: Handler> Serve<H> {
         self.waiting.clear();
         self.closing = true;
         self.wait = Wait::LastWords;
-        self.slot.set_end(clock::now() + LAST_WORDS, LAST_WORDS);
+        self.slot.set_close(clock::now() + LAST_WORDS, LAST_WORDS);
         if let State::Open(connection) = &mut self.state {
             connection.abrupt_shutdown(reason);
         }
@@ -410,7 +410,7 @@ impl<H: Handler> Serve<H> {
         self.streams.clear();
         self.waiting.clear();
         self.wait = Wait::LastWords;
-        self.slot.set_end(clock::now() + LAST_WORDS, LAST_WORDS);
+        self.slot.set_close(clock::now() + LAST_WORDS, LAST_WORDS);
         self.state = State::Lingering {
             dropped: 0,
             shut: false,
@@ -428,7 +428,7 @@ impl<H: Handler> Serve<H> {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(())) => *shut = true,
             }
-            self.slot.set_end(clock::now() + LINGER, LINGER);
+            self.slot.set_close(clock::now() + LINGER, LINGER);
         }
         if link.ended {
             return Poll::Ready(());
@@ -554,7 +554,8 @@ fn awaits(wait: Wait) -> Awaits {
         Wait::Request => Awaits::Idle,
         Wait::Head => Awaits::Bytes,
         Wait::Sign | Wait::Pong => Awaits::Nothing,
-        Wait::End | Wait::LastWords => Awaits::End,
+        Wait::End => Awaits::End,
+        Wait::LastWords => Awaits::Close,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `process.max-connections`.
 
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -129,7 +130,12 @@ fn every_kind_of_connection_has_one_place_and_gives_it_back() {
             clients.extend([plain, tls, broken, header, garbage]);
         }
         let unix: Vec<_> = (0..5)
-            .map(|_| UnixStream::connect(&socket).expect("it listens"))
+            .map(|_| {
+                let mut client = UnixStream::connect(&socket).expect("it listens");
+                let ask = b"GET /held HTTP/1.1\r\nHost: test\r\n\r\n";
+                client.write_all(ask).expect("the backlog has room");
+                client
+            })
             .collect();
         let address = proxy.listener("plain");
         block_on(async {

@@ -6,7 +6,7 @@ use super::{config, holding, status};
 use crate::support::{Client, Origin, Process, eventually, value_within};
 
 /// A head that does not end, nearly as large as it may be: all of it is held.
-fn endless(process: &Process) -> Option<Client> {
+pub(super) fn endless(process: &Process) -> Option<Client> {
     let mut client = Client::connect(process.listener);
     let filler = "x".repeat(30_000);
     let head = format!("GET / HTTP/1.1\r\nHost: test\r\nX-Long: {filler}");
@@ -89,69 +89,4 @@ fn a_limit_that_is_switched_off_ends_the_episode() {
         assert_eq!(Client::connect(process.listener).get("/").status, 200);
         drop(crowd);
     }
-}
-
-/// What one of `count` connections holds, in KiB, that are all in the state that `open` brings
-/// them to; counted once `done`.
-fn each(count: usize, open: impl Fn(&Process) -> Client, requests: bool) -> f64 {
-    let origin = holding();
-    let listener =
-        "[[listener]]\naddress = \"127.0.0.1:0\"\nlimits = { header-timeout = \"60s\" }\n";
-    let process = Process::start(&format!("{listener}{}", config(&origin, 4000, "")));
-    // The first ones make what all have in common.
-    let _first: Vec<Client> = (0..32).map(|_| open(&process)).collect();
-    let settled = |count: usize| {
-        eventually("they are in", || status(&process)["connections"] == count);
-        let asked = || !requests || origin.request_count() == count;
-        eventually("they have asked", asked);
-        // Until nothing grows any more.
-        let mut last = 0;
-        value_within(Duration::from_secs(20), "it settles", || {
-            std::thread::sleep(Duration::from_millis(200));
-            let now = process.resident();
-            (std::mem::replace(&mut last, now) == now).then_some(now)
-        })
-    };
-    let before = settled(32);
-    let _all: Vec<Client> = (0..count).map(|_| open(&process)).collect();
-    let after = settled(32 + count);
-    (after - before) as f64 / count as f64
-}
-
-#[test]
-fn an_idle_connection_holds_what_the_documentation_says() {
-    let held = each(
-        800,
-        |process| {
-            let mut client = Client::connect(process.listener);
-            assert_eq!(client.get("/").status, 200);
-            client
-        },
-        false,
-    );
-    println!("idle: {held} KiB");
-    assert!(held <= 2.0, "{held} KiB");
-}
-
-#[test]
-fn a_head_that_has_begun_holds_what_the_documentation_says() {
-    let held = each(
-        300,
-        |process| endless(process).expect("it is let in"),
-        false,
-    );
-    println!("head: {held} KiB");
-    assert!((20.0..=66.0).contains(&held), "{held} KiB");
-}
-
-#[test]
-fn an_answer_that_nobody_reads_holds_what_the_documentation_says() {
-    let ask = |process: &Process| {
-        let mut client = Client::connect(process.listener);
-        client.send("GET /long HTTP/1.1\r\nHost: test\r\n\r\n");
-        client
-    };
-    let held = each(30, ask, true);
-    println!("unread: {held} KiB");
-    assert!(held <= 104.0 + 512.0, "{held} KiB");
 }

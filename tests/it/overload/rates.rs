@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{config, cut, drip, held, holding, is_over, open};
 use crate::support::h2::{H2, block_on};
 use crate::support::tls::{Authority, connect};
-use crate::support::{Client, Origin, Proxy, eventually};
+use crate::support::{Client, Origin, Proxy, eventually, value_within};
 
 /// A kept connection without a request.
 fn idle(proxy: &Proxy) -> Client {
@@ -30,6 +30,33 @@ fn idle_connections_go_first_the_oldest_first_and_no_more_than_it_takes() {
     assert!(!over[4..].contains(&true), "{over:?}");
     assert!(!busy.iter_mut().any(is_over), "who has a request stays");
     assert_eq!(idle[9].get("/").status, 200);
+}
+
+/// Workers look one after the other, and which of them has the old ones is chance.
+#[test]
+fn the_oldest_go_whichever_worker_has_them() {
+    let origin = holding();
+    let proxy = Proxy::start(&config(&origin, 60, "").replace("workers = 2", "workers = 4"));
+    let begun = Instant::now();
+    let mut old: Vec<Client> = (0..20).map(|_| idle(&proxy)).collect();
+    eventually("they are old", || begun.elapsed() > Duration::from_secs(2));
+    let young_since = Instant::now();
+    let mut young: Vec<Client> = (0..20).map(|_| idle(&proxy)).collect();
+    eventually("the others may go, too", || {
+        young_since.elapsed() > Duration::from_millis(1500)
+    });
+    assert_eq!(cut(&proxy, "overload_idle"), 0.0);
+    let _busy: Vec<Client> = (0..30).map(|_| held(&proxy)).collect();
+    eventually("less than nine tenths again", || open(&proxy) == 53);
+    eventually("they are counted", || cut(&proxy, "overload_idle") == 17.0);
+    let gone = |clients: &mut Vec<Client>| {
+        clients
+            .iter_mut()
+            .filter_map(|one| is_over(one).then_some(()))
+            .count()
+    };
+    assert_eq!(gone(&mut young), 0, "three of the old are left");
+    assert_eq!(gone(&mut old), 17);
 }
 
 #[test]
@@ -146,4 +173,34 @@ fn slow_streams_of_http_2_go_one_by_one() {
         assert_eq!(client.get("/").await.status, 200);
     });
     assert!(cut(&proxy, "overload_slow") >= 1.0);
+}
+
+/// `timeout.idle = "off"`: nothing wakes them, and nothing else comes.
+#[test]
+fn who_may_be_silent_for_ever_is_seen_when_his_place_is_needed() {
+    let origin = holding();
+    let timeouts = "timeout = { idle = \"off\", first-byte = \"off\" }\n";
+    let config =
+        config(&origin, 20, "").replace("[upstream.app]\n", &format!("[upstream.app]\n{timeouts}"));
+    let proxy = Proxy::start(&config);
+    let mut reader = proxy.client();
+    reader.send("GET /long HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut sender = proxy.client();
+    sender.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\nx");
+    block_on(async {
+        let mut client = H2::connect(proxy.address()).await;
+        let request = client.request("GET", "/long").body(()).expect("a request");
+        let (answer, _) = client.send(request, true).await;
+        let answer = answer.await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        eventually("three are in", || open(&proxy) == 3);
+        let _busy: Vec<Client> = (0..17).map(|_| held(&proxy)).collect();
+        value_within(Duration::from_secs(30), "all three are seen", || {
+            (cut(&proxy, "overload_slow") >= 3.0).then_some(())
+        });
+        assert_eq!(cut(&proxy, "overload_slow"), 3.0, "each is counted once");
+        let ended = answer.into_body().data().await;
+        assert!(ended.is_some());
+    });
+    assert!(String::from_utf8_lossy(&sender.rest()).starts_with("HTTP/1.1 408 "));
 }

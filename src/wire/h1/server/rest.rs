@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::message::{BodyStream, Downstream, Frame};
 use crate::util::clock;
-use crate::util::timer::{Awaits, SweepSlot};
+use crate::util::timer::SweepSlot;
 use crate::util::turn::next_round;
 use crate::wire::h1::inbound::Fill;
 use crate::wire::h1::server::answering::DRAIN_BYTES;
@@ -130,8 +130,7 @@ impl Rest {
     }
 
     fn linger(&mut self, slot: &SweepSlot) {
-        slot.set(clock::now() + LINGER);
-        slot.awaits(Awaits::End, 0);
+        slot.set_close(clock::now() + LINGER, LINGER);
         self.drained = 0;
         self.stage = Stage::ShuttingDown;
     }
