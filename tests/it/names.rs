@@ -351,7 +351,7 @@ fn without_an_answer_requests_are_refused_and_it_heals_by_itself() {
     dns.set("app.test", &["127.0.0.1"], 60);
     dns.stop();
     let servers = format!("\"app.test:{}\" = 1", origin.address().port());
-    let timeout = "timeout = { connect = \"200ms\" }";
+    let timeout = "timeout = { connect = \"2s\" }";
     let proxy = Proxy::start_resolving(dns.address(), &config(&servers, timeout));
     for _ in 0..8 {
         let refused = proxy.get("/");
@@ -367,7 +367,7 @@ fn without_an_answer_requests_are_refused_and_it_heals_by_itself() {
     let start = Instant::now();
     assert_eq!(proxy.get("/").evenkeel_reason(), Some("no_server"));
     assert!(
-        start.elapsed() < Duration::from_millis(150),
+        start.elapsed() < Duration::from_millis(1500),
         "nobody waits any more"
     );
     dns.resume();

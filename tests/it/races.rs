@@ -265,7 +265,9 @@ fn a_late_answer_is_nobodys() {
             ));
         }
     });
-    let proxy = start(&origin, "[upstream.app.timeout]\nfirst-byte = \"100ms\"\n");
+    let impatient = "[[route]]\nprefix = \"/late\"\nupstream = \"app\"\n\
+                     timeout = { first-byte = \"100ms\" }\n";
+    let proxy = start(&origin, impatient);
     for number in 0..20 {
         let target = format!("/late/{number}");
         let mut client = proxy.client();
