@@ -77,12 +77,12 @@ fn term_serves_those_who_stand_in_the_queue() {
             .collect();
         process.signal(Signal::SIGTERM);
         process.signal(Signal::SIGCONT);
+        // Some may be answered before it hears of the end, and are told by the close alone.
         for (number, mut client) in clients.into_iter().enumerate() {
             if number % 4 > 0 {
                 let answer = client.try_response();
                 let answer = answer.unwrap_or_else(|error| panic!("{number}: {error}"));
                 assert_eq!(answer.status, 200, "{number}: {}", answer.text());
-                assert_eq!(answer.header("connection"), Some("close"), "{number}");
             }
             let end = client.stream().read(&mut [0; 1]);
             assert_eq!(end.expect("no reset"), 0, "{number}");
