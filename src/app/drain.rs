@@ -106,6 +106,7 @@ impl Serving {
             return Ended::Failed("this command cannot be replaced".to_owned());
         };
         self.notify.status("upgrading");
+        self.replaced.begins();
         let admin = self.admin.as_ref();
         let offer = Offer {
             program,

@@ -37,12 +37,29 @@ struct Successor {
     heir: OnceLock<(u32, Heir)>,
     /// It has ended. Relaxed: nothing else is read by it.
     gone: AtomicBool,
+    /// USR1 came to us while it was getting ready, its files open perhaps.
+    rotated: AtomicBool,
 }
 
 impl Replaced {
+    /// One begins to: what its files are is not known from here on.
+    pub fn begins(&self) {
+        self.0.rotated.store(false, Ordering::Relaxed);
+    }
+
     pub fn by(&self, pid: u32, heir: Heir) {
         // There is no second one.
         let _ = self.0.heir.set((pid, heir));
+        // Of this swap and that of `rotate` the later one sees what the other has done.
+        if self.0.rotated.swap(false, Ordering::AcqRel) {
+            self.signal(SIGUSR1);
+        }
+    }
+
+    /// Files are to be opened anew: by it too, if there is one, or once there is.
+    fn rotate(&self) {
+        self.0.rotated.swap(true, Ordering::AcqRel);
+        self.signal(SIGUSR1);
     }
 
     /// It has ended.
@@ -133,8 +150,8 @@ impl Signals {
                     continue;
                 }
                 _ = self.user1.recv() => {
+                    targets.replaced.rotate();
                     targets.access.reopen();
-                    targets.replaced.signal(SIGUSR1);
                     continue;
                 }
                 _ = self.user2.recv() => {

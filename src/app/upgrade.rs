@@ -39,6 +39,10 @@
 //! is no reason to fail; the new one begins afresh then. From `state` on overrides are refused
 //! (503): the old process would forget them, and the new one is not to be asked yet.
 //!
+//! What the old process is asked for meanwhile is not lost on the new one: a reload that waits is
+//! made by whichever of the two goes on, and a rotation (USR1) that comes while the new one may
+//! have its logs open already is passed on once it has taken over.
+//!
 //! What asks a process for something (HUP, USR1, USR2) ends it for as long as it has not said what
 //! that is to mean. So these are blocked in the new process from before its first instruction, by
 //! the mask that it inherits (signal(7)): one that comes too early waits until the handlers are

@@ -152,14 +152,9 @@ fn frame(message: &str) -> Vec<u8> {
     [&length.to_be_bytes(), message.as_bytes()].concat()
 }
 
-#[test]
-fn one_that_dies_right_after_it_said_that_it_accepts_changes_nothing() {
-    let origin = Origin::good("ok");
-    let mut service = Service::start(&app(&[&origin], ""));
-    let (first, address) = (service.pid(), service.listener("web"));
-    let mut load = Load::new();
-    load.kept(address);
-    // It says everything that a new process has to say, the last of it when it is told to.
+/// A binary that says everything that a new process has to say, the last of it at its [`cue`], and
+/// then does what `ends` says.
+fn install_actor(service: &Service, ends: &str) {
     let binary = service.binary();
     let beside = |ending: &str| binary.with_extension(ending);
     let words = [
@@ -169,16 +164,32 @@ fn one_that_dies_right_after_it_said_that_it_accepts_changes_nothing() {
     fs::write(beside("words"), words.concat()).expect("writes");
     let last = frame(r#"{"say":"accepting","adopted":[0,1,2,3]}"#);
     fs::write(beside("last"), last).expect("writes");
-    let text = "cat \"$0.words\" >&0; while [ ! -e \"$0.go\" ]; do sleep 0.01; done; \
-        exec cat \"$0.last\" >&0";
-    install_bytes(&binary, &script(text), 0o755);
+    let text = format!(
+        "cat \"$0.words\" >&0; while [ ! -e \"$0.go\" ]; do sleep 0.01; done; \
+         cat \"$0.last\" >&0\n{ends}"
+    );
+    install_bytes(&binary, &script(&text), 0o755);
+}
+
+fn cue(service: &Service) {
+    fs::write(service.binary().with_extension("go"), "").expect("writes");
+}
+
+#[test]
+fn one_that_dies_right_after_it_said_that_it_accepts_changes_nothing() {
+    let origin = Origin::good("ok");
+    let mut service = Service::start(&app(&[&origin], ""));
+    let (first, address) = (service.pid(), service.listener("web"));
+    let mut load = Load::new();
+    load.kept(address);
+    install_actor(&service, "");
     service.signal(Signal::SIGUSR2);
     // What is set from the handing over on would be lost, and is refused.
     let weight = || admin(&service, "PUT", origin.address(), r#"{"weight": 2}"#).status;
     eventually("it is told what is known", || weight() == 503);
     let pid = service.tried().expect("it was started");
     signal_to(first, Signal::SIGSTOP);
-    fs::write(beside("go"), "").expect("writes");
+    cue(&service);
     eventually("it has ended", || !is_alive(pid));
     signal_to(first, Signal::SIGCONT);
     let reason = reason(&service, 1);
@@ -190,6 +201,36 @@ fn one_that_dies_right_after_it_said_that_it_accepts_changes_nothing() {
     install(&service.binary());
     service.upgrade();
     assert_eq!(service.exit_code(first), Some(0));
+}
+
+/// A signal that the process holds back.
+fn is_pending(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let set = line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok());
+    set.is_some_and(|set| set >> (signal as u32 - 1) & 1 == 1)
+}
+
+#[test]
+fn a_rotation_while_it_gets_ready_is_told_to_it_as_well() {
+    let origin = Origin::good("ok");
+    let place = tempfile::tempdir().expect("a directory");
+    let log = place.path().join("access.log");
+    let access = format!("[access-log]\npath = \"{}\"\n", log.display());
+    let service = Service::start(&format!("{access}{}", app(&[&origin], "")));
+    // It begins with signals blocked, and takes none.
+    install_actor(&service, "exec sleep 100");
+    service.signal(Signal::SIGUSR2);
+    let weight = || admin(&service, "PUT", origin.address(), r#"{"weight": 2}"#).status;
+    eventually("it is told what is known", || weight() == 503);
+    let pid = service.tried().expect("it was started");
+    fs::rename(&log, place.path().join("access.log.1")).expect("is there");
+    service.signal(Signal::SIGUSR1);
+    eventually("the old one begins a new file", || log.exists());
+    assert!(!is_pending(pid, Signal::SIGUSR1), "it may not know it yet");
+    cue(&service);
+    eventually("so does the new one", || is_pending(pid, Signal::SIGUSR1));
+    signal_to(pid, Signal::SIGKILL);
 }
 
 #[test]
