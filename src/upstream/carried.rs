@@ -11,6 +11,7 @@
 //! | what checks say of a server | one that is down is asked for nothing; the first check comes at once and counts as the next one would have |
 //! | breakers that are not closed, with the time left and the trips in a row | the same without checks |
 //! | slow starts under way | a server that has just come back is not thrown into the whole traffic |
+//! | which servers an upstream has | one that the new file adds joins them: it waits for a check and starts slowly |
 //! | that an upstream panics | which of two states it is in depends on the one before |
 //! | last good answers of names | a name server may be down during an upgrade |
 //! | adaptive limits | a service at its knee is not searched for it anew under full load |
@@ -95,8 +96,8 @@ impl Carried {
 
     /// Of which something is known.
     pub fn servers(&self) -> usize {
-        let servers = self.upstreams.iter();
-        servers.map(|upstream| upstream.servers.len()).sum()
+        let servers = self.upstreams.iter().flat_map(|it| &it.servers);
+        servers.filter(|server| !server.is_fresh()).count()
     }
 
     pub fn names(&self) -> usize {
@@ -131,6 +132,9 @@ pub(super) struct CarriedUpstream {
         skip_serializing_if = "Option::is_none"
     )]
     pub limit: Option<CarriedLimit>,
+    /// All its servers are here, also those of which nothing is known: others are new.
+    #[serde(default, deserialize_with = "lenient")]
+    pub complete: bool,
     #[serde(default, deserialize_with = "each")]
     pub servers: Vec<CarriedServer>,
 }
@@ -320,6 +324,7 @@ mod tests {
                     knee: None,
                     found: true,
                 }),
+                complete: true,
                 servers: vec![CarriedServer {
                     server: "10.0.0.1:80".into(),
                     standing: CarriedStanding::Unhealthy,

@@ -191,7 +191,9 @@ impl Concurrency {
         *self = Concurrency {
             limit,
             base: base.map(f64::log2),
-            knee: carried.knee.filter(|knee| found && *knee <= limit),
+            knee: carried
+                .knee
+                .filter(|knee| found && (1.0..=limit).contains(knee)),
             round: Round::new(now_ms, limit),
             trend: Trend::new(limit),
             stage: match found {

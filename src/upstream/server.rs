@@ -62,7 +62,7 @@ pub struct Server {
     /// Written by reloads and when a name moves.
     origin: ArcSwap<Origin>,
     /// Whether it joined others when it was made.
-    joined: bool,
+    joined: AtomicBool,
     /// Written by reloads.
     security: Arc<ArcSwapOption<Security>>,
     /// [`ProxyProtocol`] as a number. Written by reloads.
@@ -162,7 +162,7 @@ impl Server {
             common: common.clone(),
             addresses,
             origin: ArcSwap::from_pointee(Origin::new(&seat.origin)),
-            joined: beside_others,
+            joined: AtomicBool::new(beside_others),
             security: Arc::default(),
             introduction: Arc::new(AtomicU8::new(config.proxy_protocol as u8)),
             connections,
@@ -239,7 +239,19 @@ impl Server {
     }
 
     pub(super) fn joined(&self) -> bool {
-        self.joined
+        self.joined.load(Ordering::Relaxed)
+    }
+
+    /// As if it had been made beside others: they were there in the process before. For one that
+    /// nobody has used yet.
+    pub(super) fn join(&self, config: &model::Upstream) {
+        self.joined.store(true, Ordering::Relaxed);
+        if config.health.is_some() {
+            self.set_standing(Standing::Waiting);
+        }
+        let mut control = lock(&self.control);
+        control.joining = true;
+        control.usable = self.standing().usable();
     }
 
     /// The address: label value in metrics and logs.

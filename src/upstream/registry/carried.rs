@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Inner, Registry};
+use crate::config::model;
 use crate::upstream::breaker;
 use crate::upstream::carried::{
     Carried, CarriedName, CarriedServer, CarriedStanding, CarriedUpstream, millis,
@@ -14,6 +15,8 @@ use crate::upstream::carried::{
 use crate::upstream::common::lock;
 use crate::upstream::health::verdict::Standing;
 use crate::upstream::resolve::Told;
+use crate::upstream::roster::Roster;
+use crate::upstream::seats::{Place, Seat};
 use crate::upstream::server::Server;
 use crate::upstream::upstream::Upstream;
 
@@ -98,11 +101,35 @@ impl Inherited {
         if let Some(limit) = found.upstream.limit {
             common.limit().resume(limit, common.ms(now));
         }
-        for server in next.servers().iter() {
+        let roster = next.roster();
+        let beside_others = found.has_one_of(&roster, next.config());
+        for (seat, server) in roster.members() {
             if let Some(known) = found.servers.get(&**server.label()) {
                 give(known, server, next, now);
+            } else if beside_others && !found.has_entry(seat, next.config()) {
+                server.join(next.config());
             }
         }
+    }
+}
+
+impl Found {
+    /// What is new joins others: see [`Roster::stays_in`].
+    fn has_one_of(&self, roster: &Roster, config: &model::Upstream) -> bool {
+        let weight = |entry: usize| config.servers.get(entry).map_or(0, |server| server.weight);
+        let stays = |(seat, server): (&Seat, &Arc<Server>)| {
+            seat.place == Place::Known
+                && seat.weight(weight) > 0
+                && !seat.drain
+                && self.servers.contains_key(&**server.label())
+        };
+        self.upstream.complete && roster.members().any(stays)
+    }
+
+    /// A name that waited for its first answer, which came since: that is no joining.
+    fn has_entry(&self, seat: &Seat, config: &model::Upstream) -> bool {
+        let entry = config.servers.get(seat.owner());
+        entry.is_some_and(|entry| self.servers.contains_key(&entry.address.to_string()))
     }
 }
 
@@ -136,7 +163,8 @@ fn told(upstream: &Upstream, now: Instant) -> CarriedUpstream {
         name: upstream.name().to_string(),
         panic: lock(&common.stepping).panic,
         limit: common.limit().carried(),
-        servers: servers.filter(|server| !server.is_fresh()).collect(),
+        complete: true,
+        servers: servers.collect(),
     }
 }
 
@@ -159,7 +187,7 @@ fn of_server(upstream: &Upstream, server: &Server, now: Instant) -> CarriedServe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::{self, ServerAddress};
+    use crate::config::model::ServerAddress;
     use crate::upstream::Override;
     use crate::upstream::OverrideError;
     use crate::upstream::plan::Role;
@@ -299,6 +327,41 @@ mod tests {
         assert_eq!(tenths(&after), [10, 5]);
         let due = new.look(Instant::now()).expect("the next step");
         assert!(due - Instant::now() <= Duration::from_millis(501));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_the_new_file_adds_joins_as_by_a_reload() {
+        let unchecked = |servers: &[(u16, u32)]| model::Upstream {
+            slow_start: TEN,
+            ..config(servers)
+        };
+        let old = registry();
+        publish(&old, unchecked(&[(1, 1), (2, 1)]));
+        let after = publish(&successor(&old), unchecked(&[(1, 1), (3, 1)]));
+        assert_eq!(tenths(&after), [10, 1]);
+        let after = publish(&successor(&old), unchecked(&[(3, 1), (4, 1)]));
+        assert_eq!(tenths(&after), [10, 10], "all are new");
+        let after = publish(&successor(&old), unchecked(&[(1, 0), (4, 1)]));
+        assert_eq!(tenths(&after), [10, 10], "the other takes nothing");
+
+        let old = registry();
+        publish(&old, checked(&[(1, 1)]));
+        let new = successor(&old);
+        let after = publish(&new, checked(&[(1, 1), (3, 1)]));
+        let standings: Vec<_> = after.servers().iter().map(|one| one.standing()).collect();
+        assert_eq!(standings, [Standing::Untested, Standing::Waiting]);
+        assert_eq!(sequence(&after, 3), [1, 1, 1]);
+        verdict(&after.servers()[1], Standing::Healthy);
+        new.look(Instant::now());
+        assert_eq!(tenths(&after), [10, 1]);
+
+        // One that tells of some servers only says nothing of others.
+        let mut told = serde_json::to_value(old.hand_over()).expect("plain data");
+        told["upstreams"][0]["complete"] = false.into();
+        let new = registry();
+        new.inherit(Carried::read(told).expect("ours"));
+        let after = publish(&new, checked(&[(1, 1), (3, 1)]));
+        assert_eq!(after.servers()[1].standing(), Standing::Untested);
     }
 
     #[tokio::test(start_paused = true)]
