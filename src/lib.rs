@@ -125,7 +125,7 @@
 //! | [`listener`] | proxy wire message snapshot tls telemetry config util |
 //! | [`worker`] | listener proxy snapshot upstream wire tls telemetry config util |
 //! | [`reload`] | config snapshot worker listener upstream tls telemetry util |
-//! | [`admin`] | reload snapshot upstream balance router filter proxy message telemetry config util |
+//! | [`admin`] | reload snapshot upstream router filter proxy message telemetry config util |
 //! | [`app`], [`cli`] | everything |
 //!
 //! A test reads the `use crate::` lines and fails on an edge that is not in this table.

@@ -198,6 +198,9 @@ fn client_note(ask: &ExplainRequest, source: IpAddr, rehearsed: &Rehearsed) -> O
         Some(told) if !rehearsed.trusted => Some(format!(
             "{told} is not believed: {source} is none of the listener's trusted-proxies"
         )),
+        Some(told) if rehearsed.client == source.to_canonical() => {
+            Some(format!("{told} of a trusted proxy names nobody else"))
+        }
         Some(told) => Some(format!("by {told} of {source}, a trusted proxy")),
         None if ask.from.is_none() => Some("assumed; --from ADDRESS names another".to_owned()),
         None => None,
@@ -206,7 +209,7 @@ fn client_note(ask: &ExplainRequest, source: IpAddr, rehearsed: &Rehearsed) -> O
 
 /// Asked for, read, and gone.
 fn dropped(ask: &ExplainRequest, rehearsed: &Rehearsed) -> Vec<String> {
-    let Some(head) = &rehearsed.head else {
+    let Some(came) = &rehearsed.came else {
         return Vec::new();
     };
     let names = ask
@@ -216,13 +219,13 @@ fn dropped(ask: &ExplainRequest, rehearsed: &Rehearsed) -> Vec<String> {
     let names = names
         .map(|(name, _)| name)
         .filter(|name| name.contains('_'));
-    let gone = |name: &&str| head.fields.get_text(&name.to_ascii_lowercase()).is_none();
+    let gone = |name: &&str| came.get_text(&name.to_ascii_lowercase()).is_none();
     names.filter(gone).map(str::to_owned).collect()
 }
 
 /// In the order in which they are asked.
 fn limits(snapshot: &Snapshot, rehearsed: &Rehearsed) -> Vec<LimitView> {
-    let Some(head) = &rehearsed.head else {
+    let Some(came) = &rehearsed.came else {
         return Vec::new();
     };
     let routes = rehearsed.others.iter().chain(&rehearsed.route);
@@ -235,7 +238,7 @@ fn limits(snapshot: &Snapshot, rehearsed: &Rehearsed) -> Vec<LimitView> {
             route: state.rules.name.to_string(),
             rate: rules.rate.to_string(),
             burst: Limiter::burst(limiter),
-            key: limiter.describe_key(rehearsed.client, &head.fields),
+            key: limiter.describe_key(rehearsed.client, came),
         })
         .collect()
 }

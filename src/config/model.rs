@@ -4,6 +4,7 @@
 //! a later feature brings are absent here: the checker refuses their keys as "not supported yet".
 
 mod actions;
+mod wanted;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ pub use self::actions::{
     Destination, Format, HeaderEdits, Part, PathChange, Piece, Place, Redirect, Respond, SplitKey,
     Target, Template, Variable,
 };
+pub use self::wanted::Wanted;
 
 /// Index of an upstream in [`Config::upstreams`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -586,7 +588,7 @@ pub enum Condition {
 pub enum Expected {
     /// `"*"`.
     Present,
-    Value(String),
+    Value(Wanted),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -630,7 +632,7 @@ impl std::fmt::Display for Condition {
         };
         match expected {
             Expected::Present => write!(f, "{kind}.{name} (present)"),
-            Expected::Value(value) => write!(f, "{kind}.{name} = {value:?}"),
+            Expected::Value(value) => write!(f, "{kind}.{name} = {:?}", value.shown()),
         }
     }
 }

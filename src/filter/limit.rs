@@ -136,7 +136,11 @@ impl Limiter {
         // Which of several a server goes by is not known, so each has to have room: nobody gets
         // around his limit by a value before it or behind it.
         let mut verdict = None;
-        for value in values(fields, name) {
+        for (index, value) in values(fields, name).enumerate() {
+            // One that is given twice is one key.
+            if values(fields, name).take(index).any(|seen| seen == value) {
+                continue;
+            }
             match check(hash_of(OfHeader { name, value })) {
                 Verdict::Admitted => verdict = Some(Verdict::Admitted),
                 refused @ Verdict::Refused { .. } => return refused,
@@ -417,6 +421,28 @@ mod tests {
             !admitted(&table, 999, pace, SECOND),
             "the last ones are known"
         );
+    }
+
+    #[test]
+    fn a_key_that_is_given_twice_pays_once() {
+        let limit = Limit {
+            rate: "1/h".parse().unwrap(),
+            burst: 2,
+            by: LimitKey::Header("x-key".into()),
+        };
+        let limiter = Limiter::new(&limit, None);
+        let client = "192.0.2.1".parse().unwrap();
+        let mut fields = Fields::default();
+        for value in ["ann", "ann", "bob", "ann"] {
+            fields.append_text("x-key", value.as_bytes());
+        }
+        let now = Instant::now();
+        for expected in [true, true, false] {
+            let would = limiter.would_check(client, &fields, now);
+            let verdict = limiter.check(client, &fields, now);
+            assert_eq!(verdict == Verdict::Admitted, expected);
+            assert_eq!(would == Verdict::Admitted, expected);
+        }
     }
 
     #[test]

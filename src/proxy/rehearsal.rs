@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use crate::config::model::{ListenerId, RouteId};
 use crate::filter::access;
 use crate::filter::limit::Verdict;
-use crate::message::{RequestHead, ResponseHead};
+use crate::message::{Fields, RequestHead, ResponseHead};
 use crate::proxy::actions::SPELLING;
 use crate::proxy::context::{self, Secured};
 use crate::proxy::error::Failure;
@@ -44,8 +44,9 @@ pub struct Question<'a> {
 
 /// What became of it.
 pub struct Rehearsed {
-    /// As far as it came; `None` where the wire would not read it.
-    pub head: Option<RequestHead>,
+    /// Fields as they came; `None` where the wire would not read them.
+    pub came: Option<Fields>,
+    head: Option<RequestHead>,
     pub client: IpAddr,
     /// The peer is believed in what it says of the client.
     pub trusted: bool,
@@ -119,6 +120,7 @@ impl From<Failure> for Refusal {
 /// Takes the request of `question` as far as it goes by `snapshot`.
 pub fn rehearse(snapshot: &Snapshot, question: &Question<'_>) -> Rehearsed {
     let mut rehearsed = Rehearsed {
+        came: None,
         head: None,
         client: question.source,
         trusted: false,
@@ -142,6 +144,7 @@ impl Rehearsed {
         let rules = &snapshot.listener(question.listener).rules;
         let (mut head, length) = h1::read(question.head, &context::limits(rules))
             .map_err(|error| Failure::because(handle::reason(error.reason), error.detail))?;
+        self.came = Some(head.fields.clone());
         self.trusted = client_address::is_trusted(question.source, &rules.trusted_proxies);
         if self.trusted {
             let trusted = &rules.trusted_proxies;

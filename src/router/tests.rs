@@ -259,7 +259,7 @@ fn naive_key(
             Condition::Method(methods) => methods.iter().any(|name| name == query.method.as_str()),
             Condition::Header(name, Expected::Present) => query.fields.get_text(name).is_some(),
             Condition::Header(name, Expected::Value(value)) => {
-                query.fields.get_text(name) == Some(value.as_bytes())
+                query.fields.get_text(name) == Some(value.text.as_bytes())
             }
             Condition::Query(name, _) => query
                 .query

@@ -67,7 +67,7 @@ impl Predicate {
 fn wanted(expected: &Expected) -> Wanted {
     match expected {
         Expected::Present => None,
-        Expected::Value(value) => Some(value.as_bytes().into()),
+        Expected::Value(value) => Some(value.text.as_bytes().into()),
     }
 }
 
@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn value(text: &str) -> Expected {
-        Expected::Value(text.to_owned())
+        Expected::Value(text.into())
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `explain`, offline and live: the words for each answer, and that the data plane does the same.
 
 mod agrees;
+mod typed;
 
 use serde_json::{Value, json};
 

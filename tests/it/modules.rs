@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 /// A module and what it may use, besides itself. `app` and `cli` may use everything. (`admin` uses
-/// `message`, `balance` and `filter` for `explain`, which reads a request, weighs servers and changes
-/// paths as traffic does; `filter` uses the normal form of paths, and the order and hash of
+/// `proxy`, `message`, `router` and `filter` for `explain`, which rehearses a request and says what
+/// came of it; `filter` uses the normal form of paths, and the order and hash of
 /// `balance` for shares.)
 const ALLOWED: [(&str, &str); 16] = [
     ("util", ""),
@@ -40,7 +40,7 @@ const ALLOWED: [(&str, &str); 16] = [
     ),
     (
         "admin",
-        "reload snapshot upstream router filter proxy balance message telemetry config util",
+        "reload snapshot upstream router filter proxy message telemetry config util",
     ),
 ];
 

@@ -17,7 +17,13 @@ pub(super) fn choose_listener(
     let named = |one: &ListenerState| wanted(one) && url.ip() == tcp(one).map(|at| at.ip());
     let found = listeners.iter().position(named);
     if let Some(index) = found.or_else(|| listeners.iter().position(wanted)) {
-        return Ok((ListenerId(index), None));
+        let secure = listeners[index].rules.tls.is_some();
+        let note = match (url.secure, secure) {
+            (true, false) => Some("it speaks no TLS, which the URL asks for".to_owned()),
+            (false, true) => Some("it speaks TLS: a client writes https".to_owned()),
+            _ => None,
+        };
+        return Ok((ListenerId(index), note));
     }
     let Some(first) = listeners.first() else {
         return Err("there is no listener".to_owned());
@@ -40,34 +46,64 @@ pub(super) fn choose_listener(
         .iter()
         .filter_map(|one| Some(tcp(one)?.port().to_string()))
         .collect();
-    Err(format!(
-        "no listener has port {port}; there are {}",
-        ports.join(", ")
-    ))
+    Err(match ports.as_slice() {
+        [] => format!("no listener has port {port}, nor any: a path alone meets the first"),
+        ports => format!(
+            "no listener has port {port}; there are {}",
+            ports.join(", ")
+        ),
+    })
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What was typed, quoted: its beginning is enough to find it by.
+fn quoted(text: &str) -> String {
+    const ENOUGH: usize = 60;
+    match text.char_indices().nth(ENOUGH) {
+        Some((end, _)) => format!("{:?}", text[..end].to_owned() + "…"),
+        None => format!("{text:?}"),
+    }
+}
+
+/// The same of a header that cannot be read: behind its name may be a secret.
+fn quoted_name(header: &str) -> String {
+    let end = header.bytes().position(|byte| !is_token(byte));
+    match end {
+        Some(end) => quoted(&(header[..end].to_owned() + "…")),
+        None => quoted(header),
+    }
 }
 
 /// The head of a request as its client would write it. Names and values that would break out of
 /// their lines are mistakes of the question; all else is the proxy's to judge.
 pub(super) fn head(ask: &ExplainRequest, url: &Url, address: &str) -> Result<Vec<u8>, String> {
-    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    if ask.method.is_empty() || !ask.method.as_bytes().iter().all(token) {
-        return Err(format!("{:?} is not a method", ask.method));
+    let token = |text: &str| !text.is_empty() && text.bytes().all(is_token);
+    if !token(&ask.method) {
+        return Err(format!("{} is not a method", quoted(&ask.method)));
     }
     let mut lines = String::new();
     let mut host = Some(url.authority.as_deref().unwrap_or(address));
     for header in &ask.headers {
-        let (name, value) = header
-            .split_once(':')
-            .ok_or_else(|| format!("{header:?} is not of the form \"name: value\""))?;
-        let value = value.trim();
-        if name.is_empty() || !name.as_bytes().iter().all(token) {
-            return Err(format!("{name:?} is not a header name"));
+        let Some((name, value)) = header.split_once(':') else {
+            let name = quoted_name(header);
+            return Err(format!("{name} is not of the form \"name: value\""));
+        };
+        // What the wire takes for white space, and no more.
+        let value = value.trim_matches([' ', '\t']);
+        if !token(name) {
+            return Err(format!("{} is not a header name", quoted_name(name)));
         }
         if value
             .bytes()
             .any(|byte| byte.is_ascii_control() && byte != b'\t')
         {
-            return Err(format!("the value of {name} has control characters"));
+            return Err(format!(
+                "the value of {} has control characters",
+                quoted(name)
+            ));
         }
         if name.eq_ignore_ascii_case("host") {
             host = None;
@@ -87,6 +123,8 @@ pub(super) struct Url {
     /// Written, and not only meant by the scheme.
     port_written: bool,
     target: String,
+    /// Of https.
+    secure: bool,
 }
 
 impl Url {
@@ -110,7 +148,11 @@ impl Url {
     }
 
     pub(super) fn parse(url: &str) -> Result<Url, String> {
-        if url.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+        // Those beyond ASCII too: they are shown on a terminal.
+        if url
+            .chars()
+            .any(|char| char.is_whitespace() || char.is_control())
+        {
             return Err("a URL has no white space or control characters: escape them".to_owned());
         }
         if url.starts_with('/') || url == "*" {
@@ -119,37 +161,61 @@ impl Url {
                 port: None,
                 port_written: false,
                 target: url.to_owned(),
+                secure: false,
             });
         }
-        let (rest, default_port) = match url.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (rest, 80),
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (rest, 443),
+        let (rest, secure) = match url.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (rest, false),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (rest, true),
             _ => {
                 return Err(format!(
-                    "{url:?} is neither a URL of http or https nor a path"
+                    "{} is neither a URL of http or https nor a path",
+                    quoted(url)
                 ));
             }
         };
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        // Clients keep it to themselves.
+        let rest = rest.split('#').next().unwrap_or(rest);
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
+        if authority.contains('@') {
+            const INSTEAD: &str = "a URL's user is no part of a request: a client sends it as a \
+                                   header, -H 'Authorization: Basic ...'";
+            return Err(INSTEAD.to_owned());
+        }
+        let authority = without_zone(authority);
         let digits = authority.rsplit_once(':').map(|(_, port)| port);
-        let digits = digits.filter(|port| !port.ends_with(']'));
+        let digits = digits.filter(|port| !port.is_empty() && !port.ends_with(']'));
         let port = match digits {
-            None => default_port,
+            None if secure => 443,
+            None => 80,
             Some(port) => port
                 .parse()
-                .map_err(|_| format!("{port:?} is not a port"))?,
+                .map_err(|_| format!("{} is not a port", quoted(port)))?,
         };
+        let port_written = digits.is_some();
         let target = if target.starts_with('/') {
             target.to_owned()
         } else {
             format!("/{target}")
         };
         Ok(Url {
-            authority: Some(authority.to_owned()),
+            authority: Some(authority),
             port: Some(port),
-            port_written: digits.is_some(),
+            port_written,
             target,
+            secure,
         })
     }
+}
+
+/// `[fe80::1%25eth0]`: a link means something to the client's machine alone, and is not sent (RFC
+/// 6874 section 4).
+fn without_zone(authority: &str) -> String {
+    let zone = authority.strip_prefix('[').and_then(|rest| {
+        let (address, rest) = rest.split_once('%')?;
+        let (_, port) = rest.split_once(']')?;
+        Some(format!("[{address}]{port}"))
+    });
+    zone.unwrap_or_else(|| authority.to_owned())
 }

@@ -1,7 +1,7 @@
 //! The conditions of a route's `when`.
 
 use crate::config::build::Building;
-use crate::config::model::{Condition, Expected};
+use crate::config::model::{Condition, Expected, Wanted};
 use crate::config::reader::Reader;
 use crate::config::tree::{Value, quote};
 use crate::config::values::text;
@@ -60,7 +60,10 @@ fn named(
         }
         let expected = match entry.node.as_text() {
             Some("*") => Expected::Present,
-            text => Expected::Value(text.unwrap_or_default().to_owned()),
+            text => Expected::Value(Wanted {
+                text: text.unwrap_or_default().to_owned(),
+                masked: entry.node.masked.clone(),
+            }),
         };
         seen.push(name.clone());
         conditions.push(condition(name, expected));

@@ -101,7 +101,7 @@ pub(super) fn wanted_value(condition: &Condition) -> Option<&str> {
     match condition {
         Condition::Header(_, Expected::Value(value))
         | Condition::Query(_, Expected::Value(value))
-        | Condition::Cookie(_, Expected::Value(value)) => Some(value),
+        | Condition::Cookie(_, Expected::Value(value)) => Some(&value.text),
         _ => None,
     }
 }

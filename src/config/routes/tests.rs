@@ -17,7 +17,7 @@ fn plain(path: PathMatch) -> Arc<Route> {
 fn header(name: &str, value: &str) -> Condition {
     let expected = match value {
         "*" => Expected::Present,
-        value => Expected::Value(value.to_owned()),
+        value => Expected::Value(value.into()),
     };
     Condition::Header(name.to_owned(), expected)
 }

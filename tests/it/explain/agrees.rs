@@ -257,6 +257,15 @@ fn table() -> Vec<Asked> {
         }
         rows.push(asked("web", "GET", "/limited%2Fx", &[key]));
     }
+    // A key that is given twice is one key.
+    for _ in 0..3 {
+        rows.push(asked(
+            "web",
+            "GET",
+            "/limited",
+            &["X-Key: cid", "X-Key: cid"],
+        ));
+    }
     for target in ["/admin", "/inner", "/client", "/client-split", "/renamed/x"] {
         for client in [
             "X-Forwarded-For: 192.0.2.7",

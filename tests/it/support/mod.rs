@@ -29,7 +29,7 @@ pub use client::{Client, Response};
 pub use dns::{Dns, Manner};
 pub use h2_origin::H2Origin;
 pub use origin::{Connection, Origin, Received};
-pub use process::{Process, evenkeel, says};
+pub use process::{Process, Said, evenkeel, says};
 pub use proxy::Proxy;
 pub use relay::Relay;
 pub use tls_front::TlsFront;
