@@ -4,10 +4,11 @@
 //! waits in the queue of a closed one (of 40 queued connections 16 were seen lost). One that another
 //! process has taken over is let go of with whatever is in its queue, which is the other's now.
 //!
-//! At `max-connections`, of the process or of the listener, new connections are left in the backlog as long as there is hope: somebody
-//! leaves, or is let go of because nobody needs him. When no place was free for [`HOPE`], those that
-//! wait and those that come are accepted and closed at once, so that they hear of it, until there is
-//! a place again. Short of memory they are closed without waiting.
+//! At `max-connections`, of the process or of the listener, new connections are left in the backlog
+//! as long as there is hope: somebody leaves, or is let go of because nobody needs him. When no
+//! place was free for [`HOPE`], those that wait and those that come are accepted and closed at once,
+//! so that they hear of it, until there is a place again. Short of memory they are closed without
+//! waiting.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -313,8 +314,8 @@ async fn exhausted(door: &Door, mood: &mut Mood, error: &io::Error) {
         tracing::warn!(address = %door.address, %error, "cannot accept for now: new connections wait");
     }
     door.pauses();
-    // Kept connections to servers are what we can give up at once.
-    door.context.pools.close_idle();
+    // Kept connections to servers are what we can give up.
+    door.context.pools.spare();
     let pause = mood.pause;
     mood.pause = (pause * 2).min(LONGEST_PAUSE);
     door.share.capacity().left(pause).await;
@@ -356,7 +357,10 @@ fn poll_burst(
         match std::task::ready!(socket.poll_accept(cx)) {
             Ok((socket, peer)) => {
                 mood.pause = FIRST_PAUSE;
-                if descriptors::is_last(socket.descriptor()) {
+                if descriptors::is_last(socket.descriptor())
+                    // Kept connections to servers are given up for a client who has a place.
+                    && !(place.is_ok() && door.context.pools.spare())
+                {
                     // Servers have taken what was left: whoever is in needs the rest.
                     drop(place);
                     door.accepted(socket, peer, Err(Full::Process));

@@ -205,8 +205,8 @@ impl Transaction {
         }
     }
 
-    /// Connects; out of descriptors, again after closing what this worker keeps idle, and for a
-    /// moment whenever a client has gone.
+    /// Connects; out of descriptors, again after closing what is kept idle, and for a moment
+    /// whenever a client has gone.
     fn connecting(
         &self,
         server: &Server,
@@ -226,8 +226,8 @@ impl Transaction {
                 Err(ConnectError::Exhausted(_)) => {
                     let until = Instant::now() + EXHAUSTED;
                     loop {
-                        // Idle connections are what we can give up at once.
-                        pools.close_idle();
+                        // Idle connections are what we can give up.
+                        let patience = if pools.spare() { SPARED } else { AGAIN };
                         let again = connector::connect(&target, &introduction, expired.as_mut());
                         let error = match again.await {
                             Err(ConnectError::Exhausted(error)) => error,
@@ -237,7 +237,7 @@ impl Transaction {
                             biased;
                             // No time is left, but that was not the server's doing.
                             () = expired.as_mut() => return Err(ConnectError::Exhausted(error)),
-                            () = capacity.left(AGAIN) => {}
+                            () = capacity.left(patience) => {}
                         }
                         if Instant::now() >= until {
                             return Err(ConnectError::Exhausted(error));
@@ -278,6 +278,8 @@ pub(super) async fn begin(
 /// How long a request waits for a descriptor, and until it looks again at the latest.
 const EXHAUSTED: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(50);
+/// For another worker to close one.
+const SPARED: Duration = Duration::from_millis(2);
 
 fn poll_deadline(deadline: &mut Option<Deadline>, cx: &mut std::task::Context<'_>) -> Poll<()> {
     match deadline {

@@ -9,6 +9,7 @@
 
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,7 +19,7 @@ use arc_swap::ArcSwapOption;
 use nix::errno::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::config::model::{ProxyProtocol, ServerAddress};
 use crate::telemetry::ConnectResult;
@@ -150,10 +151,7 @@ pub async fn connect(
     deadline: impl Future<Output = ()>,
 ) -> Result<Connected, ConnectError> {
     let opening = async {
-        let socket = dial(target, None).await?;
-        if descriptors::is_last(socket.descriptor()) {
-            return Err(ConnectError::Exhausted(Errno::EMFILE.into()));
-        }
+        let socket = dial(target, None, For::Traffic).await?;
         // Looked at now: a reload may have come while the dial went on.
         let security = target.security.load_full();
         let secure = security.as_ref().map(|security| security.traffic());
@@ -184,7 +182,7 @@ pub async fn connect_for_check(
         ProxyProtocol::V2 => proxy_protocol::local_v2(),
     };
     let opening = async {
-        let socket = dial(target, port).await?;
+        let socket = dial(target, port, For::Check).await?;
         open(socket, introduction, secure).await
     };
     Ok(within(target, opening, deadline).await?.socket)
@@ -228,9 +226,28 @@ async fn open(
     })
 }
 
-async fn dial(target: &Target, port: Option<u16>) -> Result<Socket, ConnectError> {
+/// Who connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// The last descriptors are not for it, nor while it connects.
+    Traffic,
+    Check,
+}
+
+impl For {
+    fn may_have(self, socket: &impl AsRawFd) -> Result<(), Error> {
+        match self == For::Traffic && descriptors::is_last(socket.as_raw_fd()) {
+            true => Err(Errno::EMFILE.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+async fn dial(target: &Target, port: Option<u16>, who: For) -> Result<Socket, ConnectError> {
     if let ServerAddress::Unix(path) = &target.address {
-        return Ok(Socket::Unix(UnixStream::connect(path).await?));
+        let stream = UnixStream::connect(path).await?;
+        who.may_have(&stream)?;
+        return Ok(Socket::Unix(stream));
     }
     let addresses = target
         .addresses
@@ -243,7 +260,7 @@ async fn dial(target: &Target, port: Option<u16>) -> Result<Socket, ConnectError
     let (later, earlier) = addresses.split_at(first);
     let mut failure = ConnectError::Resolve("no address".into());
     for (index, address) in earlier.iter().chain(later).enumerate() {
-        match dial_tcp(*address, port).await {
+        match dial_tcp(*address, port, who).await {
             Ok(stream) => return Ok(Socket::Tcp(stream)),
             Err(error) if index == 0 => failure = error.into(),
             Err(_) => {}
@@ -252,11 +269,20 @@ async fn dial(target: &Target, port: Option<u16>) -> Result<Socket, ConnectError
     Err(failure)
 }
 
-async fn dial_tcp(mut address: SocketAddr, port: Option<u16>) -> Result<TcpStream, Error> {
+async fn dial_tcp(
+    mut address: SocketAddr,
+    port: Option<u16>,
+    who: For,
+) -> Result<TcpStream, Error> {
     if let Some(port) = port {
         address.set_port(port);
     }
-    let stream = TcpStream::connect(address).await?;
+    let socket = match address.is_ipv4() {
+        true => TcpSocket::new_v4()?,
+        false => TcpSocket::new_v6()?,
+    };
+    who.may_have(&socket)?;
+    let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
     Ok(stream)

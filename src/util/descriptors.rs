@@ -1,8 +1,8 @@
 //! How many clients the limit on descriptors carries.
 //!
 //! A client that is proxied has two: its own connection and one to a server. Half of what is left
-//! after the process's own is what HAProxy makes of it too; what idle clients do not use, files,
-//! names, checks and the admin listener may.
+//! after the process's own is what HAProxy makes of it too. What traffic never gets ([`is_last`]) is
+//! none of it, or those who came last would be let in and find nothing to be served with.
 
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
@@ -11,8 +11,8 @@ use nix::sys::resource::{Resource, getrlimit};
 
 /// Standard streams, files, the control runtime, the admin listener and a few of its clients.
 const OWN: usize = 20;
-/// An event loop, its wakers and its signals.
-const PER_WORKER: usize = 4;
+/// An event loop, its wakers and its signals, and a connection that is closed at the door.
+const PER_WORKER: usize = 5;
 /// Even with hardly a descriptor somebody is served.
 const FEWEST: usize = 8;
 /// Below it nothing works as it should.
@@ -30,9 +30,13 @@ pub fn is_last(descriptor: RawFd) -> bool {
     let last = LAST.get_or_init(|| {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        limit.saturating_sub((limit / RESERVED).clamp(2, RESERVE))
+        limit.saturating_sub(reserve(limit))
     });
     usize::try_from(descriptor).is_ok_and(|descriptor| descriptor >= *last)
+}
+
+fn reserve(limit: usize) -> usize {
+    (limit / RESERVED).clamp(2, RESERVE)
 }
 
 /// The most that this process may have open: it raises its limit to that when it starts. As many
@@ -64,7 +68,7 @@ pub fn most_clients(limit: usize, workers: usize, listeners: usize) -> usize {
 fn left(limit: usize, workers: usize, listeners: usize) -> usize {
     // One listening socket per worker and listener.
     let own = OWN + workers * (PER_WORKER + listeners);
-    limit.saturating_sub(own)
+    limit.saturating_sub(own + reserve(limit))
 }
 
 #[cfg(test)]
@@ -73,10 +77,11 @@ mod tests {
 
     #[test]
     fn half_of_what_is_left_is_for_clients() {
-        assert_eq!(for_clients(64, 2, 1), 17);
-        assert_eq!(for_clients(1024, 4, 2), 490);
+        assert_eq!(for_clients(64, 2, 1), 15);
+        assert_eq!(for_clients(256, 2, 1), 108);
+        assert_eq!(for_clients(1024, 4, 2), 484);
         assert_eq!(for_clients(32, 2, 1), FEWEST);
         assert!(for_clients(usize::MAX, 2, 1) > 1 << 40);
-        assert_eq!(most_clients(1024, 4, 2), 735);
+        assert_eq!(most_clients(1024, 4, 2), 726);
     }
 }

@@ -218,12 +218,16 @@ fn a_server_is_not_blamed_for_descriptors_that_we_lack() {
             connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         }
     });
-    let process = Process::start_with_descriptors(&app(&[&origin], ""), 64);
-    // Each holds two descriptors: more requests than there are descriptors for.
-    let mut held: Vec<_> = (0..16)
+    // Each holds two descriptors: more requests than there are descriptors for, as somebody asked
+    // for more than "auto".
+    let most = 22;
+    let config = app(&[&origin], "");
+    let config = format!("[process]\nworkers = 2\nmax-connections = {most}\n{config}");
+    let process = Process::start_with_descriptors(&config, 64);
+    let mut held: Vec<_> = (0..most)
         .map(|_| {
             let mut client = Client::connect(process.listener);
-            client.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
+            let _ = client.try_send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
             client
         })
         .collect();
@@ -233,13 +237,15 @@ fn a_server_is_not_blamed_for_descriptors_that_we_lack() {
         held.retain_mut(|client| {
             let silent = client.is_silent_for(Duration::from_millis(1));
             if !silent {
-                let answer = client.response();
-                assert_eq!(answer.evenkeel_reason(), Some("overloaded"));
+                // One that came too late for a descriptor is closed without a word.
+                if let Ok(answer) = client.try_response() {
+                    assert_eq!(answer.evenkeel_reason(), Some("overloaded"));
+                }
                 turned_away += 1;
             }
             silent
         });
-        origin.request_count() + turned_away == 16
+        origin.request_count() + turned_away == most
     });
     assert!(origin.request_count() >= 8, "{turned_away} turned away");
     held.clear();

@@ -1,14 +1,19 @@
 //! What joins the pools of one process: how many there are, and a way to wake each.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::Notify;
+
+use crate::upstream::pool::shared::Shard;
 
 /// The pools of all workers: one per process.
 #[derive(Debug, Default)]
 pub struct Hub {
     workers: AtomicUsize,
+    /// What each worker keeps of each server. Locked where a worker meets a server, and where
+    /// there is no descriptor left.
+    shards: Mutex<Vec<Weak<Shard>>>,
 }
 
 impl Hub {
@@ -27,6 +32,20 @@ impl Hub {
 
     pub(super) fn leave(&self) {
         self.workers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_shard(&self, shard: &Arc<Shard>) {
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        shards.retain(|shard| shard.strong_count() > 0);
+        shards.push(Arc::downgrade(shard));
+    }
+
+    /// Has one idle connection closed, to whatever server and of whatever worker. False where there
+    /// is none, or none that is not asked for already.
+    pub(super) fn spare(&self) -> bool {
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = shards.iter().filter_map(Weak::upgrade);
+        known.any(|shard| shard.ask_idle())
     }
 }
 

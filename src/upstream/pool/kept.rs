@@ -320,9 +320,11 @@ impl<C> Kept<C> {
     }
 
     pub fn new(server: &Arc<ServerConnections>, worker: &Rc<Worker>) -> Rc<Self> {
+        let shard = server.add_shard(&worker.mailbox);
+        worker.hub.add_shard(&shard);
         Rc::new(Kept {
             server: server.clone(),
-            shard: server.add_shard(&worker.mailbox),
+            shard,
             worker: worker.clone(),
             state: RefCell::new(State {
                 idle: VecDeque::new(),

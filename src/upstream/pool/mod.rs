@@ -318,12 +318,22 @@ impl<C: Pooled + 'static> Pools<C> {
 }
 
 impl<C> Pools<C> {
-    /// Closes all idle connections: the worker is stopping.
-    pub fn close_idle(&self) {
+    /// Closes all idle connections: the worker is stopping, or needs what they hold. False where
+    /// there was none.
+    pub fn close_idle(&self) -> bool {
         let all = std::mem::take(&mut *self.kept.borrow_mut());
+        let mut any = false;
         for kept in all.values() {
-            drop(kept.close());
+            let (idle, lines) = kept.close();
+            any |= !idle.is_empty() || lines.iter().any(|line| line.is_idle());
         }
+        any
+    }
+
+    /// Where there is no descriptor left: closes what is idle here, or has another worker close
+    /// one. Whether there was anything to close.
+    pub fn spare(&self) -> bool {
+        self.close_idle() || self.worker.hub.spare()
     }
 }
 

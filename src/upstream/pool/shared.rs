@@ -263,6 +263,15 @@ impl ServerConnections {
 }
 
 impl Shard {
+    /// Has it close an idle one, if it has any and is not asked already.
+    pub(super) fn ask_idle(&self) -> bool {
+        let asked = self.idle.load(SeqCst) > 0 && !self.asked.swap(true, SeqCst);
+        if asked {
+            self.mailbox.wake();
+        }
+        asked
+    }
+
     /// Takes the wish of another worker, if there is one.
     pub(super) fn take_asked(&self) -> bool {
         self.asked.swap(false, SeqCst)

@@ -450,3 +450,30 @@ impl<C> Acquired<C> {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_descriptors_another_worker_closes_an_idle_one_of_any_server() {
+    let hub = Hub::new();
+    let (one, other) = (Pools::new(&hub), Pools::<Fake>::new(&hub));
+    let server = ServerConnections::new(&settings());
+    assert!(!other.spare(), "nobody keeps any");
+    let (claims, wires): (Vec<_>, Vec<_>) = (0..2).map(|_| (dial(&one, &server), fake())).unzip();
+    let wires: Vec<_> = claims
+        .into_iter()
+        .zip(wires)
+        .map(|(claim, (connection, wire))| {
+            claim.check_in(connection);
+            wire
+        })
+        .collect();
+    let run = LocalSet::new();
+    run.spawn_local(one.clone().run());
+    let closed = || wires.iter().filter(|wire| wire.closed.get()).count();
+    assert!(other.spare());
+    assert!(!other.spare(), "it is asked already");
+    run.run_until(tokio::time::sleep(Duration::from_millis(1)))
+        .await;
+    assert_eq!(closed(), 1, "one for each that is needed");
+    assert!(one.spare() && !one.spare(), "its own at once");
+    assert_eq!(closed(), 2);
+}

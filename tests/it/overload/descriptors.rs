@@ -151,3 +151,48 @@ fn hardly_any_descriptors_are_told_of() {
     assert!(log.contains("the limit on descriptors is too low"), "{log}");
     assert_eq!(Client::connect(process.listener).get("/").status, 200);
 }
+
+/// All places are taken by clients who are waiting for a server, and many more wait at the door:
+/// they are told in the end, counted, and served as soon as somebody leaves. Each that is in has a
+/// descriptor for its server as well.
+#[test]
+fn a_door_that_stays_shut_costs_nothing_and_opens_again() {
+    for descriptors in [64, 256] {
+        let origin = holding();
+        let more = "timeout = { first-byte = \"off\" }\n\
+                    [upstream.app.health]\npath = \"/\"\ninterval = \"200ms\"";
+        let process = Process::start_with_descriptors(&app(&[&origin], more), descriptors);
+        let most = status(&process)["max_connections"]
+            .as_u64()
+            .expect("a number");
+        let ask = || {
+            let mut client = Client::connect(process.listener);
+            let _ = client.try_send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
+            client
+        };
+        let mut busy: Vec<Client> = (0..most).map(|_| ask()).collect();
+        eventually("each has its server", || {
+            let server = status(&process)["upstreams"][0]["servers"][0].clone();
+            server["connections"]["active"] == most
+        });
+        let mut late: Vec<Client> = (0..100).map(|_| ask()).collect();
+        let (begin, cpu) = (Instant::now(), process.cpu());
+        for client in &mut late {
+            let answer = String::from_utf8_lossy(&client.rest()).into_owned();
+            assert_eq!(answer, "", "closed without a word");
+            assert_eq!(process.ready(), 200);
+        }
+        let (spent, took) = (process.cpu() - cpu, begin.elapsed());
+        assert!(spent < took / 2, "{spent:?} of CPU time in {took:?}");
+        let refused = "evenkeel_connections_refused_total{listener=\"web\"}";
+        assert_eq!(process.metric(refused), Some(100.0));
+        let server = status(&process)["upstreams"][0]["servers"][0].clone();
+        assert_eq!(server["health"]["verdict"], "healthy", "{server}");
+        for client in &mut busy {
+            assert!(client.is_silent_for(Duration::from_millis(1)), "it waits");
+        }
+        drop(busy);
+        eventually("no place is lost", || status(&process)["connections"] == 0);
+        assert_eq!(Client::connect(process.listener).get("/").status, 200);
+    }
+}
