@@ -103,8 +103,14 @@ impl Room {
             let (refused, _) = self.capacity.turned_away();
             let refused = refused - self.before.load(Ordering::Relaxed);
             let address = &self.address;
-            let most = self.capacity.most();
-            tracing::info!(%address, refused, most, "there is room for the listener's connections again");
+            match self.capacity.most() {
+                usize::MAX => tracing::info!(
+                    %address, refused, "the listener's max-connections is off: nobody waits any more"
+                ),
+                most => tracing::info!(
+                    %address, refused, most, "there is room for the listener's connections again"
+                ),
+            }
         }
     }
 }

@@ -360,8 +360,9 @@ impl Count {
     }
 }
 
-/// Of a word of samples, for their number: a million between two looks.
-const SAMPLE_BITS: u32 = 20;
+/// Of a word of samples, for their number: sixteen million between two looks, which on a busy
+/// machine may be seconds apart.
+const SAMPLE_BITS: u32 = 24;
 const FRACTION_BITS: u32 = 8;
 
 /// The binary logarithm of microseconds, in 1/256. Between powers of two it is a straight line
@@ -469,6 +470,20 @@ mod tests {
         limit.rotate();
         limit.rotate();
         assert_eq!(counted(&limit), 0);
+    }
+
+    #[test]
+    fn a_look_that_comes_late_finds_all_answers_counted() {
+        let limit = adaptive();
+        let answers = (1 << 20) + 5;
+        for _ in 0..answers {
+            limit.answered(Duration::from_micros(1_024), 200);
+        }
+        let seen = limit.seen();
+        assert_eq!(
+            (seen.samples, seen.logs),
+            (answers, 10.0 * f64::from(answers))
+        );
     }
 
     #[test]

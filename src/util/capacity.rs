@@ -131,9 +131,11 @@ impl Capacity {
 
     /// Returns when there may be a place.
     pub async fn room(&self) {
-        let made = self.left(LOOK_AGAIN);
+        // Listens from before the look on, which is what makes a miss rare.
+        let left = self.room.notified();
+        self.awaited.store(true, Ordering::Relaxed);
         if self.is_full() {
-            made.await;
+            let _ = tokio::time::timeout(LOOK_AGAIN, left).await;
         }
     }
 

@@ -67,7 +67,7 @@ impl Window {
         Mean {
             log,
             error: (variance / samples).sqrt(),
-            rate: f64::from(self.samples) / (now_ms - self.began).max(1) as f64,
+            rate: f64::from(self.samples) / now_ms.saturating_sub(self.began).max(1) as f64,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the limit is expected to do.
 
+use super::super::Stage;
 use super::*;
 
 #[test]
@@ -261,5 +262,50 @@ fn clients_that_wait_for_their_answers_do_not_hide_an_overload() {
             simulation.run(60.0);
             near_the_knee(&simulation.run(20.0), 190.0, 20.0);
         }
+    }
+}
+
+/// Clocks that stand still, go back or miss a day, windows of nothing and of millions, bounds that
+/// every look moves.
+#[test]
+fn whatever_is_seen_the_limit_stays_within_its_bounds_and_no_dip_goes_on_for_ever() {
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..300 {
+        let mut now = 1_000_000;
+        let mut limit = Concurrency::new(Bounds::of(1, 1), now);
+        for _ in 0..300 {
+            now = match random.u8(0..20) {
+                0..10 => now + 20,
+                10..15 => now,
+                15..18 => now + 10_000,
+                18 => now - 5,
+                _ => now + 86_400_000,
+            };
+            let most = [0, 1, 7, 1_000, u64::MAX][random.usize(..5)];
+            let bounds = Bounds::of(random.usize(..4), most);
+            let mut count = || [0, 1, 8, 100, 1 << 24][random.usize(..5)];
+            let (samples, drops) = (count(), count());
+            let (log, spread) = (random.f64() * 20.0, random.f64());
+            let seen = Seen {
+                samples,
+                logs: f64::from(samples) * log,
+                squares: f64::from(samples) * (log * log + spread),
+                drops,
+                held: random.bool(),
+                in_flight: random.u32(..2_000_000),
+            };
+            limit.look(now, seen, bounds);
+            let allowed = bounds.floor..=bounds.ceiling;
+            assert!(allowed.contains(&limit.limit()), "{limit:?}");
+            if random.u8(..50) == 0 {
+                let carried = limit.carried();
+                limit.resume(carried, now);
+            }
+        }
+        for _ in 0..2_000 {
+            now += 100;
+            limit.look(now, Seen::default(), Bounds::of(1, 1_000));
+        }
+        assert!(!matches!(limit.stage, Stage::Dip(_)), "{limit:?}");
     }
 }
