@@ -78,15 +78,15 @@
 //! |---|---|
 //! | idle connection, plain HTTP/1 * | 2 KiB |
 //! | idle connection over TLS * | 8 KiB |
-//! | idle connection, HTTP/2 * | 28 KiB; 56 KiB where both tables of header compression are full |
+//! | idle connection, HTTP/2 * | 32 KiB; 64 KiB where both tables of header compression are full |
 //! | head that has begun * | 2 x `max-header-bytes`, and 2 KiB: 66 KiB |
-//! | request under way | its head, `max-replay-body` where it may be sent again, 8 KiB: 104 KiB |
+//! | request under way | its head, `max-replay-body` where it may be sent again, 16 KiB: 112 KiB |
 //! | body that somebody does not take, HTTP/1 * | `connection-buffer` each way, once more while it moves on: 512 KiB; next to nothing where the kernel moves it |
 //! | bodies of one HTTP/2 connection * | `h2-connection-window` from its client (1 MiB); 512 KiB to it and a piece of 32 KiB per stream |
 //! | request in a queue * | as one under way; `queue.size` of them per upstream |
-//! | copy of a request (`mirror`) | as one under way; 128 of them per route: 13 MiB |
+//! | copy of a request (`mirror`) | as one under way; 128 of them per route: 14 MiB |
 //! | kept connection to a server | 2 KiB, over TLS 8 KiB; `max-idle` of them per server |
-//! | server * | breaker and limit windows, and counts on each worker: 4 KiB with two; of one name at most 256 servers |
+//! | server * | breaker and limit windows, and counts on each worker: 6 KiB with two; of one name at most 256 servers |
 //! | worker * | 16 scratch buffers of 128 KiB, 32 batches of the access log's `buffer` (64 KiB): 4 MiB |
 //! | rate limit with keys | 1 MiB |
 //! | server in `hash` | 65,537 places of 4 bytes per upstream, shared |
@@ -96,10 +96,10 @@
 //! said is kept for the names in the file only.
 //!
 //! So with C connections (`process.max-connections`) of which R are busy, over HTTP/1 the most is
-//! about C x 2 KiB + R x (104 + 512) KiB + workers x 4 MiB + 24 MiB, and the rows of the file's own
-//! making; what clients that read hold is a small part of that. A connection of HTTP/2 is 56 KiB
-//! instead, with up to `max-concurrent-streams` requests of 104 + 32 KiB and 1.5 MiB of bodies: at its
-//! worst 19 MiB, which is what `memory-limit` is there for. The kernel's socket and pipe buffers are
+//! about C x 2 KiB + R x (112 + 512) KiB + workers x 4 MiB + 24 MiB, and the rows of the file's own
+//! making; what clients that read hold is a small part of that. A connection of HTTP/2 is 64 KiB
+//! instead, with up to `max-concurrent-streams` requests of 112 + 32 KiB and 1.5 MiB of bodies: at its
+//! worst 20 MiB, which is what `memory-limit` is there for. The kernel's socket and pipe buffers are
 //! its own (`net.ipv4.tcp_mem`, `fs.pipe-user-pages-soft`).
 //!
 //! What an allocator keeps of freed memory comes on top. It does not grow with each crowd that comes

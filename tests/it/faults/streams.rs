@@ -38,8 +38,8 @@ fn a_stream_that_stalls_holds_nobody_else() {
         raw.send(frames::data(stream, 0, b"half"));
     };
     for (begin, patience) in [
-        (nothing, "timeout = { first-byte = \"1s\" }"),
-        (half, "timeout = { idle = \"1s\" }"),
+        (nothing, "timeout = { first-byte = \"3s\" }"),
+        (half, "timeout = { idle = \"3s\" }"),
     ] {
         let given_up = Arc::default();
         let origin = stalling_one(begin, Arc::clone(&given_up));
