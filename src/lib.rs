@@ -103,8 +103,8 @@
 //! its own (`net.ipv4.tcp_mem`, `fs.pipe-user-pages-soft`).
 //!
 //! What an allocator keeps of freed memory comes on top. It does not grow with each crowd that comes
-//! and goes, but glibc gives little of it back; how `memory-limit` deals with that, and what to set
-//! where memory is scarce, is in [`util::memory`].
+//! and goes, but glibc gives little of it back: the feature `jemalloc` of the build does. How
+//! `memory-limit` deals with what is kept is in [`util::memory`].
 //!
 //! # Who may use whom
 //!
