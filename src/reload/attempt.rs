@@ -484,6 +484,9 @@ impl Reloader {
             let words = "back to the configuration in use".to_owned();
             events::reload_accepted(&self.parts.metrics, generation, trigger.as_str(), &words);
             self.remember(trigger, true, words);
+        } else if trigger == Trigger::Signal {
+            // Whoever asks the admin listener has it in the answer.
+            events::reload_unchanged(generation, trigger.as_str());
         }
         Outcome::Unchanged { generation }
     }

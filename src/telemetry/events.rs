@@ -32,6 +32,15 @@ pub fn reload_accepted(metrics: &Metrics, generation: u64, trigger: &str, change
     tracing::info!(generation, trigger, %changes, "reloaded");
 }
 
+/// Somebody asked for a reload of what is in use already.
+pub fn reload_unchanged(generation: u64, trigger: &str) {
+    tracing::info!(
+        generation,
+        trigger,
+        "nothing to reload: the file is the one in use"
+    );
+}
+
 /// The file was refused and changes nothing; `mistakes` in one line.
 pub fn reload_rejected(metrics: &Metrics, trigger: &str, mistakes: &dyn Display) {
     metrics.reload_rejected();

@@ -151,6 +151,16 @@ fn hup_reads_the_file_at_once() {
 }
 
 #[test]
+fn hup_without_a_change_is_told_of() {
+    let origin = Origin::good("ok");
+    let process = Process::start(&routed(&origin, ""));
+    process.signal(Signal::SIGHUP);
+    let said = "nothing to reload: the file is the one in use";
+    eventually("it says so", || process.log().contains(said));
+    assert_eq!(Client::connect(process.listener).get("/").text(), "ok");
+}
+
+#[test]
 fn usr1_opens_the_access_log_anew() {
     let origin = Origin::good("ok");
     let log = tempfile::tempdir().expect("a directory");
