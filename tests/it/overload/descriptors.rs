@@ -3,6 +3,9 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
 use super::{config, holding, status};
 use crate::support::h2::{H2, block_on};
 use crate::support::{Client, Origin, Process, app, eventually};
@@ -71,23 +74,22 @@ fn exhaust(descriptors: usize) {
             }
             clients.push(client);
         }
+        let mut held: FuturesUnordered<_> = held.into_iter().collect();
         let mut refused = 0;
-        for answer in held.drain(..).rev() {
-            // Those that are refused are among the last, and answered within a second each.
+        loop {
+            // Those that are refused are answered within a second each, the others not at all.
             let patience = match refused {
                 0..10 => Duration::from_secs(15),
                 _ => Duration::from_millis(1500),
             };
-            match tokio::time::timeout(patience, answer).await {
-                Ok(answer) => {
-                    let answer = answer.expect("an answer");
-                    assert_eq!(answer.status(), 503);
-                    assert_eq!(answer.headers()["x-evenkeel-reason"], "overloaded");
-                    assert!(answer.headers().contains_key("retry-after"));
-                    refused += 1;
-                }
-                Err(_) => break,
-            }
+            let Ok(Some(answer)) = tokio::time::timeout(patience, held.next()).await else {
+                break;
+            };
+            let answer = answer.expect("an answer");
+            assert_eq!(answer.status(), 503);
+            assert_eq!(answer.headers()["x-evenkeel-reason"], "overloaded");
+            assert!(answer.headers().contains_key("retry-after"));
+            refused += 1;
             assert_eq!(process.ready(), 200, "the admin listener has its own");
         }
         assert!(refused >= 10, "{refused}");
