@@ -253,15 +253,7 @@ async fn start(
         .map_err(|_| StartError::Panic)?
         .map_err(StartError::Config)?;
     let logging = options.logging.then(|| logging::init(&loaded.config.log));
-    for warning in loaded.warnings.lines() {
-        tracing::warn!(%warning, "configuration");
-    }
-    if let Some(succession) = succession {
-        succession.announce();
-    }
-    for socket in launch.iter().flat_map(|launch| &launch.passed.refused) {
-        tracing::warn!(socket, "a socket that was passed to us cannot be used");
-    }
+    tell_of_the_beginning(&loaded, launch.as_ref(), succession.as_ref());
     descriptors::raise_limit();
     let bound_admin = bind_admin(loaded.config.admin.as_ref(), &mut inherited)?;
 
@@ -332,12 +324,11 @@ async fn start(
     // Not before the old process has left it: one socket, one who answers.
     let admin = admin.map(|(bound, configured, control)| {
         let (leaving, left) = watch::channel(false);
-        let accepting = tokio::spawn(bound.clone().serve(Arc::new(control), left));
         AdminListener {
+            accepting: tokio::spawn(bound.clone().serve(Arc::new(control), left)),
             bound,
             configured,
             leaving,
-            accepting,
         }
     });
     if let Some(address) = &address {
@@ -365,6 +356,23 @@ async fn start(
         metrics,
     };
     Ok((started, serving, access))
+}
+
+/// The first words in the log, which is there from here on.
+fn tell_of_the_beginning(
+    loaded: &Loaded,
+    launch: Option<&Launch>,
+    succession: Option<&Succession>,
+) {
+    for warning in loaded.warnings.lines() {
+        tracing::warn!(%warning, "configuration");
+    }
+    if let Some(succession) = succession {
+        succession.announce();
+    }
+    for socket in launch.iter().flat_map(|launch| &launch.passed.refused) {
+        tracing::warn!(socket, "a socket that was passed to us cannot be used");
+    }
 }
 
 /// The system's, unless other name servers are given.

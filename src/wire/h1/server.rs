@@ -4,7 +4,7 @@
 //! largest thing it ever waited for: what belongs to one request (its side of the connection, the
 //! answer being sent) is in an object that comes and goes with it. Requests are
 //! answered one at a time and in order; what a client sends early waits, bounded, in
-//! [`Inbound`](super::inbound::Inbound).
+//! [`Inbound`].
 //!
 //! Recovery: whatever cannot be read with certainty ends the connection. A refusal is answered
 //! and then lingers, so that the answer is not lost to a reset; an answer that breaks off is
